@@ -1,0 +1,285 @@
+"""The store's promises: order and duplication do not matter, deltas are exact, floors and deletes hold."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from itertools import permutations
+
+import pytest
+
+from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
+from tripleweb.errors import DeletedError
+from tripleweb.store import Delta, Store, net
+from tripleweb.terms import Ref, Value, slot
+from tripleweb.transaction import Transaction
+
+VALUES: list[Value] = ["a", "1", 1, 1.0, True, 2.5, Ref("a"), datetime(2020, 1, 1, tzinfo=UTC), "x" * 300]
+
+
+def random_changes(rng: random.Random, n: int, subjects: int = 3) -> list[Change]:
+    out = []
+    for _ in range(n):
+        subject = f"e{rng.randrange(subjects)}"
+        predicate = rng.choice(["k/a", "k/b", "other/a"])
+        time, replica = rng.randrange(12), rng.choice("abc")
+        roll = rng.random()
+        if roll < 0.04:
+            out.append(Change(subject, DELETED, SINGLE, True, time, replica))
+        elif roll < 0.40:
+            out.append(Change(subject, predicate, SINGLE, rng.choice([*VALUES, None]), time, replica))
+        elif roll < 0.50:
+            out.append(Change(subject, predicate, RESET, None, time, replica))
+        elif roll < 0.90:
+            value = rng.choice(VALUES)
+            out.append(Change(subject, predicate, slot(value), rng.choice([value, value, None]), time, replica))
+        else:
+            share = rng.choice([None, 1, 2, 0.5])
+            out.append(Change(subject, predicate, COUNTER + replica, share, time, replica))
+    return out
+
+
+def triples(store: Store) -> dict[tuple[str, str, str, str], Value]:
+    return {
+        (s, p, slot(v), type(v).__name__): v for p in store.predicates() for s, v in store.scan(p)
+    }
+
+
+def added(content: dict, delta: Delta) -> dict:
+    content = dict(content)
+    for s, p, v in delta.removed:
+        del content[(s, p, slot(v), type(v).__name__)]
+    for s, p, v in delta.added:
+        key = (s, p, slot(v), type(v).__name__)
+        assert key not in content
+        content[key] = v
+    return content
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_any_order_and_any_duplication_gives_the_same_store(seed: int) -> None:
+    rng = random.Random(seed)
+    changes = random_changes(rng, 40)
+    first = Store()
+    first.apply(changes)
+    for _ in range(4):
+        again = changes + rng.choices(changes, k=15)
+        rng.shuffle(again)
+        other = Store()
+        cut = rng.randrange(len(again))
+        other.apply(again[:cut])
+        other.apply(again[cut:])
+        assert sorted(map(repr, other.registers())) == sorted(map(repr, first.registers())), f"seed {seed}"
+        assert triples(other) == triples(first), f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_delta_applied_to_the_old_content_gives_the_new(seed: int) -> None:
+    rng = random.Random(seed)
+    store = Store()
+    content: dict = {}
+    deltas = []
+    for _ in range(25):
+        delta = store.apply(random_changes(rng, rng.randrange(1, 6)))
+        if rng.random() < 0.5:
+            store.subjects("k/a", rng.choice(VALUES))  # builds the reverse index, to be kept right from here on
+        content = added(content, delta)
+        assert content == triples(store), f"seed {seed}"
+        deltas.append(delta)
+    assert added({}, net(deltas)) == content
+    for value in VALUES:
+        expected = {
+            s for (s, p, _, _), v in content.items() if p == "k/a" and v == value and isinstance(v, bool) == isinstance(value, bool)
+        }
+        assert set(store.subjects("k/a", value)) == expected, f"seed {seed}"
+    for p in ("k/a", "k/b", "other/a"):
+        assert store.count(p) == sum(1 for key in content if key[1] == p)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_undo_of_a_recorded_batch_leaves_no_trace(seed: int) -> None:
+    rng = random.Random(seed)
+    store = Store()
+    store.apply(random_changes(rng, 30))
+    before, seen = sorted(map(repr, store.registers())), triples(store)
+    kept = store.record()
+    forth = store.apply(random_changes(rng, 15))
+    store.stop()
+    back = store.undo(kept)
+    assert sorted(map(repr, store.registers())) == before, f"seed {seed}"
+    assert triples(store) == seen
+    assert not net([forth, back])
+
+
+def test_the_later_stamp_wins_and_the_loser_learns_why() -> None:
+    store = Store()
+    fates: list = []
+    store.apply(
+        [
+            Change("e", "k/a", SINGLE, "new", 5, "a"),
+            Change("e", "k/a", SINGLE, "old", 4, "b"),
+            Change("e", "k/a", SINGLE, "new", 5, "a"),
+            Change("e", "k/a", "s:m", "m", 3, "b"),
+            Change("gone", DELETED, SINGLE, True, 2, "a"),
+            Change("gone", "k/a", SINGLE, "late", 9, "b"),
+        ],
+        fates,
+    )
+    assert fates == [None, ("newer", 5, "a"), None, ("reset", 5, "a"), None, ("deleted", 2, "a")]
+    assert store.values("e", "k/a") == ["new"] and store.values("gone", "k/a") == []
+
+
+def test_equal_stamps_go_by_replica_and_then_by_value() -> None:
+    tie = [Change("e", "k/a", SINGLE, v, 1, r) for v, r in [("x", "a"), ("y", "b"), ("z", "b"), (None, "b")]]
+    for order in permutations(tie):
+        store = Store()
+        store.apply(order)
+        assert store.values("e", "k/a") == ["z"]
+
+
+def test_assigning_a_set_hides_what_it_did_not_see() -> None:
+    store = Store()
+    store.apply([Change("e", "k/t", slot(v), v, 1, "a") for v in ("x", "y")])
+    store.apply([Change("e", "k/t", RESET, None, 2, "b"), Change("e", "k/t", "s:z", "z", 2, "b")])
+    store.apply([Change("e", "k/t", "s:y", "y", 1, "c")])
+    assert store.values("e", "k/t") == ["z"]
+    store.apply([Change("e", "k/t", "s:y", "y", 3, "c")])
+    assert store.values("e", "k/t") == ["y", "z"]
+
+
+def test_a_single_value_and_members_of_one_field_live_by_one_floor() -> None:
+    store = Store()
+    store.apply([Change("e", "k/t", "s:m", "m", 2, "a"), Change("e", "k/t", SINGLE, "one", 1, "a")])
+    assert store.values("e", "k/t") == ["m", "one"]
+    store.apply([Change("e", "k/t", SINGLE, None, 3, "a")])
+    assert store.values("e", "k/t") == []
+
+
+def test_counter_shares_add_up_and_only_a_delete_hides_them() -> None:
+    store = Store()
+    store.apply([Change("p", "post/likes", COUNTER + r, n, 1, r) for r, n in [("a", 2), ("b", 3)]])
+    assert store.values("p", "post/likes") == [5]
+    store.apply([Change("p", "post/likes", RESET, None, 9, "c"), Change("p", "post/likes", SINGLE, 10, 9, "c")])
+    assert store.values("p", "post/likes") == [15]
+    store.apply([Change("p", DELETED, SINGLE, True, 0, "z")])
+    assert store.values("p", "post/likes") == []
+
+
+def test_true_is_not_one_and_text_is_no_number_but_one_is_one_point_zero() -> None:
+    store = Store()
+    store.apply([Change("e", "k/t", slot(v), v, 1, "a") for v in (True, 1, "1", Ref("1"))])
+    assert len(store.values("e", "k/t")) == 4
+    assert store.subjects("k/t", 1.0) == ["e"] and store.subjects("k/t", False) == []
+    store.apply([Change("e", "k/t", slot(1.0), None, 2, "a")])
+    assert store.values("e", "k/t") == [True, Ref("1"), "1"]
+
+
+def test_a_view_stays_as_it_was() -> None:
+    store = Store()
+    store.apply([Change(f"e{i}", "k/a", SINGLE, i, 1, "a") for i in range(5)])
+    store.apply([Change("e0", "k/t", slot(v), v, 1, "a") for v in ("x", "y")])
+    view = store.view(frozenset(["k/a", "k/t", "k/none"]))
+    store.apply([Change("e1", "k/a", SINGLE, 99, 2, "a"), Change("e9", "k/a", SINGLE, 9, 2, "a")])
+    store.apply([Change("e0", DELETED, SINGLE, True, 2, "a")])
+    assert sorted(view.scan("k/a")) == [(f"e{i}", i) for i in range(5)]
+    assert view.values("e0", "k/t") == ["x", "y"] and list(view.subjects("k/a", 1)) == ["e1"]
+    assert sorted(view.about("e0")) == [("k/a", 0), ("k/t", "x"), ("k/t", "y")]
+
+
+# -- transactions ------------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_has_one_change_a_slot() -> None:
+    store = Store()
+    store.apply([Change("e", "k/t", "s:old", "old", 1, "z")])
+    tx = Transaction(store, 5, "a")
+    tx.set("e", "k/a", 1)
+    tx.set("e", "k/a", 2)
+    tx.add("e", "k/t", "x")
+    tx.assign("e", "k/t", ["y"])
+    tx.increment("e", "k/n", 2)
+    tx.increment("e", "k/n", 3)
+    delta = tx.commit()
+    assert [c[:4] for c in tx.changes] == [
+        ("e", "k/a", SINGLE, 2),
+        ("e", "k/t", RESET, None),
+        ("e", "k/t", "s:y", "y"),
+        ("e", "k/n", COUNTER, 5),
+    ]
+    assert store.values("e", "k/t") == ["y"] and store.values("e", "k/n") == [5]
+    assert ("e", "k/t", "old") in delta.removed and ("e", "k/n", 5) in delta.added and len(delta.added) == 3
+    replay = Store()
+    replay.apply([Change("e", "k/t", "s:old", "old", 1, "z"), *tx.registers()])
+    assert sorted(map(repr, replay.registers())) == sorted(map(repr, store.registers()))
+
+
+def test_the_last_word_on_a_field_counts_within_a_transaction() -> None:
+    for last, expected in (("set", ["one"]), ("assign", ["m"]), ("unset", [])):
+        store = Store()
+        tx = Transaction(store, 5, "a")
+        for word in ("add", "set", "assign", "unset", last):
+            if word == "add":
+                tx.add("e", "k/t", "first")
+            elif word == "set":
+                tx.set("e", "k/t", "one")
+            elif word == "assign":
+                tx.assign("e", "k/t", ["m"])
+            else:
+                tx.set("e", "k/t", None)
+        tx.commit()
+        assert store.values("e", "k/t") == expected, last
+        replay = Store()
+        replay.apply(tx.registers())
+        assert replay.values("e", "k/t") == expected, last
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_a_rolled_back_transaction_leaves_no_trace_and_a_committed_one_replays(seed: int) -> None:
+    rng = random.Random(seed)
+    store, twin = Store(), Store()
+    past = random_changes(rng, 30)
+    store.apply(past)
+    twin.apply(past)
+    before = sorted(map(repr, store.registers()))
+    content = triples(store)
+    for keep in (False, True):
+        tx = Transaction(store, 100, "t")
+        for _ in range(12):
+            subject, predicate = f"e{rng.randrange(3)}", rng.choice(["k/a", "k/b"])
+            value = rng.choice(VALUES)
+            try:
+                rng.choice(
+                    [
+                        lambda: tx.set(subject, predicate, value),
+                        lambda: tx.set(subject, predicate, None),
+                        lambda: tx.assign(subject, predicate, rng.sample(VALUES, 2)),
+                        lambda: tx.add(subject, predicate, value),
+                        lambda: tx.remove(subject, predicate, value),
+                        lambda: tx.increment(subject, predicate, rng.choice([1, -2, 0.5])),
+                        *([lambda: tx.delete(subject)] if rng.random() < 0.15 else []),
+                    ]
+                )()
+            except DeletedError:
+                assert store.deleted(subject)
+        if keep:
+            delta = tx.commit()
+            assert added(content, delta) == triples(store), f"seed {seed}"
+            keys = [c.key for c in tx.changes]
+            assert len(keys) == len(set(keys))
+            twin.apply(tx.registers())
+            assert triples(twin) == triples(store), f"seed {seed}"
+            assert sorted(map(repr, twin.registers())) == sorted(map(repr, store.registers())), f"seed {seed}"
+        else:
+            tx.rollback()
+            assert sorted(map(repr, store.registers())) == before, f"seed {seed}"
+
+
+def test_writing_to_a_deleted_entity_is_an_error() -> None:
+    store = Store()
+    tx = Transaction(store, 1, "a")
+    tx.set("e", "k/a", 1)
+    tx.delete("e")
+    with pytest.raises(DeletedError):
+        tx.set("e", "k/a", 2)
+    tx.commit()
+    assert [c.predicate for c in tx.changes] == [DELETED]

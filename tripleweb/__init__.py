@@ -1,0 +1,3 @@
+"""tripleweb: the collaborative data layer for Jupyter."""
+
+__version__ = "0.1.0"
