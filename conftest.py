@@ -1,8 +1,8 @@
 """The rules of every pytest run of this project: tests, doctests and notebooks alike.
 
-- Nothing touches the user's home. Before anything is imported, every directory that Jupyter, IPython, tripleweb,
-  matplotlib or the XDG convention would use is pointed at a temporary folder, and so is HOME itself. This happens at
-  import, not in a fixture: notebook cells run by nbval see the environment, but no fixtures.
+- Nothing touches the user's home. Before anything is imported, every directory that Jupyter, IPython,
+  tripleweb, matplotlib or the XDG convention would use is pointed at a temporary folder, and so is HOME itself.
+  This happens at import, not in a fixture: notebook cells run by nbval see the environment, but no fixtures.
 - Where CI is set, a skip is a failure: there everything a test needs has been installed.
 - Elsewhere one line at the end says what was left out, and why.
 

@@ -32,7 +32,9 @@ def random_changes(rng: random.Random, n: int, subjects: int = 3) -> list[Change
             out.append(Change(subject, predicate, RESET, None, time, replica))
         elif roll < 0.90:
             value = rng.choice(VALUES)
-            out.append(Change(subject, predicate, slot(value), rng.choice([value, value, None]), time, replica))
+            out.append(
+                Change(subject, predicate, slot(value), rng.choice([value, value, None]), time, replica)
+            )
         else:
             share = rng.choice([None, 1, 2, 0.5])
             out.append(Change(subject, predicate, COUNTER + replica, share, time, replica))
@@ -40,9 +42,7 @@ def random_changes(rng: random.Random, n: int, subjects: int = 3) -> list[Change
 
 
 def triples(store: Store) -> dict[tuple[str, str, str, str], Value]:
-    return {
-        (s, p, slot(v), type(v).__name__): v for p in store.predicates() for s, v in store.scan(p)
-    }
+    return {(s, p, slot(v), type(v).__name__): v for p in store.predicates() for s, v in store.scan(p)}
 
 
 def added(content: dict, delta: Delta) -> dict:
@@ -82,14 +82,18 @@ def test_a_delta_applied_to_the_old_content_gives_the_new(seed: int) -> None:
     for _ in range(25):
         delta = store.apply(random_changes(rng, rng.randrange(1, 6)))
         if rng.random() < 0.5:
-            store.subjects("k/a", rng.choice(VALUES))  # builds the reverse index, to be kept right from here on
+            store.subjects(
+                "k/a", rng.choice(VALUES)
+            )  # builds the reverse index, to be kept right from here on
         content = added(content, delta)
         assert content == triples(store), f"seed {seed}"
         deltas.append(delta)
     assert added({}, net(deltas)) == content
     for value in VALUES:
         expected = {
-            s for (s, p, _, _), v in content.items() if p == "k/a" and v == value and isinstance(v, bool) == isinstance(value, bool)
+            s
+            for (s, p, _, _), v in content.items()
+            if p == "k/a" and v == value and isinstance(v, bool) == isinstance(value, bool)
         }
         assert set(store.subjects("k/a", value)) == expected, f"seed {seed}"
     for p in ("k/a", "k/b", "other/a"):
@@ -159,7 +163,9 @@ def test_counter_shares_add_up_and_only_a_delete_hides_them() -> None:
     store = Store()
     store.apply([Change("p", "post/likes", COUNTER + r, n, 1, r) for r, n in [("a", 2), ("b", 3)]])
     assert store.values("p", "post/likes") == [5]
-    store.apply([Change("p", "post/likes", RESET, None, 9, "c"), Change("p", "post/likes", SINGLE, 10, 9, "c")])
+    store.apply(
+        [Change("p", "post/likes", RESET, None, 9, "c"), Change("p", "post/likes", SINGLE, 10, 9, "c")]
+    )
     assert store.values("p", "post/likes") == [15]
     store.apply([Change("p", DELETED, SINGLE, True, 0, "z")])
     assert store.values("p", "post/likes") == []

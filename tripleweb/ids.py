@@ -49,7 +49,9 @@ def check_predicate(text: object) -> str:
     """
     predicate = check_id(text, "predicate")
     if predicate.startswith("_"):
-        raise ValueError(f"a predicate does not begin with '_' (such names are tripleweb's own): {predicate!r:.80}")
+        raise ValueError(
+            f"a predicate does not begin with '_' (such names are tripleweb's own): {predicate!r:.80}"
+        )
     return predicate
 
 

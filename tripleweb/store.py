@@ -19,37 +19,19 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from math import fsum
-from typing import Any, Protocol
+from typing import Any
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key, outranks
 from tripleweb.clock import Stamp
 from tripleweb.ids import kind_of
 from tripleweb.terms import Value, kind, slot, sort_key
+from tripleweb.view import ABSENT, Columns, View, index_key
 
 Triple = tuple[str, str, Value]
 Fate = tuple[str, int, str]  # (reason, time, replica) of what beat a change
 
 
-class _Absent:
-    """The value of a row that has none in this column."""
-
-    def __repr__(self) -> str:
-        return "ABSENT"
-
-
-ABSENT: Any = _Absent()
 _NEVER: Stamp = (-1, "")
-
-
-class Source(Protocol):
-    """What a query reads. All triples given are visible ones; refs come as `Ref`, booleans as `bool`."""
-
-    def predicates(self) -> list[str]: ...
-    def count(self, predicate: str) -> int: ...
-    def scan(self, predicate: str) -> Iterable[tuple[str, Value]]: ...
-    def values(self, subject: str, predicate: str) -> Sequence[Value]: ...
-    def subjects(self, predicate: str, value: Value) -> Iterable[str]: ...
-    def about(self, subject: str) -> Iterable[tuple[str, Value]]: ...
 
 
 class Delta:
@@ -92,7 +74,9 @@ class _Cell:
     __slots__ = ("marker", "members", "shares", "single", "visible")
 
     def __init__(self, single: Any) -> None:
-        self.single = single  # the value at slot "", ABSENT for a tombstone or none; its stamp is in the column
+        self.single = (
+            single  # the value at slot "", ABSENT for a tombstone or none; its stamp is in the column
+        )
         self.marker: Stamp = _NEVER
         self.members: dict[str, tuple[Value | None, int, str]] = {}
         self.shares: dict[str, tuple[Value | None, int, str]] = {}
@@ -141,11 +125,6 @@ class _Table:
         self.columns: dict[str, _Column] = {}
 
 
-def _index_key(value: Value) -> Any:
-    """Equal for what a query takes to be equal: 1 and 1.0, a reference and its text; never for True and 1."""
-    return (value,) if type(value) is bool else value
-
-
 def total(shares: Iterable[Value]) -> Value:
     """The sum of a counter's shares: exact, so that it does not depend on their order."""
     numbers: list[Any] = [share for share in shares if kind(share) == "n"]
@@ -189,10 +168,12 @@ class Store:
                 fates.append(fate)
         return self._settle(touched)
 
-    def put(self, changes: Iterable[Change] = (), drop: Iterable[Key] = (), revive: Iterable[str] = ()) -> Delta:
+    def put(
+        self, changes: Iterable[Change] = (), drop: Iterable[Key] = (), revive: Iterable[str] = ()
+    ) -> Delta:
         """Sets registers whatever their stamps, drops others, takes entities out of the graveyard.
 
-        For what is not a merge: undoing, re-stamping, forgetting. Merging replicas never need it.
+        For what is not a merge: undoing, re-stamping, forgetting. Only what is revived comes back from the graveyard.
         """
         touched: dict[tuple[str, str], tuple[Value, ...]] = {}
         for subject in revive:
@@ -204,8 +185,10 @@ class Store:
         for change in changes:
             if change.predicate == DELETED:
                 self._bury(change, touched)
-            else:
-                self._write(change.key, ABSENT if change.value is None else change.value, change.stamp, touched)
+            elif change.subject not in self._graves:
+                self._write(
+                    change.key, ABSENT if change.value is None else change.value, change.stamp, touched
+                )
         return self._settle(touched)
 
     def record(self) -> list[tuple[Key, Change | None]]:
@@ -254,12 +237,14 @@ class Store:
                 return ("reset", *floor)
         return None
 
-    def _write(self, key: Key, value: Any, stamp: Stamp, touched: dict[tuple[str, str], tuple[Value, ...]]) -> None:
+    def _write(
+        self, key: Key, value: Any, stamp: Stamp, touched: dict[tuple[str, str], tuple[Value, ...]]
+    ) -> None:
         """Sets one register, whatever it was; stamp _NEVER drops it."""
         subject, predicate, place = key
         if self._kept is not None:
             self._keep(key)
-        table, row, column = self._place(subject, predicate)
+        _, row, column = self._place(subject, predicate)
         pair = (subject, predicate)
         cell = column.cells.get(row) if column.cells else None
         if pair not in touched:
@@ -323,8 +308,8 @@ class Store:
             index = column.index
             if index is not None:
                 # "a" and Ref("a") share a key: it goes when the last of them goes
-                keys = {_index_key(value) for value in after}
-                for key in {_index_key(value) for value in gone} - keys:
+                keys = {index_key(value) for value in after}
+                for key in {index_key(value) for value in gone} - keys:
                     rows = index[key]
                     rows.discard(row)
                     if not rows:
@@ -528,9 +513,9 @@ class Store:
             index: dict[Any, set[int]] = {}
             for row in range(len(column.values)):
                 for held in column.visible(row):
-                    index.setdefault(_index_key(held), set()).add(row)
+                    index.setdefault(index_key(held), set()).add(row)
             column.index = index
-        rows = column.index.get(_index_key(value), ())
+        rows = column.index.get(index_key(value), ())
         return [self._names[table.entities[row]] for row in sorted(rows)]
 
     def about(self, subject: str) -> Iterator[tuple[str, Value]]:
@@ -563,7 +548,7 @@ class Store:
     def view(self, predicates: frozenset[str] | None = None) -> View:
         """An immutable copy of some predicates (None: of all), for evaluating while the store goes on."""
         names = sorted(predicates) if predicates is not None else self.predicates()
-        columns: dict[str, tuple[array[int], list[Any], dict[int, tuple[Value, ...]]]] = {}
+        columns: Columns = {}
         for name in names:
             table = self._tables.get(kind_of(name))
             column = None if table is None else table.columns.get(name)
@@ -571,57 +556,6 @@ class Store:
                 cells = {row: cell.visible for row, cell in column.cells.items() if cell.visible}
                 columns[name] = (table.entities, column.values.copy(), cells)
         return View(self._names, columns)
-
-
-class View:
-    """Some predicates of a store as they were at one moment: a `Source` that nothing changes any more."""
-
-    def __init__(
-        self, names: list[str], columns: dict[str, tuple[array[int], list[Any], dict[int, tuple[Value, ...]]]]
-    ) -> None:
-        self._names = names  # grows at its end only, so sharing it is safe; entity arrays likewise
-        self._columns = columns
-        self._by_subject: dict[str, dict[str, list[Value]]] = {}
-        self._by_value: dict[str, dict[Any, list[str]]] = {}
-
-    def predicates(self) -> list[str]:
-        return sorted(self._columns)
-
-    def count(self, predicate: str) -> int:
-        column = self._columns.get(predicate)
-        return 0 if column is None else len(column[1])
-
-    def scan(self, predicate: str) -> Iterator[tuple[str, Value]]:
-        column = self._columns.get(predicate)
-        if column is not None:
-            entities, values, cells = column
-            for row, value in enumerate(values):
-                if value is not ABSENT:
-                    yield self._names[entities[row]], value
-            for row, several in cells.items():
-                for value in several:
-                    yield self._names[entities[row]], value
-
-    def values(self, subject: str, predicate: str) -> list[Value]:
-        held = self._by_subject.get(predicate)
-        if held is None:
-            held = self._by_subject[predicate] = {}
-            for name, value in self.scan(predicate):
-                held.setdefault(name, []).append(value)
-        return held.get(subject, [])
-
-    def subjects(self, predicate: str, value: Value) -> list[str]:
-        index = self._by_value.get(predicate)
-        if index is None:
-            index = self._by_value[predicate] = {}
-            for name, held in self.scan(predicate):
-                index.setdefault(_index_key(held), []).append(name)
-        return index.get(_index_key(value), [])
-
-    def about(self, subject: str) -> Iterator[tuple[str, Value]]:
-        for predicate in self.predicates():
-            for value in self.values(subject, predicate):
-                yield predicate, value
 
 
 def _visible_order(value: Value) -> tuple[Any, ...]:

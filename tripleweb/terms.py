@@ -113,7 +113,14 @@ def _foreign(value: Any) -> Value | None:
         except (OverflowError, ValueError):
             raise ValueError(f"{value!r} lies outside of the years 1 to 9999 in UTC") from None
         return datetime(
-            moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second, moment.microsecond, UTC
+            moment.year,
+            moment.month,
+            moment.day,
+            moment.hour,
+            moment.minute,
+            moment.second,
+            moment.microsecond,
+            UTC,
         )
     if module == "numpy" and hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         if getattr(value.dtype, "kind", "") == "M":
@@ -185,7 +192,7 @@ def _text_slot(letter: str, value: str) -> str:
 
 def same(a: Value, b: Value) -> bool:
     """True if two values are one member: equal, and of the same kind."""
-    return type(a) is type(b) and a == b or slot(a) == slot(b)
+    return (type(a) is type(b) and a == b) or slot(a) == slot(b)
 
 
 def sort_key(value: Value | None) -> tuple[int, Any]:

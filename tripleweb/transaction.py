@@ -35,6 +35,7 @@ class Transaction:
         self.time = time
         self.replica = replica
         self._changes: dict[Key, Change] = {}
+        self._places: dict[tuple[str, str], list[str]] = {}  # field -> the slots written in it, counters apart
         self._deltas: list[Delta] = []
         self._kept = store.record()
 
@@ -87,6 +88,7 @@ class Transaction:
         self._check(subject)
         for key in [key for key in self._changes if key[0] == subject]:
             del self._changes[key]
+            self._places.pop(key[:2], None)
         self._write(Change(subject, DELETED, SINGLE, True, self.time, self.replica))
 
     # -- ending ------------------------------------------------------------------------------------------------
@@ -125,15 +127,21 @@ class Transaction:
     def _write(self, change: Change) -> None:
         self._check(change.subject)
         self._deltas.append(self.store.put([change]))
+        if change.key not in self._changes:
+            self._places.setdefault(change.key[:2], []).append(change.slot)
         self._changes[change.key] = change
 
     def _take_back(self, subject: str, predicate: str, *, members: bool) -> None:
         """Sets what this transaction wrote to a field's members (or single value) back to what was there."""
-        for key in [
-            key
-            for key in self._changes
-            if key[:2] == (subject, predicate) and key[2] != COUNTER and (key[2] != SINGLE) == members
-        ]:
+        places = self._places.get((subject, predicate))
+        if not places:
+            return
+        taken = [place for place in places if (place != SINGLE) == members]
+        self._places[subject, predicate] = [place for place in places if (place != SINGLE) != members]
+        for place in taken:
+            key = (subject, predicate, place)
             del self._changes[key]
             before = next(old for kept, old in self._kept if kept == key)
-            self._deltas.append(self.store.put([before]) if before is not None else self.store.put(drop=[key]))
+            self._deltas.append(
+                self.store.put([before]) if before is not None else self.store.put(drop=[key])
+            )

@@ -1,0 +1,298 @@
+"""A database file that is ours: one owner, recognised before it is touched, written in whole transactions.
+
+Invariants: what a transaction wrote is there whole or not at all; every failure is a `StorageError` that names the
+file; a file that is not of the expected form is not altered. After a failure that leaves it open what is on disk, the
+object refuses to go on; its owner closes it and opens the file again. The connection is guarded by a lock, so any
+thread may call, and a forked child never touches its parent's connection (SQLite's locks do not survive a fork).
+
+The write-ahead log is written back by hand: `checkpoint` in idle moments, `ease` when it has grown large.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tripleweb.errors import StorageError, StoreLockedError
+
+WAL_BYTES_KEPT = 4 << 20  # the log's file shrinks to this when it starts over
+WAL_BYTES_MAX = 8 << 20
+SIDE_FILES = ("-wal", "-shm")
+
+
+class OwnerLock:
+    """The right to a path, by a lock on a file beside it; ends with `release` or with the process, however it ends.
+
+    Raises `StoreLockedError` if somebody else has it, after waiting `wait` seconds for them.
+    """
+
+    def __init__(self, path: Path, what: str, wait: float = 0) -> None:
+        self.path = path
+        deadline = time.monotonic() + wait
+        while True:
+            self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            if _lock(self._handle) and self._is_current():
+                break
+            os.close(self._handle)
+            self._handle = None
+            if time.monotonic() >= deadline:
+                raise StoreLockedError(f"{what} is in use by another running session: {_owner(path)}")
+            time.sleep(0.005)
+        os.ftruncate(self._handle, 0)
+        os.write(self._handle, f"{os.getpid()}\n".encode())
+
+    def _is_current(self) -> bool:
+        """False if the file that was locked has been deleted meanwhile, and perhaps made again."""
+        assert self._handle is not None
+        try:
+            return sys.platform == "win32" or os.fstat(self._handle).st_ino == os.stat(self.path).st_ino
+        except FileNotFoundError:
+            return False
+
+    def release(self, delete: bool = False) -> None:
+        """Closing the handle is what releases: an explicit unlock in a forked child would unlock the parent."""
+        if self._handle is None:
+            return
+        if delete and sys.platform != "win32":
+            self.path.unlink(missing_ok=True)
+        os.close(self._handle)
+        self._handle = None
+        if delete and sys.platform == "win32":
+            with suppress(PermissionError):  # the next owner has it open already
+                self.path.unlink(missing_ok=True)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(handle: int) -> bool:
+        os.lseek(handle, 1 << 30, os.SEEK_SET)  # beyond the text: locked bytes cannot be read there
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        os.lseek(handle, 0, os.SEEK_SET)
+        return True
+else:
+    import fcntl
+
+    def _lock(handle: int) -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _owner(path: Path) -> str:
+    try:
+        owner = path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        owner = ""
+    return f"process {owner}" if owner else "of unknown process"
+
+
+class DatabaseFile:
+    """One SQLite file of the form `form` (`"<kind> <version>"`), made of `tables` if it is new (`created`).
+
+    `full`: a transaction survives the end of the machine, not only that of the process. `sole`: no other connection
+    ever reads it, which also spares the shared memory that file systems of a network do not have.
+    """
+
+    def __init__(self, path: Path, form: str, tables: str, *, full: bool, sole: bool) -> None:
+        self.path = path
+        self.created = False
+        self._full = full
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._failure = ""
+        self._closed = False
+        self._readers: set[sqlite3.Connection] = set()
+        self._wal = Path(f"{path}-wal")
+        self._wal_bytes_max = WAL_BYTES_MAX
+        with self._errors():
+            unclean = self._wal.exists() and self._wal.stat().st_size > 0
+            # made beforehand, so that nobody else may read it
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._connection = self._connect()
+        try:
+            with self._errors():
+                if sole:
+                    self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+                self._recognise(form)
+                if unclean:
+                    self._check()
+                if self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                    raise StorageError(f"{path}: this file system does not allow a write-ahead log")
+                if self.created:
+                    self._create(form, tables)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5)
+        connection.executescript(
+            f"PRAGMA synchronous = {'FULL' if self._full else 'NORMAL'}; PRAGMA wal_autocheckpoint = 0;"
+            f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -1000"
+        )
+        return connection
+
+    def _recognise(self, form: str) -> None:
+        names = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not names:
+            self.created = True
+            return
+        found = None
+        if "meta" in names:
+            with suppress(sqlite3.OperationalError):  # a table of that name, but not ours
+                found = self.meta("_format")
+        if found == form:
+            return
+        kind = form.rpartition(" ")[0]
+        if str(found).rpartition(" ")[0] == kind:
+            raise StorageError(f"{self.path} has the format {found!r}; this version of tripleweb reads {form!r}")
+        raise StorageError(f"{self.path} is not a {kind} (its format is {found!r})")
+
+    def _create(self, form: str, tables: str) -> None:
+        statements = ["CREATE TABLE meta (name TEXT PRIMARY KEY, value)", *tables.split(";")]
+        with self.transaction() as connection:
+            for statement in statements:
+                connection.execute(statement)
+            self.set_meta({"_format": form})
+
+    def _check(self) -> None:
+        """The last owner did not close it: read every page once before anything is promised on top of it."""
+        found = [row[0] for row in self._connection.execute("PRAGMA quick_check(3)")]
+        if found != ["ok"]:
+            raise StorageError(f"{self.path} is damaged: {'; '.join(found)}")
+
+    # -- using -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """What happens inside is written when the block ends without an exception, else nothing of it is."""
+        with self._lock:
+            connection = self._ready()
+            begun = False
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                begun = True
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException as error:
+                self._undo(error, begun)
+                if isinstance(error, sqlite3.Error):
+                    raise StorageError(f"{self.path}: {error}") from error
+                raise
+
+    def _undo(self, error: BaseException, begun: bool) -> None:
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error as second:
+                self._failure = f"{self.path}: {error}; and could not be taken back: {second}"
+        elif begun and not isinstance(error, sqlite3.Error):
+            # an interrupt between the commit and here: it landed, but the caller will not know
+            self._failure = f"{self.path} was interrupted right after a commit; open it again"
+        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
+            # a failed sync may have dropped what was written before, or may yet bring back what failed
+            self._failure = f"{self.path}: {error}; open it again"
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for reading outside of a transaction: each statement sees what is committed."""
+        with self._lock, self._errors():
+            yield self._ready()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own on the state of this moment, while commits go on. Not for `sole` files."""
+        with self._lock, self._errors():
+            self._ready()
+            connection = self._connect()
+            self._readers.add(connection)
+        try:
+            with self._errors():
+                connection.execute("PRAGMA query_only = 1")
+                connection.execute("BEGIN")
+                connection.execute("SELECT 1 FROM meta").fetchone()  # a snapshot begins with the first read
+                yield connection
+        finally:
+            with self._lock:
+                self._readers.discard(connection)
+            connection.close()
+
+    def meta(self, name: str) -> object:
+        """A value of the table `meta`, None if there is none."""
+        row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def set_meta(self, values: dict[str, object]) -> None:
+        """Sets values of the table `meta`, within a transaction."""
+        self._connection.executemany(
+            "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            list(values.items()),
+        )
+
+    def checkpoint(self) -> None:
+        """Writes the write-ahead log back into the file, as far as no reader needs it, without waiting for any."""
+        with self._lock, self._errors():
+            _, frames, done = self._ready().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            # held up by a reader: do not try again with every commit
+            self._wal_bytes_max = WAL_BYTES_MAX if frames == done else 2 * self._wal.stat().st_size
+
+    def ease(self) -> None:
+        """A checkpoint, if the log has grown large; cheap otherwise."""
+        if self._wal.stat().st_size > self._wal_bytes_max:
+            self.checkpoint()
+
+    def fail(self, reason: str) -> None:
+        """From now on nothing works but `close`."""
+        self._failure = self._failure or f"{self.path}: {reason}"
+
+    def close(self) -> None:
+        """Leaves one file without side files behind, unless it was forked or has failed."""
+        with self._lock:
+            if self._closed or os.getpid() != self._pid:
+                self._closed = True
+                return
+            self._closed = True
+            for reader in self._readers:
+                reader.close()
+            try:
+                if not self._failure:
+                    with self._errors():
+                        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._connection.close()
+
+    def _ready(self) -> sqlite3.Connection:
+        if self._failure:
+            raise StorageError(self._failure)
+        if self._closed:
+            raise StorageError(f"{self.path} was closed")
+        if os.getpid() != self._pid:
+            raise StorageError(
+                f"{self.path} was opened by process {self._pid}, of which this one is a fork: open a store of its own"
+            )
+        return self._connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(f"{self.path}: {error}") from error
+
+
+def delete_database(path: Path) -> None:
+    """Deletes a closed database file and its side files; the file first, so that no half of it is taken for all."""
+    for name in (path, *(Path(f"{path}{ending}") for ending in SIDE_FILES)):
+        name.unlink(missing_ok=True)

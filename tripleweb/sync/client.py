@@ -1,0 +1,469 @@
+"""The replica's side of the protocol: local transactions and frames in, commits and frames out. No I/O, no clock.
+
+Writes go `begin` -> (the transaction's methods) -> `prepare` -> the caller saves the commit -> `accept`. Frames go
+`receive` -> the caller saves the returned commit before it calls anything else. `frames_to_send` gives what may leave
+at any time. A caller that cannot save throws the core away and loads it again.
+
+Invariants: the store is what the server said, with what is still pending on top; outbox, cursors, clock and data
+change in the same commit; a transaction stays in the outbox until its receipt came; a poke is applied whole or, if it
+does not join where this replica stands, not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from tripleweb.change import COUNTER, DELETED, Change, Key
+from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text, unpack
+from tripleweb.errors import ProtocolError
+from tripleweb.ids import nano_id, replica_id
+from tripleweb.store import Delta, Store, net
+from tripleweb.sync import messages
+from tripleweb.sync.messages import (
+    PROTOCOL,
+    ClientFrame,
+    Fault,
+    Hello,
+    Part,
+    Poke,
+    PushedTransaction,
+    Receipt,
+    ServerFrame,
+    Subscription,
+    Welcome,
+)
+from tripleweb.sync.records import Fate, LocalCommit, LocalState, Pending
+from tripleweb.terms import to_wire
+from tripleweb.transaction import Transaction
+
+APP = "app"  # the subscription to the whole app
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """Bounds of a replica; the simulator draws them anew for every run."""
+
+    tolerance_ms: int = TOLERANCE_MS
+    in_flight_max: int = 1_000  # transactions pushed and not yet decided
+    frame_changes_max: int = 5_000
+    frame_bytes_max: int = 4 << 20
+    fates_max: int = 10_000
+
+
+@dataclass(slots=True)
+class Update:
+    """What a frame did: to the triples, to the disk (save `commit` first), and what is worth telling."""
+
+    delta: Delta = field(default_factory=Delta)
+    commit: LocalCommit | None = None
+    receipts: list[Receipt] = field(default_factory=list)
+    frame: ServerFrame | None = None  # rows and failed subscriptions, for whoever subscribed
+
+
+@dataclass(slots=True)
+class _Step:
+    """What one poke does, as it is being gathered."""
+
+    commit: LocalCommit = field(default_factory=LocalCommit)
+    deltas: list[Delta] = field(default_factory=list)
+    touched: dict[Key, None] = field(default_factory=dict)
+    shares: set[Key] = field(default_factory=set)  # our counter shares that the server has set
+
+
+class ClientCore:
+    """One replica of one app. `local` True: a store without a server, which keeps no outbox."""
+
+    def __init__(
+        self,
+        state: LocalState,
+        *,
+        random_bytes: Callable[[int], bytes],
+        local: bool = False,
+        limits: ClientLimits | None = None,
+    ) -> None:
+        meta = state.meta
+        self.limits = limits or ClientLimits()
+        self.local = local
+        self.store = Store()
+        self.store.apply(state.registers)
+        self.clock = Clock(int(meta.get("clock", 0)), self.limits.tolerance_ms)
+        self.replica: str = meta.get("replica") or replica_id(random_bytes)
+        self.next: int = int(meta.get("next", 1))
+        self.decided: int = int(meta.get("decided", 0))  # up to this number everything has its receipt
+        self.outbox: dict[int, Pending] = {p.number: p for p in sorted(state.pending, key=lambda p: p.number)}
+        self.cursors: dict[str, int] = dict(meta.get("cursors", {}))
+        self.epoch: str = meta.get("epoch", "")
+        self.server_id: str = meta.get("server", "")
+        self.user: str = meta.get("user", "")
+        self.role: str = ""
+        self.session: str = ""
+        self.offset_ms = 0  # the server's clock minus ours
+        self.state = "local" if local else "offline"
+        self.reason = ""
+        self.subscriptions: dict[str, Subscription] = {}
+        self.incarnation = nano_id(random_bytes, 12)
+        self._random_bytes = random_bytes
+        self._live: set[str] = set()  # triples subscriptions that came to life on this connection
+        self._parts: list[messages.WireRegister] = []
+        self._sent = 0  # highest number pushed on this connection
+        self._confirmed = self.decided
+        self._queue: list[ClientFrame] = []
+
+    @property
+    def pending(self) -> int:
+        """How many transactions the server has not decided."""
+        return len(self.outbox)
+
+    @property
+    def complete(self) -> bool:
+        """True if every triples subscription has been loaded at some time (offline: as of then)."""
+        wanted = [s.id for s in self.subscriptions.values() if s.kind == "triples"]
+        return self.local or all(name in self.cursors for name in wanted)
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def begin(self, now_ms: int) -> Transaction:
+        """A new local transaction; end it by `prepare` and `accept`, or by `abandon`."""
+        return Transaction(self.store, self.clock.tick(now_ms + self.offset_ms), self.replica)
+
+    def prepare(self, tx: Transaction) -> LocalCommit | None:
+        """What must be saved before `accept`; None if nothing was written."""
+        changes = tx.changes
+        if not changes:
+            return None
+        commit = LocalCommit(registers=tx.registers())
+        commit.meta = {"clock": self.clock.last, "replica": self.replica}
+        if not self.local:
+            commit.pending = [Pending(self.next, nano_id(self._random_bytes), tx.time, changes)]
+            commit.meta["next"] = self.next + 1
+        return commit
+
+    def accept(self, tx: Transaction, commit: LocalCommit | None) -> Delta:
+        """The commit is saved: the transaction stands."""
+        if commit is not None and commit.pending:
+            self.outbox[self.next] = commit.pending[0]
+            self.next += 1
+        return tx.commit()
+
+    def abandon(self, tx: Transaction) -> None:
+        """Undoes a transaction completely."""
+        tx.rollback()
+
+    # -- the connection ----------------------------------------------------------------------------------------
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Asks for data; kept over reconnects until `unsubscribe`."""
+        self.subscriptions[subscription.id] = subscription
+        if self.state == "online":
+            self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
+
+    def unsubscribe(self, name: str) -> None:
+        if self.subscriptions.pop(name, None) is not None and self.state == "online":
+            self._queue.append(messages.Unsubscribe(name))
+        self._live.discard(name)
+
+    def connected(self, now_ms: int) -> None:
+        """A connection stands; hello is the first that leaves on it."""
+        self.state, self.reason = "connecting", ""
+        self._live.clear()
+        self._parts.clear()
+        self._hello(now_ms)
+
+    def disconnected(self, reason: str = "", refused: bool = False) -> None:
+        """The connection is gone. `refused`: the server does not want us; somebody has to do something."""
+        self.state, self.reason = ("refused" if refused else "offline"), reason
+        self._live.clear()
+        self._parts.clear()
+        self._queue.clear()
+
+    def _hello(self, now_ms: int) -> None:
+        self._queue = [
+            Hello(
+                (PROTOCOL, PROTOCOL),
+                self.replica,
+                self.incarnation,
+                self.next,
+                self.decided,
+                now_ms,
+                subscriptions=[self._with_cursor(s) for s in self.subscriptions.values()],
+            )
+        ]
+        self._confirmed = self.decided
+
+    def _with_cursor(self, subscription: Subscription) -> Subscription:
+        at = self.cursors.get(subscription.id)
+        subscription.cursor = None if at is None or subscription.kind != "triples" else (self.epoch, at)
+        return subscription
+
+    def frames_to_send(self, now_ms: int) -> list[ClientFrame]:
+        """What may leave now. Everything in it is saved, provided the caller saved each commit in its turn."""
+        frames, self._queue = self._queue, []
+        if self.state == "online":
+            frames.extend(self._pushes())
+            if self.decided > self._confirmed:
+                self._confirmed = self.decided
+                frames.append(messages.Confirm(self.decided))
+        return frames
+
+    def ping(self, now_ms: int) -> None:
+        """Asks for the server's clock (and whether it is there)."""
+        self._queue.append(messages.Ping(now_ms))
+
+    def _pushes(self) -> list[ClientFrame]:
+        """The pending transactions that were not yet pushed on this connection, in frames of bounded size."""
+        frames: list[ClientFrame] = []
+        batch: list[PushedTransaction] = []
+        room, size = self.limits.frame_changes_max, 0
+        in_flight = sum(1 for number in self.outbox if number <= self._sent)
+        for number, pending in self.outbox.items():
+            if number <= self._sent:
+                continue
+            if in_flight >= self.limits.in_flight_max:
+                break
+            in_flight += 1
+            self._sent = number
+            stamp = stamp_text(pending.time, self.replica)
+            piece: list[messages.WireChange] = []
+            for change in pending.changes:
+                if len(piece) >= room or size >= self.limits.frame_bytes_max:
+                    batch.append(PushedTransaction(number, pending.id, stamp, piece, more=True))
+                    frames.append(messages.Push(batch))
+                    batch, piece, room, size = [], [], self.limits.frame_changes_max, 0
+                piece.append(messages.change_to_wire(change))
+                size += 4 * len(change.value) if isinstance(change.value, str) else 0
+            batch.append(PushedTransaction(number, pending.id, stamp, piece))
+            room -= len(piece)
+            if room <= 0:
+                frames.append(messages.Push(batch))
+                batch, room, size = [], self.limits.frame_changes_max, 0
+        if batch:
+            frames.append(messages.Push(batch))
+        return frames
+
+    # -- receiving ---------------------------------------------------------------------------------------------
+
+    def receive(self, frame: ServerFrame, now_ms: int) -> Update:
+        """Takes one decoded frame. Raises `ProtocolError` if it does not fit: close, connect, say hello again."""
+        if isinstance(frame, Poke):
+            return self._poke(frame, now_ms)
+        if isinstance(frame, Part):
+            self._parts.extend(frame.registers)
+        elif isinstance(frame, Welcome):
+            return self._welcome(frame, now_ms)
+        elif isinstance(frame, messages.Pong):
+            self.offset_ms = frame.now - (frame.echo + now_ms) // 2
+        elif isinstance(frame, Fault):
+            self.reason = frame.message
+            if (
+                frame.code == "replaced"
+            ):  # somebody else has our identity: a copy of this replica, or we are one
+                step = _Step()
+                self._rekey(step)
+                return Update(net(step.deltas), step.commit)
+        else:
+            return Update(frame=frame)
+        return Update()
+
+    def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
+        self.offset_ms = welcome.now - now_ms
+        self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
+        self.server_id = welcome.server
+        first = next(iter(self.outbox), self.next)
+        if (
+            welcome.rekey or first > welcome.last + 1
+        ):  # we are a copy; or the server has forgotten some of our numbers
+            step = _Step()
+            self._rekey(step)
+            self._hello(now_ms)
+            return Update(net(step.deltas), step.commit)
+        self.state = "online"
+        self._sent = welcome.last
+        return Update(commit=LocalCommit(meta={"server": welcome.server, "user": welcome.user}))
+
+    def _poke(self, poke: Poke, now_ms: int) -> Update:
+        self._check_joins(poke)
+        try:
+            parts = [messages.register_from_wire(wire) for wire in self._parts]
+            entries = []
+            for body in poke.transactions:
+                entry = messages.decode_committed(body)
+                stamp = parse_stamp(entry.stamp)
+                entries.append([messages.change_from_wire(wire, *stamp) for wire in entry.changes])
+        except ValueError as error:
+            raise ProtocolError("malformed", str(error)) from None
+        full = any(base is None for base in poke.cursors.values())
+        update, step = Update(), _Step()
+        copied = False
+        for receipt in poke.receipts:
+            pending = self.outbox.get(receipt.number)
+            if pending is None:
+                continue
+            if pending.id != receipt.id:
+                copied = True
+                break
+            self._settle(pending, receipt, step, full, now_ms)
+            update.receipts.append(receipt)
+        if full:
+            self._load(parts, step)
+        self._parts.clear()
+        newest = max((change.time for changes in (parts, *entries) for change in changes), default=0)
+        self.clock.witness(newest, now_ms + self.offset_ms)
+        for changes in entries:
+            step.deltas.append(self.store.apply(changes))
+            step.touched.update(dict.fromkeys(change.key for change in changes))
+        self._put_pending_on_top(step, full)
+        self.epoch = poke.epoch
+        self._live.update(name for name in poke.cursors if name in self.subscriptions)
+        for name in sorted(self._live):
+            self.cursors[name] = poke.seq
+        while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
+            self.decided += 1
+        commit = step.commit
+        if full:
+            commit.clear, commit.registers = True, list(self.store.registers())
+        else:
+            for key in step.touched:
+                register = self.store.register(key)
+                if register is not None:
+                    commit.registers.append(register)
+                else:
+                    commit.drop.append(key)
+        commit.meta = {"epoch": self.epoch, "cursors": dict(self.cursors), "decided": self.decided}
+        if copied:
+            self._rekey(step)
+            self._hello(now_ms)
+        commit.meta["clock"] = self.clock.last
+        update.delta, update.commit = net(step.deltas), commit
+        return update
+
+    def _check_joins(self, poke: Poke) -> None:
+        """A poke fits if it starts where each of its subscriptions stands."""
+        for name, base in poke.cursors.items():
+            if base is not None and (poke.epoch != self.epoch or self.cursors.get(name) != base):
+                raise ProtocolError("order", f"subscription {name!r} does not stand at {base}")
+        for name in sorted(self._live - set(poke.cursors)):
+            if poke.epoch != self.epoch or self.cursors.get(name) != poke.since:
+                raise ProtocolError(
+                    "order", f"a poke from {poke.since}, where {self.cursors.get(name)} was due"
+                )
+
+    def _settle(self, pending: Pending, receipt: Receipt, step: _Step, full: bool, now_ms: int) -> None:
+        """Takes a decided transaction out of the outbox, and the store to what the server says of it."""
+        del self.outbox[pending.number]
+        step.commit.decided.append(pending.number)
+        step.commit.fates.extend(self._fates(pending, receipt))
+        time = parse_stamp(receipt.stamp)[0]
+        if full:  # the load is newer than what the receipt remembers
+            pass
+        elif receipt.current or receipt.absent:
+            current = [messages.register_from_wire(wire) for wire in receipt.current]
+            absent: list[Key] = [(s, p, place) for s, p, place in receipt.absent]
+            revive = [s for s, p, _ in absent if p == DELETED]
+            step.deltas.append(self.store.put(current, absent, revive))
+            step.commit.revive.extend(revive)
+            keys = [change.key for change in current] + absent
+            step.touched.update(dict.fromkeys(keys))
+            step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
+        else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
+            self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
+        if receipt.outcome == "applied" and time < pending.time:
+            self._restamp(time, step, now_ms)
+
+    def _put_again(self, pending: Pending, step: _Step, changes: list[Change]) -> None:
+        """Applies changes of ours over what the server said; increments only where it has set our share."""
+        again = []
+        for change in changes:
+            key = self._stored_key(change)
+            if change.slot != COUNTER:
+                if key in step.touched or change.time != pending.time or change.predicate == DELETED:
+                    again.append(change)
+                    step.touched[key] = None
+            elif key in step.shares and self.store.deleted(change.subject) is None:
+                held = self.store.register(key)
+                share = (held.value if held is not None and held.value is not None else 0) + change.value  # type: ignore[operator]
+                time = change.time if held is None else max(held.time, change.time)
+                step.deltas.append(self.store.put([Change(*key, share, time, self.replica)]))
+                step.touched[key] = None
+        step.deltas.append(self.store.apply(again))
+
+    def _restamp(self, time: int, step: _Step, now_ms: int) -> None:
+        """The server set one of our stamps back: our clock ran ahead. Everything pending gets a new stamp, in order,
+        so that what is written from now on is later than all of it."""
+        self.clock.lower(time)
+        for pending in self.outbox.values():
+            old, pending.time = pending.time, self.clock.tick(now_ms + self.offset_ms)
+            pending.changes = [change._replace(time=pending.time) for change in pending.changes]
+            step.commit.pending.append(pending)
+            for change in pending.changes:
+                key = self._stored_key(change)
+                held = self.store.register(key)
+                if held is not None and held.stamp == (old, self.replica):
+                    step.deltas.append(self.store.put([held._replace(time=pending.time)]))
+                    step.touched[key] = None
+
+    def _load(self, parts: list[Change], step: _Step) -> None:
+        """Replaces the whole content by the parts that were sent."""
+        keys = {register.key for register in parts}
+        gone = [register.key for register in self.store.registers() if register.key not in keys]
+        revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
+        step.deltas.append(self.store.put(parts, gone, revive))
+
+    def _put_pending_on_top(self, step: _Step, full: bool) -> None:
+        """Applies what is pending to the registers that the server's word has touched."""
+        for pending in self.outbox.values():
+            if full:
+                keys = [self._stored_key(change) for change in pending.changes]
+                step.touched.update(dict.fromkeys(keys))
+                step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
+            self._put_again(pending, step, pending.changes)
+
+    def _rekey(self, step: _Step) -> None:
+        """Takes a new identity: this replica is a copy of another. What is pending is numbered and stamped anew; the
+        cursors go, so that the next hello loads afresh what the old identity has counted."""
+        old, self.replica = self.replica, replica_id(self._random_bytes)
+        pending = list(self.outbox.values())
+        step.commit.decided.extend(self.outbox)
+        self.outbox.clear()
+        self.next, self.decided, self._confirmed, self._sent = 1, 0, 0, 0
+        for moved in pending:
+            for change in moved.changes:
+                if change.slot == COUNTER:
+                    continue
+                held = self.store.register(change.key)
+                if held is not None and held.stamp == (moved.time, old):
+                    step.deltas.append(self.store.put([held._replace(replica=self.replica)]))
+                    step.commit.registers.append(held._replace(replica=self.replica))
+            changes = [change._replace(replica=self.replica) for change in moved.changes]
+            self.outbox[self.next] = Pending(self.next, moved.id, moved.time, changes)
+            self.next += 1
+        step.commit.pending = list(self.outbox.values())
+        self.cursors.clear()
+        self._live.clear()
+        step.commit.meta.update(
+            replica=self.replica, next=self.next, decided=0, cursors={}, clock=self.clock.last
+        )
+
+    def _stored_key(self, change: Change) -> Key:
+        """The register that a change of ours stands in: an increment in our share."""
+        return (
+            change.subject,
+            change.predicate,
+            COUNTER + self.replica if change.slot == COUNTER else change.slot,
+        )
+
+    def _fates(self, pending: Pending, receipt: Receipt) -> Iterable[Fate]:
+        lost = {index: (reason, by) for index, reason, by in receipt.lost}
+        written = unpack(pending.time)[0]
+        restamped = parse_stamp(receipt.stamp)[0] != pending.time
+        for i, change in enumerate(pending.changes):
+            if i >= self.limits.fates_max and i not in lost:
+                continue
+            reason, by = lost.get(i, (receipt.reason, ""))
+            if receipt.outcome == "rejected":
+                outcome = "rejected"
+            elif i in lost:
+                outcome = "superseded"
+            else:
+                outcome = "restamped" if restamped else "applied"
+            yield Fate(written, change.subject, change.predicate, to_wire(change.value), outcome, by, reason)

@@ -1,0 +1,79 @@
+"""Subscriptions of kind `rows`: a query that the server answers and keeps answering, for a page that shows it.
+
+A display remembers what its client was sent and sends the difference. It is evaluated on a view of one moment, in
+slices, with a budget; whoever drives the slices cancels it by closing the generator.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator
+from typing import Any, Protocol
+
+from tripleweb.datalog import evaluate, query
+from tripleweb.errors import BudgetError, QueryError
+from tripleweb.sync.messages import Failed, Rows, Subscription, input_from_wire
+from tripleweb.terms import to_wire
+from tripleweb.view import Source
+
+
+class DisplayLimits(Protocol):
+    """The bounds of one evaluation: units of work in all and between two yields, rows sent."""
+
+    @property
+    def query_units(self) -> int: ...
+    @property
+    def slice_units(self) -> int: ...
+    @property
+    def rows_max(self) -> int: ...
+
+
+class Display:
+    """One such subscription. Raises `QueryError` or `ValueError` for a query or inputs that cannot be read.
+
+    `stale`: the data of its query may have changed since it was last evaluated; `running`: a job works on it.
+    """
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.id = subscription.id
+        self.query = query.parse(subscription.query or "")
+        self.inputs = [input_from_wire(wire) for wire in subscription.inputs]
+        self.rules = subscription.rules
+        self.sent: list[Any] | None = None
+        self.stale = True
+        self.running = False
+
+    def answer(
+        self, view: Source, epoch: str, seq: int, limits: DisplayLimits
+    ) -> Generator[None, None, Rows | Failed | None]:
+        """Evaluates the query on `view`; returns the frame that brings the client there, None if it is there."""
+        self.stale = False
+        budget = evaluate.Budget(limits.query_units)
+        steps: Generator[int, None, evaluate.Result] = evaluate.steps(
+            self.query, self.inputs, view, rules=self.rules, budget=budget
+        )
+        work = 0
+        try:
+            while True:
+                work += next(steps)
+                if work >= limits.slice_units:
+                    work = 0
+                    yield
+        except StopIteration as done:
+            result: evaluate.Result = done.value
+        except QueryError as error:
+            return Failed(self.id, "budget" if isinstance(error, BudgetError) else "query", str(error))
+        finally:
+            steps.close()
+        rows = [[to_wire(value) for value in row] for row in result.rows[: limits.rows_max]]
+        return self._difference(rows, list(result.columns), epoch, seq)
+
+    def _difference(self, rows: list[Any], columns: list[str], epoch: str, seq: int) -> Rows | None:
+        before, self.sent = self.sent, rows
+        if before is None or (self.query.order_by and before != rows):
+            return Rows(self.id, epoch, seq, True, columns, rows, [])
+        old, new = (Counter(tuple(row) for row in several) for several in (before, rows))
+        added, removed = list((new - old).elements()), list((old - new).elements())
+        if not added and not removed:
+            return None
+        return Rows(self.id, epoch, seq, False, columns, [list(r) for r in added], [list(r) for r in removed])

@@ -1,0 +1,395 @@
+"""The protocol: what client and server of one app say to each other, and how it looks on the wire.
+
+This docstring is the specification; its examples are run by the tests.
+
+**Transport.** One WebSocket a session at `apps/{app}/sync`; a frame is one text message of JSON, an object whose `t`
+names it. HTTP bulk endpoints carry the same frames. Unknown fields are ignored, unknown frames are an error. Frames
+have at most 16 MiB; what is larger travels in several (`more`, `part`).
+
+**Values** are written with their kind: `["s", "text"]`, `["n", 1]` (an integer without, a float with a fraction or
+exponent), `["i", "1152921504606846976"]` (an integer beyond 2**53), `["b", true]`,
+`["d", "2013-01-01T00:00:00.000000Z"]`, `["r", "id"]`, `["", null]` (no value). A *stamp* is 16 hexadecimal digits of
+time, `-`, replica id (`clock.py`). A *change* is `[subject, predicate, slot, kind, value]` (`change.py` says what
+slots mean), a *register* is the same with its stamp at the end.
+
+**Speaking.** The client speaks first:
+
+    > {"t":"hello","protocol":[1,1],"replica":"0123456789ab","incarnation":"x7","next":8,"confirmed":5,
+    >  "now":1700000000000,"features":[],"subscriptions":[{"id":"app","kind":"triples","cursor":["e1",41]}]}
+    < {"t":"welcome","protocol":1,"server":"s1","epoch":"e1","seq":44,"last":7,"user":"ada","session":"k3",
+    <  "role":"writer","now":1700000000002,"tolerance":60000,"features":[]}
+
+`next` is the number that the replica's next transaction will have, `confirmed` the number up to which it has stored
+the receipts, `last` the highest number that the server has decided. A replica whose `next` is not above `last`, or
+whose id belongs to another user, is a copy of another or has lost its tail: the welcome says `"rekey":true`, and the
+replica takes a new id, numbers and stamps what is pending anew and says hello again. It does the same when a receipt
+carries another id than its own transaction, and when it is told that it was replaced.
+
+**Writing.** Transactions are pushed in the order of their numbers, which have no holes; the id is random.
+
+    > {"t":"push","transactions":[{"number":8,"id":"V1StGXR8","stamp":"018bcfe568000000-0123456789ab",
+    >  "changes":[["ada","user/age","","n",37],["p1","post/likes","c:","n",1]]}]}
+
+A transaction with `"more":true` goes on in the next push with the same number. Slot `c:` is an increment, which the
+server adds to the replica's share. Every transaction ends in a receipt, decided once and kept by the server until the
+client confirms it:
+
+    > {"t":"confirm","number":8}
+
+**Reading.** Subscriptions of kind `triples` fill a replica, those of kind `rows` a display. A poke moves all triples
+subscriptions of the connection from one consistent state to the next, receipts included; the client applies it in one
+local commit. Nothing in it is not yet durable at the server.
+
+    < {"t":"poke","epoch":"e1","since":41,"seq":44,"cursors":{"app":41},
+    <  "transactions":[{"seq":44,"by":"bob","at":1700000000001,"stamp":"018bcfe568000000-zz3456789abc",
+    <    "changes":[["ada","user/name","","s","Ada"]]}],
+    <  "receipts":[{"number":7,"id":"8Jp2","outcome":"applied","stamp":"018bcfe567000000-0123456789ab","seq":43}]}
+
+A cursor is (epoch, seq); the server numbers what it accepts, in commit order. `cursors` names the subscriptions that
+come to life with this poke and the seq from which they were caught up; null: from nothing, and what the client holds
+and this load does not contain is gone. Before such a poke come the registers, in any number of parts:
+
+    < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]]}
+
+A poke whose `since` is not where the client stands is refused by closing the connection and saying hello again.
+A server without the feature `lineage` loads the whole app for every triples subscription.
+
+    > {"t":"subscribe","subscription":{"id":"top","kind":"rows","query":"[:find ?n :where [_ :user/name ?n]]"}}
+    < {"t":"rows","id":"top","epoch":"e1","seq":44,"reset":true,"columns":["n"],"added":[[["s","Ada"]]],"removed":[]}
+    < {"t":"failed","id":"top","code":"query","message":"..."}
+    > {"t":"unsubscribe","id":"top"}
+
+**Receipts.** `outcome` is `applied` or `rejected` (then `reason` is one of `permission limits invalid guard`).
+`lost` lists changes that lost on arrival: `[index, reason, by]`, the reason being `newer`, `reset` or `deleted`.
+`seq` is the point of the server's order where it was decided. `stamp` is the stamp that the server gave it: another
+than was pushed if that lay in the future (or behind the replica's own last). Whenever anything but "all applied as
+pushed" happened, `current` has the server's registers for what the transaction touched and `absent` the keys it has
+none for; the client takes them over and puts what is still pending on top.
+
+**Clock and life.** `{"t":"ping","now":…}` is answered by `{"t":"pong","now":SERVER,"echo":…}`. An error of protocol is
+answered by `{"t":"fault","code":…,"message":…}` and the end of the connection; codes: `malformed`, `protocol` (no
+common version), `size`, `order`, `forbidden`, `overload`, `replaced` (the replica connected again), `closing`.
+
+**The first format** of a change, one object a triple, is understood on the bulk endpoint and by imports; the tombstone
+is a triple `_deleted`:
+
+    {"subject":"ada","predicate":"user/age","object":37,"object_type":"number","hlc":"018bcfe568000000-0123456789ab"}
+    {"subject":"ada","predicate":"_deleted","object":true,"object_type":"boolean","hlc":"018bcfe568000000-0123456789ab"}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
+from tripleweb.clock import parse_stamp, stamp_text
+from tripleweb.errors import ProtocolError
+from tripleweb.ids import check_id, check_predicate
+from tripleweb.terms import Ref, Value, from_wire, kind, normalise, slot, to_wire
+
+PROTOCOL = 1
+FRAME_BYTES_MAX = 16 << 20
+DEPTH_MAX = 64
+
+Cursor = tuple[str, int]
+WireChange = tuple[str, str, str, str, str | int | float | bool | None]
+WireRegister = tuple[str, str, str, str, str | int | float | bool | None, str]
+
+
+class Subscription(msgspec.Struct, omit_defaults=True):
+    """What a client wants to hear. `query` None: the whole app (`triples` only)."""
+
+    id: str
+    kind: str = "triples"
+    query: str | None = None
+    inputs: list[Any] = []
+    rules: str | None = None
+    cursor: Cursor | None = None
+
+
+class PushedTransaction(msgspec.Struct, omit_defaults=True):
+    number: int
+    id: str
+    stamp: str
+    changes: list[WireChange]
+    more: bool = False
+
+
+class Receipt(msgspec.Struct, omit_defaults=True):
+    """What became of one transaction; see the head of this module."""
+
+    number: int
+    id: str
+    outcome: str
+    stamp: str
+    seq: int = 0
+    at: int = 0
+    reason: str = ""
+    lost: list[tuple[int, str, str]] = []
+    current: list[WireRegister] = []
+    absent: list[tuple[str, str, str]] = []
+
+
+class Committed(msgspec.Struct, omit_defaults=True):
+    """One accepted transaction as the log keeps it and pokes carry it: the changes that took effect."""
+
+    seq: int
+    by: str
+    at: int
+    stamp: str
+    changes: list[WireChange]
+    number: int = 0
+    id: str = ""
+
+
+class Hello(msgspec.Struct, tag_field="t", tag="hello", omit_defaults=True):
+    protocol: tuple[int, int]
+    replica: str
+    incarnation: str
+    next: int
+    confirmed: int
+    now: int
+    features: list[str] = []
+    subscriptions: list[Subscription] = []
+
+
+class Push(msgspec.Struct, tag_field="t", tag="push"):
+    transactions: list[PushedTransaction]
+
+
+class Confirm(msgspec.Struct, tag_field="t", tag="confirm"):
+    number: int
+
+
+class Subscribe(msgspec.Struct, tag_field="t", tag="subscribe"):
+    subscription: Subscription
+
+
+class Unsubscribe(msgspec.Struct, tag_field="t", tag="unsubscribe"):
+    id: str
+
+
+class Ping(msgspec.Struct, tag_field="t", tag="ping"):
+    now: int
+
+
+class Welcome(msgspec.Struct, tag_field="t", tag="welcome", omit_defaults=True):
+    protocol: int
+    server: str
+    epoch: str
+    seq: int
+    last: int
+    user: str
+    session: str
+    role: str
+    now: int
+    tolerance: int
+    features: list[str] = []
+    rekey: bool = False
+
+
+class Part(msgspec.Struct, tag_field="t", tag="part"):
+    registers: list[WireRegister]
+
+
+class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):
+    epoch: str
+    since: int
+    seq: int
+    cursors: dict[str, int | None] = {}
+    transactions: list[msgspec.Raw] = []
+    receipts: list[Receipt] = []
+
+
+class Rows(msgspec.Struct, tag_field="t", tag="rows"):
+    id: str
+    epoch: str
+    seq: int
+    reset: bool
+    columns: list[str]
+    added: list[list[tuple[str, str | int | float | bool | None]]]
+    removed: list[list[tuple[str, str | int | float | bool | None]]]
+
+
+class Failed(msgspec.Struct, tag_field="t", tag="failed"):
+    id: str
+    code: str
+    message: str
+
+
+class Pong(msgspec.Struct, tag_field="t", tag="pong"):
+    now: int
+    echo: int
+
+
+class Fault(msgspec.Struct, tag_field="t", tag="fault"):
+    code: str
+    message: str
+
+
+ClientFrame = Hello | Push | Confirm | Subscribe | Unsubscribe | Ping
+ServerFrame = Welcome | Part | Poke | Rows | Failed | Pong | Fault
+
+_encoder = msgspec.json.Encoder()
+_client_decoder = msgspec.json.Decoder(ClientFrame)
+_server_decoder = msgspec.json.Decoder(ServerFrame)
+_committed_decoder = msgspec.json.Decoder(Committed)
+_receipt_decoder = msgspec.json.Decoder(Receipt)
+
+
+def encode(frame: Any) -> bytes:
+    """The JSON of a frame (or of a `Committed` or `Receipt`, for the log)."""
+    return _encoder.encode(frame)
+
+
+def decode_client(data: bytes | str) -> ClientFrame:
+    """The frame that a client sent; `ProtocolError` for anything that is none."""
+    return _decode(_client_decoder, data)  # type: ignore[no-any-return]
+
+
+def decode_server(data: bytes | str) -> ServerFrame:
+    """The frame that a server sent; `ProtocolError` for anything that is none."""
+    return _decode(_server_decoder, data)  # type: ignore[no-any-return]
+
+
+def decode_committed(data: bytes | msgspec.Raw) -> Committed:
+    """A log entry; `ProtocolError` for anything that is none."""
+    return _decode(_committed_decoder, data)  # type: ignore[no-any-return]
+
+
+def decode_receipt(data: bytes) -> Receipt:
+    """A stored receipt; `ProtocolError` for anything that is none."""
+    return _decode(_receipt_decoder, data)  # type: ignore[no-any-return]
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], data: bytes | str | msgspec.Raw) -> Any:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ProtocolError("malformed", f"not a frame of this protocol: {error}") from None
+
+
+def input_to_wire(given: Any) -> Any:
+    """A query's input as it travels: a value as its pair, a collection as `{"many": [...]}`, a relation as
+    `{"rows": [[...], ...]}`. The values must be normalised already.
+
+    >>> input_to_wire(10), input_to_wire(["a", 1]), input_to_wire([("a", 1)])
+    (('n', 10), {'many': [('s', 'a'), ('n', 1)]}, {'rows': [[('s', 'a'), ('n', 1)]]})
+    """
+    if isinstance(given, list | tuple):
+        if given and all(isinstance(row, list | tuple) for row in given):
+            return {"rows": [[to_wire(v) for v in row] for row in given]}
+        return {"many": [to_wire(v) for v in given]}
+    return to_wire(given)
+
+
+def input_from_wire(wire: Any) -> Any:
+    """The input that `input_to_wire` wrote; `ValueError` for anything else.
+
+    >>> input_from_wire({"rows": [[["s", "a"], ["n", 1]]]})
+    [('a', 1)]
+    """
+    if isinstance(wire, dict) and len(wire) == 1:
+        if isinstance(many := wire.get("many"), list):
+            return [_pair(v) for v in many]
+        if isinstance(rows := wire.get("rows"), list) and all(isinstance(row, list) for row in rows):
+            return [tuple(_pair(v) for v in row) for row in rows]
+    return _pair(wire)
+
+
+def _pair(wire: Any) -> Value | None:
+    if isinstance(wire, list | tuple) and len(wire) == 2 and isinstance(wire[0], str):
+        return from_wire(wire[0], wire[1])
+    raise ValueError(f"not an input: {str(wire)[:80]}")
+
+
+def change_to_wire(change: Change) -> WireChange:
+    return (change.subject, change.predicate, change.slot, *to_wire(change.value))
+
+
+def register_to_wire(change: Change) -> WireRegister:
+    return (*change_to_wire(change), stamp_text(change.time, change.replica))
+
+
+def change_from_wire(wire: WireChange, time: int, replica: str) -> Change:
+    """Raises `ValueError` for what may not be stored: bad ids, values, slots that do not fit their value."""
+    subject, predicate, place, letter, raw = wire
+    value = from_wire(letter, raw)
+    check_id(subject)
+    if predicate == DELETED:
+        if place != SINGLE or value is not True:
+            raise ValueError('a deletion is [subject, "_deleted", "", "b", true]')
+        return Change(subject, DELETED, SINGLE, True, time, replica)
+    check_predicate(predicate)
+    if place == SINGLE:
+        return Change(subject, predicate, SINGLE, value, time, replica)
+    if place == RESET:
+        if value is not None:
+            raise ValueError("a reset marker carries no value")
+    elif place[:2] == COUNTER:
+        if value is not None and kind(value) != "n":
+            raise ValueError("a counter counts numbers only")
+    elif value is not None:
+        if slot(value) != place:
+            raise ValueError(f"slot {place[:80]!r} is not that of its value")
+    elif place[:2] not in ("s:", "s#", "n:", "b:", "d:", "r:", "r#") or len(place) > 600:
+        raise ValueError(f"not a slot: {place[:80]!r}")
+    return Change(subject, predicate, place, value, time, replica)
+
+
+def register_from_wire(wire: WireRegister) -> Change:
+    """Raises `ValueError` as `change_from_wire` does."""
+    return change_from_wire(wire[:5], *parse_stamp(wire[5]))
+
+
+_TYPES = {"string": "s", "number": "n", "boolean": "b", "date": "d", "ref": "r"}
+
+
+def change_from_triple(triple: dict[str, Any]) -> Change:
+    """A change in the first format, one object a triple (see the head of this module).
+
+    A reference with `"object_type": "refMany"` is a member of a many-valued field, all else a single value.
+
+    >>> change_from_triple({"subject": "ada", "predicate": "user/age", "object": 37, "object_type": "number",
+    ...                     "hlc": "018bcfe568000000-0123456789ab"})[:4]
+    ('ada', 'user/age', '', 37)
+    """
+    try:
+        subject, predicate, raw, hlc = (triple[name] for name in ("subject", "predicate", "object", "hlc"))
+        named = triple["object_type"]
+    except KeyError as missing:
+        raise ValueError(
+            f"a triple has subject, predicate, object, object_type and hlc; {missing} is missing"
+        ) from None
+    many = named == "refMany"
+    letter = "r" if many else _TYPES.get(named)
+    if letter is None:
+        raise ValueError(f"not an object_type: {named!r:.40}; one of {', '.join(_TYPES)}, refMany")
+    value: Value | None = (
+        normalise(Ref(raw)) if letter == "r" and isinstance(raw, str) else from_wire(letter, raw)
+    )
+    place = slot(value) if many and value is not None else SINGLE
+    return change_from_wire((subject, predicate, place, *to_wire(value)), *parse_stamp(hlc))
+
+
+def change_to_triple(change: Change) -> dict[str, Any]:
+    """The first format of a change that carries a value.
+
+    >>> change_to_triple(Change("ada", "_deleted", "", True, 1, "a"))["predicate"]
+    '_deleted'
+    """
+    if change.value is None:
+        raise ValueError("the first format has no form for a removed value")
+    letter, raw = to_wire(change.value)
+    named = next(name for name, short in _TYPES.items() if short == ("n" if letter == "i" else letter))
+    if change.slot not in (SINGLE,) and letter == "r":
+        named = "refMany"
+    return {
+        "subject": change.subject,
+        "predicate": change.predicate,
+        "object": change.value if letter == "i" else raw,
+        "object_type": named,
+        "hlc": stamp_text(change.time, change.replica),
+    }

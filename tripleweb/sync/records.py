@@ -1,0 +1,125 @@
+"""What is made durable: the commits that leave the cores, and the states they start from.
+
+A core never touches a disk. It hands out a commit, and somebody who has a disk stores it whole or not at all and then
+says so. `Commit` and `TenantState` are the server's, `LocalCommit` and `LocalState` a replica's. Invariant: loading
+after any number of whole commits gives the state in which the last of them left the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tripleweb.change import Change, Key
+
+# -- server --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One accepted transaction in the log. `body` is the JSON of `messages.Committed`."""
+
+    seq: int
+    replica: str
+    number: int
+    id: str
+    by: str
+    at: int  # milliseconds, the server's clock
+    body: bytes
+    registers: tuple[Change, ...]  # what it set: the same changes with their stamps, shares as totals
+
+
+@dataclass(slots=True)
+class ReplicaRow:
+    """What the server remembers of a replica, for ever."""
+
+    user: str
+    last: int = 0  # highest number decided
+    confirmed: int = 0  # receipts up to here are stored at the replica
+    time: int = 0  # of its last accepted stamp; its next one is later
+
+
+@dataclass(slots=True)
+class Commit:
+    """What the server must have on disk before anybody hears of it. Applied in the order of `batch`."""
+
+    batch: int
+    seq: int
+    time: int  # high-water mark of the server's clock
+    entries: list[Entry] = field(default_factory=list)
+    receipts: list[tuple[str, int, str, bytes]] = field(
+        default_factory=list
+    )  # replica, number, id, JSON of Receipt
+    replicas: dict[str, ReplicaRow] = field(
+        default_factory=dict
+    )  # rows that changed; drop receipts <= confirmed
+
+
+@dataclass(slots=True)
+class TenantState:
+    """A tenant as its storage gives it. `registers` may be a one-time iterator; `tail` are the newest entries of the
+    log in order, already contained in `registers`."""
+
+    epoch: str
+    seq: int = 0
+    time: int = 0
+    registers: Iterable[Change] = ()
+    replicas: dict[str, ReplicaRow] = field(default_factory=dict)
+    receipts: dict[tuple[str, int], tuple[str, bytes]] = field(default_factory=dict)
+    tail: list[Entry] = field(default_factory=list)
+
+
+# -- replica -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Pending:
+    """A local transaction whose fate the server has not decided. Increments stand as such (slot `c:`)."""
+
+    number: int
+    id: str
+    time: int
+    changes: list[Change]
+
+
+@dataclass(slots=True)
+class Fate:
+    """What became of one written value, for people: a row of `db.receipts()`."""
+
+    time: int  # milliseconds: when it was written
+    subject: str
+    predicate: str
+    value: Any  # as `terms.to_wire` gives it
+    outcome: str  # applied, superseded, restamped, rejected
+    by: str
+    reason: str
+
+
+@dataclass(slots=True)
+class LocalCommit:
+    """One atomic step of a replica. Applied in this order: revive, registers, drop; a register with the predicate
+    `_deleted` buries its entity and all the entity's other registers."""
+
+    registers: list[Change] = field(default_factory=list)  # as they now are, whatever stood there
+    drop: list[Key] = field(default_factory=list)
+    revive: list[str] = field(default_factory=list)
+    clear: bool = False  # forget all registers first
+    pending: list[Pending] = field(default_factory=list)  # new or rewritten, by number
+    decided: list[int] = field(
+        default_factory=list
+    )  # numbers that leave the outbox (before `pending` is added)
+    fates: list[Fate] = field(default_factory=list)
+    meta: dict[str, Any] = field(
+        default_factory=dict
+    )  # JSON values by name: replica, next, clock, cursors, ...
+
+
+@dataclass(slots=True)
+class LocalState:
+    """A replica as its file gives it; all empty for a new one."""
+
+    registers: Iterable[Change] = ()
+    pending: list[Pending] = field(default_factory=list)
+    fates: list[Fate] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
