@@ -19,7 +19,7 @@ env-demo env-test:
 	@PYTHON="$(PYTHON)" tools/environment.sh $(@:env-%=%)
 
 demo: env-demo
-	@$(PY) notebooks/demo.py $(if $(HEADLESS),--headless)
+	@$(PY) -m notebooks.demo $(if $(HEADLESS),--headless)
 
 lint: env-test
 	$(PY) -m ruff check

@@ -141,7 +141,7 @@ def breaches(module: str, source: str, house: House, is_package: bool = False) -
             if any(target.split(".")[0] == "numpy" for target, _ in imports(node, module, house.modules)):
                 if isinstance(node, (ast.Import, ast.ImportFrom)):
                     breach(node.lineno, "imports numpy at the top, not on first use")
-    return sorted(found)
+    return sorted(set(found))
 
 
 def impurities(tree: ast.AST) -> Iterator[tuple[int, str]]:

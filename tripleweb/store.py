@@ -56,6 +56,9 @@ class Delta:
 
 def net(deltas: Iterable[Delta]) -> Delta:
     """Several deltas, one after the other, as one."""
+    deltas = [delta for delta in deltas if delta]
+    if len(deltas) == 1:
+        return deltas[0]
     counts: dict[tuple[str, str, type, str], list[Any]] = {}
     for delta in deltas:
         for triples, sign in ((delta.removed, -1), (delta.added, 1)):

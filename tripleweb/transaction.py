@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.errors import DeletedError
 from tripleweb.store import Delta, Store, net
-from tripleweb.terms import Value, slot
+from tripleweb.terms import Value, normalise, slot
 
 
 class Transaction:
@@ -35,21 +35,44 @@ class Transaction:
         self.time = time
         self.replica = replica
         self._changes: dict[Key, Change] = {}
-        self._places: dict[tuple[str, str], list[str]] = {}  # field -> the slots written in it, counters apart
+        self._members: dict[
+            tuple[str, str], list[str]
+        ] = {}  # field -> the slots written in it but "" and "c:"
         self._deltas: list[Delta] = []
         self._kept = store.record()
+
+    def check(self, subject: str) -> None:
+        """Raises `DeletedError` if the entity was deleted."""
+        if self.store.deleted(subject) is not None:
+            raise DeletedError(f"{subject!r} was deleted; deletes are for ever: write to a new id")
 
     # -- writing -----------------------------------------------------------------------------------------------
 
     def set(self, subject: str, predicate: str, value: Value | None) -> None:
         """Assigns the single value of a field; None removes everything that is there."""
-        self._take_back(subject, predicate, members=True)
+        self._take_back_members(subject, predicate)
         self._write(Change(subject, predicate, SINGLE, value, self.time, self.replica))
+
+    def set_all(self, triples: Iterable[tuple[str, str, Value]]) -> None:
+        """Assigns many single values: what `set` does one by one, at once."""
+        changes = []
+        last = None
+        for subject, predicate, value in triples:
+            if subject != last:
+                self.check(subject)
+                last = subject
+            if self._members:
+                self._take_back_members(subject, predicate)
+            change = Change(subject, predicate, SINGLE, value, self.time, self.replica)
+            self._changes[subject, predicate, SINGLE] = change
+            changes.append(change)
+        self._deltas.append(self.store.put(changes))
 
     def assign(self, subject: str, predicate: str, values: Iterable[Value]) -> None:
         """Assigns the whole set of a many-valued field."""
-        self._take_back(subject, predicate, members=True)
-        self._take_back(subject, predicate, members=False)
+        self._take_back_members(subject, predicate)
+        if (subject, predicate, SINGLE) in self._changes:
+            self._take_back((subject, predicate, SINGLE))
         self._write(Change(subject, predicate, RESET, None, self.time, self.replica))
         for value in values:
             self.add(subject, predicate, value)
@@ -71,24 +94,31 @@ class Transaction:
 
     def increment(self, subject: str, predicate: str, amount: int | float) -> None:
         """Counts `amount` (of either sign) in this replica's share of a counter."""
-        self._check(subject)
-        key = (subject, predicate, COUNTER)
-        share = (subject, predicate, COUNTER + self.replica)
-        held = self.store.register(share)
-        before = held.value if held is not None and held.value is not None else 0
-        counted = self._changes.get(key)
-        so_far = counted.value if counted is not None else 0
-        self._changes[key] = Change(*key, so_far + amount, self.time, self.replica)  # type: ignore[operator]
-        self._deltas.append(
-            self.store.put([Change(*share, before + amount, self.time, self.replica)])  # type: ignore[operator]
+        self.check(subject)
+        counted, standing = self.counted(subject, predicate, amount)
+        self._changes[counted.key] = counted
+        self._deltas.append(self.store.put([standing]))
+
+    def counted(self, subject: str, predicate: str, amount: int | float) -> tuple[Change, Change]:
+        """What `increment` would write: the increment as it travels, and the share as it then stands. Raises
+        `ValueError` where either is no number that can be stored, for then nobody would take the transaction."""
+        share = self.store.register((subject, predicate, COUNTER + self.replica))
+        earlier = self._changes.get((subject, predicate, COUNTER))
+        values = [
+            normalise(amount if held is None or held.value is None else held.value + amount)  # type: ignore[operator]
+            for held in (earlier, share)
+        ]
+        return (
+            Change(subject, predicate, COUNTER, values[0], self.time, self.replica),
+            Change(subject, predicate, COUNTER + self.replica, values[1], self.time, self.replica),
         )
 
     def delete(self, subject: str) -> None:
         """Deletes an entity, every kind of it, for ever."""
-        self._check(subject)
+        self.check(subject)
         for key in [key for key in self._changes if key[0] == subject]:
             del self._changes[key]
-            self._places.pop(key[:2], None)
+            self._members.pop(key[:2], None)
         self._write(Change(subject, DELETED, SINGLE, True, self.time, self.replica))
 
     # -- ending ------------------------------------------------------------------------------------------------
@@ -120,28 +150,19 @@ class Transaction:
         self.store.stop()
         self.store.undo(self._kept)
 
-    def _check(self, subject: str) -> None:
-        if self.store.deleted(subject) is not None:
-            raise DeletedError(f"{subject!r} was deleted; deletes are for ever: write to a new id")
-
     def _write(self, change: Change) -> None:
-        self._check(change.subject)
+        self.check(change.subject)
         self._deltas.append(self.store.put([change]))
-        if change.key not in self._changes:
-            self._places.setdefault(change.key[:2], []).append(change.slot)
+        if change.slot != SINGLE and change.key not in self._changes:
+            self._members.setdefault((change.subject, change.predicate), []).append(change.slot)
         self._changes[change.key] = change
 
-    def _take_back(self, subject: str, predicate: str, *, members: bool) -> None:
-        """Sets what this transaction wrote to a field's members (or single value) back to what was there."""
-        places = self._places.get((subject, predicate))
-        if not places:
-            return
-        taken = [place for place in places if (place != SINGLE) == members]
-        self._places[subject, predicate] = [place for place in places if (place != SINGLE) != members]
-        for place in taken:
-            key = (subject, predicate, place)
-            del self._changes[key]
-            before = next(old for kept, old in self._kept if kept == key)
-            self._deltas.append(
-                self.store.put([before]) if before is not None else self.store.put(drop=[key])
-            )
+    def _take_back_members(self, subject: str, predicate: str) -> None:
+        for place in self._members.pop((subject, predicate), ()):
+            self._take_back((subject, predicate, place))
+
+    def _take_back(self, key: Key) -> None:
+        """Sets a register that this transaction wrote back to what was there."""
+        del self._changes[key]
+        before = next(old for kept, old in self._kept if kept == key)
+        self._deltas.append(self.store.put([before]) if before is not None else self.store.put(drop=[key]))

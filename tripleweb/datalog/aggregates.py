@@ -83,16 +83,16 @@ def _median(numbers: Sequence[Any]) -> Work:
     return fit(divide(ranked[middle - 1] + ranked[middle], 2))
 
 
-def sort_slices(values: Sequence[Any], key: Callable[[Any], Any]) -> Work:
-    """`sorted(values, key=key)` in slices."""
+def sort_slices(values: Sequence[Any], key: Callable[[Any], Any], descending: bool = False) -> Work:
+    """`sorted(values, key=key, reverse=descending)` in slices; equal values stay in order."""
     runs = []
-    for part in chunks(values, SLICE):
-        runs.append(sorted(part, key=key))
+    for part in chunks(values, SLICE // 2):
+        runs.append(sorted(part, key=key, reverse=descending))
         yield len(part)
     if len(runs) < 2:
         return runs[0] if runs else []
     ranked: list[Any] = []
-    for part in chunks(heapq.merge(*runs, key=key), SLICE):
+    for part in chunks(heapq.merge(*runs, key=key, reverse=descending), SLICE // 2):
         ranked += part
         yield len(part)
     return ranked

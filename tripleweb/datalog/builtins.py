@@ -22,8 +22,8 @@ from typing import Any
 from tripleweb.datalog.edn import show_value
 from tripleweb.datalog.regex import Pattern
 from tripleweb.errors import BudgetError
-from tripleweb.view import Source
 from tripleweb.terms import INT_MAX, INT_MIN, TEXT_BYTES_MAX, Ref, date_text, sort_key
+from tripleweb.view import Source
 
 SLICE = 4_000  # units of work between two yields: a few milliseconds
 CHUNK = SLICE // 4

@@ -214,7 +214,7 @@ class _Reader:
             number = float(word.rstrip("M"))
             if math.isfinite(number):
                 return number
-        self.fail("not a number", place, word, "digits, such as 36, -1.5 or 1e6, of finite size")
+        return self.fail("not a number", place, word, "digits, such as 36, -1.5 or 1e6, of finite size")
 
     def tagged(self, word: str, place: tuple[int, int]) -> Form:
         self.at += len(word)

@@ -33,6 +33,7 @@ from tripleweb.datalog.clauses import (
     bound,
     guess,
     input_of,
+    is_variable,
     parse_rules,
     sequence,
     variable_of,
@@ -127,9 +128,13 @@ def _element(form: Form) -> Element:
     return Aggregate(function, arguments, Variable(words[-1].value), form)
 
 
+def variable_name(element: Element) -> str:
+    return element.name if isinstance(element, Variable) else element.variable.name
+
+
 def _column(element: Element) -> str:
     if not isinstance(element, Aggregate):
-        return (element if isinstance(element, Variable) else element.variable).name[1:]
+        return variable_name(element)[1:]
     parts = ["aggregate" if isinstance(element.function, Variable) else element.function.replace("-", "_")]
     parts += [element.function.name[1:]] if isinstance(element.function, Variable) else []
     parts += [a.name[1:] if isinstance(a, Variable) else str(a.value) for a in element.arguments]
@@ -240,7 +245,7 @@ def parse(text: str) -> Query:
     ('relation', ('name', 'avg_age'), ['user/age', 'user/name'])
     >>> parse("[:find ?x :where [?x :user/name ?n] [(> ?n nil)]]")
     Traceback (most recent call last):
-    tripleweb.errors.QueryError: nil is not a value: what is not there has no triple: nil;
+    tripleweb.errors.QueryError: nil is not a value: what is not there has no triple;
     expected missing? or get-else (line 1, column 44)
     """
     return _parse_cached(text) if isinstance(text, str) and len(text) <= CACHED_TEXT_MAX else _parse(text)
@@ -320,7 +325,7 @@ def _check(
         ):
             raise form.error("given twice in :in", "distinct variables, % and $ once")
     known = {*given, *variables(*where)}
-    elements = [(e if isinstance(e, Variable) else e.variable).name for e in find]
+    elements = list(map(variable_name, find))
     scalars = {item.name for item in inputs if isinstance(item, Variable)}
     for element, name in zip(find, elements, strict=True):
         form = whole if isinstance(element, Variable) else element.form
@@ -337,7 +342,11 @@ def _check(
 
 
 def _renamed(
-    parts: Mapping[str, tuple[Form, ...]], keys: Sequence[str], shape: str, columns: tuple[str, ...], whole: Form
+    parts: Mapping[str, tuple[Form, ...]],
+    keys: Sequence[str],
+    shape: str,
+    columns: tuple[str, ...],
+    whole: Form,
 ) -> tuple[str, ...]:
     forms = parts[keys[0]]
     if len(keys) > 1:

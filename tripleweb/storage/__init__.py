@@ -84,7 +84,7 @@ class TenantStores(Protocol):
         """Opens an app's data, makes it if there is none. Raises `StorageError` while it is open already."""
         ...
 
-    def list(self) -> list[str]:
+    def tenants(self) -> list[str]:
         """The apps that have data, sorted."""
         ...
 
@@ -100,7 +100,9 @@ class TenantStores(Protocol):
         """Enters an app into the registry, or replaces it there."""
         ...
 
-    def patch(self, app: str, name: str | None = None, members: Mapping[str, str | None] | None = None) -> App:
+    def patch(
+        self, app: str, name: str | None = None, members: Mapping[str, str | None] | None = None
+    ) -> App:
         """Changes what is given, see `App.patched`; returns the new entry. Raises `KeyError` for an unknown app."""
         ...
 

@@ -15,8 +15,9 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from tripleweb.errors import StorageError, StoreLockedError
@@ -32,37 +33,45 @@ class OwnerLock:
     Raises `StoreLockedError` if somebody else has it, after waiting `wait` seconds for them.
     """
 
-    def __init__(self, path: Path, what: str, wait: float = 0) -> None:
+    def __init__(self, path: Path, what: Path, wait: float = 0) -> None:
         self.path = path
+        self._file: FileIO | None = None
         deadline = time.monotonic() + wait
-        while True:
-            self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            if _lock(self._handle) and self._is_current():
-                break
-            os.close(self._handle)
-            self._handle = None
+        while not self._acquired():
             if time.monotonic() >= deadline:
-                raise StoreLockedError(f"{what} is in use by another running session: {_owner(path)}")
+                raise StoreLockedError(f"{what} is in use by another running session ({_owner(path)})")
             time.sleep(0.005)
-        os.ftruncate(self._handle, 0)
-        os.write(self._handle, f"{os.getpid()}\n".encode())
+
+    def _acquired(self) -> bool:
+        try:
+            self._file = FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+            if _lock(self._file.fileno()) and self._is_current():
+                self._file.truncate(0)
+                self._file.write(f"{os.getpid()}\n".encode())
+                return True
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error}") from error
+        self.release()
+        return False
 
     def _is_current(self) -> bool:
         """False if the file that was locked has been deleted meanwhile, and perhaps made again."""
-        assert self._handle is not None
+        assert self._file is not None
         try:
-            return sys.platform == "win32" or os.fstat(self._handle).st_ino == os.stat(self.path).st_ino
+            return (
+                sys.platform == "win32" or os.fstat(self._file.fileno()).st_ino == os.stat(self.path).st_ino
+            )
         except FileNotFoundError:
             return False
 
     def release(self, delete: bool = False) -> None:
-        """Closing the handle is what releases: an explicit unlock in a forked child would unlock the parent."""
-        if self._handle is None:
+        """Closing the file is what releases: an explicit unlock in a forked child would unlock the parent."""
+        if self._file is None:
             return
         if delete and sys.platform != "win32":
             self.path.unlink(missing_ok=True)
-        os.close(self._handle)
-        self._handle = None
+        self._file.close()
+        self._file = None
         if delete and sys.platform == "win32":
             with suppress(PermissionError):  # the next owner has it open already
                 self.path.unlink(missing_ok=True)
@@ -95,7 +104,7 @@ def _owner(path: Path) -> str:
         owner = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         owner = ""
-    return f"process {owner}" if owner else "of unknown process"
+    return f"process {owner}" if owner else "process unknown"
 
 
 class DatabaseFile:
@@ -120,11 +129,12 @@ class DatabaseFile:
             unclean = self._wal.exists() and self._wal.stat().st_size > 0
             # made beforehand, so that nobody else may read it
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._connection = self._connect()
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
         try:
             with self._errors():
-                if sole:
+                if sole:  # before anything is read, or the shared memory is made after all
                     self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+                self._prepare(self._connection)
                 self._recognise(form)
                 if unclean:
                     self._check()
@@ -136,16 +146,16 @@ class DatabaseFile:
             self._connection.close()
             raise
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5)
-        connection.executescript(
-            f"PRAGMA synchronous = {'FULL' if self._full else 'NORMAL'}; PRAGMA wal_autocheckpoint = 0;"
-            f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -1000"
-        )
-        return connection
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._full else 'NORMAL'}")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+        connection.execute("PRAGMA cache_size = -1000")
 
     def _recognise(self, form: str) -> None:
-        names = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        names = {
+            row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
         if not names:
             self.created = True
             return
@@ -157,7 +167,9 @@ class DatabaseFile:
             return
         kind = form.rpartition(" ")[0]
         if str(found).rpartition(" ")[0] == kind:
-            raise StorageError(f"{self.path} has the format {found!r}; this version of tripleweb reads {form!r}")
+            raise StorageError(
+                f"{self.path} has the format {found!r}; this version of tripleweb reads {form!r}"
+            )
         raise StorageError(f"{self.path} is not a {kind} (its format is {found!r})")
 
     def _create(self, form: str, tables: str) -> None:
@@ -214,19 +226,19 @@ class DatabaseFile:
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
         """A connection of its own on the state of this moment, while commits go on. Not for `sole` files."""
-        with self._lock, self._errors():
+        with self._errors():
             self._ready()
-            connection = self._connect()
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5)
             self._readers.add(connection)
         try:
             with self._errors():
+                self._prepare(connection)
                 connection.execute("PRAGMA query_only = 1")
                 connection.execute("BEGIN")
                 connection.execute("SELECT 1 FROM meta").fetchone()  # a snapshot begins with the first read
                 yield connection
         finally:
-            with self._lock:
-                self._readers.discard(connection)
+            self._readers.discard(connection)
             connection.close()
 
     def meta(self, name: str) -> object:
@@ -234,7 +246,7 @@ class DatabaseFile:
         row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
 
-    def set_meta(self, values: dict[str, object]) -> None:
+    def set_meta(self, values: Mapping[str, object]) -> None:
         """Sets values of the table `meta`, within a transaction."""
         self._connection.executemany(
             "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -249,9 +261,16 @@ class DatabaseFile:
             self._wal_bytes_max = WAL_BYTES_MAX if frames == done else 2 * self._wal.stat().st_size
 
     def ease(self) -> None:
-        """A checkpoint, if the log has grown large; cheap otherwise."""
-        if self._wal.stat().st_size > self._wal_bytes_max:
+        """A checkpoint, if the log has grown large; cheap otherwise. Done before a transaction, not after it: what
+        fails or is interrupted here must not look as if the transaction had failed."""
+        with self._errors():
+            size = self._wal.stat().st_size
+        if size > self._wal_bytes_max:
             self.checkpoint()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def fail(self, reason: str) -> None:
         """From now on nothing works but `close`."""
@@ -264,7 +283,7 @@ class DatabaseFile:
                 self._closed = True
                 return
             self._closed = True
-            for reader in self._readers:
+            for reader in list(self._readers):
                 reader.close()
             try:
                 if not self._failure:
@@ -278,11 +297,15 @@ class DatabaseFile:
             raise StorageError(self._failure)
         if self._closed:
             raise StorageError(f"{self.path} was closed")
+        self.check_process()
+        return self._connection
+
+    def check_process(self) -> None:
+        """Raises `StorageError` in a fork of the process that opened the file."""
         if os.getpid() != self._pid:
             raise StorageError(
                 f"{self.path} was opened by process {self._pid}, of which this one is a fork: open a store of its own"
             )
-        return self._connection
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

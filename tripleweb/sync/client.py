@@ -121,6 +121,11 @@ class ClientCore:
         wanted = [s.id for s in self.subscriptions.values() if s.kind == "triples"]
         return self.local or all(name in self.cursors for name in wanted)
 
+    @property
+    def caught_up(self) -> bool:
+        """True if every triples subscription has come to life on this connection: nothing older is still on its way."""
+        return all(s.id in self._live for s in self.subscriptions.values() if s.kind == "triples")
+
     # -- writing -----------------------------------------------------------------------------------------------
 
     def begin(self, now_ms: int) -> Transaction:

@@ -1,0 +1,269 @@
+"""The magics: `%tripleweb` (or `%tw`) for the store, `%%datalog` and `%datalog` for queries.
+
+They work on the store that the notebook calls `db`, whoever bound it, and keep nothing else of their own but the list
+of stores that `%tripleweb connect` opened, which unloading closes. Invariants: text is never interpolated, since values
+reach a query only as inputs; what goes wrong is a real exception, at which a run of all cells stops, shown in a line or
+two: with the place in the query where it has one.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import (
+    Magics,
+    line_cell_magic,
+    line_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+)
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+
+import tripleweb
+from tripleweb.datalog.clauses import RULES, SOURCE, BindCollection, BindTuple, Input, Variable
+from tripleweb.datalog.edn import Form
+from tripleweb.datalog.query import Query, parse
+from tripleweb.errors import QueryError, TriplewebError
+
+if TYPE_CHECKING:
+    from tripleweb.database import Database
+
+WIDTH = 100  # of the line of the query that an error shows
+NOT_CONNECTED = "no store here is called db; connect one first:  %tripleweb connect my-app"
+
+
+class MagicUsageError(UsageError):
+    """A magic that was called wrongly.
+
+    IPython prints its own `UsageError` as mere text, which nbval takes for success; this one is shown as briefly, but
+    as the error that it is.
+    """
+
+
+@contextmanager
+def shown_briefly(query: str = "", *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Has IPython show what is raised inside in a line or two; `query` is the text that its place refers to."""
+    try:
+        yield
+    except (TriplewebError, UsageError, *also) as raised:
+        error: Any = MagicUsageError(*raised.args) if type(raised) is UsageError else raised
+        lines = [f"{type(raised).__name__}: {raised}"]
+        if isinstance(raised, QueryError) and raised.line is not None and raised.column is not None:
+            lines += pointed(query, raised.line, raised.column)
+        # IPython asks the exception itself how it wants to be shown.
+        error._render_traceback_ = lambda: lines
+        raise error from None
+
+
+def pointed(query: str, line: int, column: int) -> list[str]:
+    """The line of the query, shortened to `WIDTH` round the place, and a caret below that place.
+
+    >>> print("\\n".join(pointed("[:find ?x\\n :where (?x)]", 2, 9)))
+     :where (?x)]
+            ^
+    """
+    lines = query.splitlines()
+    if not 1 <= line <= len(lines):
+        return []
+    text, place = lines[line - 1].replace("\t", " "), column - 1
+    start = max(0, min(place - WIDTH // 2, len(text) - WIDTH))
+    before = "…" if start else ""
+    after = "…" if len(text) > start + WIDTH else ""
+    return [
+        f"{before}{text[start : start + WIDTH]}{after}",
+        " " * (len(before) + place - start) + "^",
+    ]
+
+
+def inputs_from(query: Query, names: Mapping[str, Any]) -> list[Any]:
+    """What `:in` asks for, taken from the variables of the same name (hyphens as underscores).
+
+    `[?x ...]` is the whole of `x`, `[?x ?y]` the pair of both, `[[?x ?y]]` the rows whose columns they are. Raises
+    `QueryError` where one is missing.
+
+    >>> inputs_from(parse("[:find ?x :in $ ?min-age [?tag ...] :where [?x :a ?tag] [(> ?x ?min-age)]]"),
+    ...             {"min_age": 30, "tag": ["a", "b"]})
+    [30, ['a', 'b']]
+    """
+
+    def error(name: str, message: str, expected: str) -> QueryError:
+        return next(
+            (form.error(message, expected) for form in _forms(query.form) if form.symbol(name)),
+            QueryError(message, form=name, expected=expected),
+        )
+
+    def value(item: Input) -> Any:
+        if isinstance(item, Variable):
+            name = item.name.removeprefix("?").replace("-", "_")
+            if name not in names:
+                raise error(
+                    item.name, f"{item.name} is asked for, but the notebook has no {name}", f"{name} = …"
+                )
+            return names[name]
+        if isinstance(item, BindTuple):
+            return tuple(value(part) for part in item.items)
+        if isinstance(item, BindCollection) and isinstance(item.item, Variable):
+            return value(item.item)
+        if isinstance(item, BindCollection) and isinstance(item.item, BindTuple):
+            columns = value(item.item)
+            try:
+                return list(zip(*columns, strict=True))
+            except (TypeError, ValueError) as wrong:
+                raise item.form.error(f"not columns of one length: {wrong}", "lists or Series") from None
+        if item == RULES:
+            raise error(RULES, "no rules are kept here", "db.q(query, rules)")
+        raise QueryError("no variable of the notebook stands for _ in :in", expected="a variable such as ?x")
+
+    return [value(item) for item in query.inputs if item != SOURCE]
+
+
+def _forms(form: Form) -> Iterator[Form]:
+    """The form and everything in it; of a query, what stands in `:in` first."""
+    yield form
+    if isinstance(form.value, tuple):
+        parts = list(form.value)
+        start = next((n for n, part in enumerate(parts) if part.kind == "keyword" and part.value == "in"), 0)
+        for part in parts[start:] + parts[:start]:
+            yield from _forms(part)
+
+
+@magics_class
+class TriplewebMagics(Magics):
+    """`%tripleweb`, `%tw`, `%%datalog`, `%datalog`."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self.opened: list[Database] = []
+
+    @no_var_expand
+    @line_magic("tripleweb")
+    @line_magic("tw")
+    @magic_arguments()
+    @argument("action", nargs="?", default="status", help="connect | status | offline | online | disconnect")
+    @argument("app", nargs="?", help="the app to connect to")
+    @argument("--url", help="its server, if not the one that this notebook runs on")
+    @argument("--schema", metavar="NAME", help="the notebook's variable that holds the schema")
+    def tripleweb(self, line: str) -> Any:
+        """Connects the notebook's store `db` to an app, and says how it stands."""
+        with shown_briefly():
+            given = parse_argstring(self.tripleweb, line)
+            if given.action == "connect":
+                return self._connect(given.app, given.url, given.schema)
+            if given.app or given.url or given.schema:
+                raise UsageError("an app, --url and --schema go with:  %tripleweb connect my-app")
+            if given.action == "status":
+                return self._database(self.shell.user_ns).status
+            if given.action == "offline":
+                self._database(self.shell.user_ns).go_offline()
+            elif given.action == "online":
+                self._database(self.shell.user_ns).go_online()
+            elif given.action == "disconnect":
+                self._disconnect()
+            else:
+                raise UsageError(
+                    f"unknown: {given.action}; there are connect, status, offline, online and disconnect"
+                )
+        return None
+
+    def _connect(self, app: str | None, url: str | None, schema_name: str | None) -> Any:
+        if app is None:
+            raise UsageError("which app?  %tripleweb connect my-app")
+        schema = None
+        if schema_name is not None:
+            if schema_name not in self.shell.user_ns:
+                raise UsageError(f"the notebook has no variable {schema_name} that could be the schema")
+            schema = self.shell.user_ns[schema_name]
+        # A cell that is run again must not leave a second session of the same app behind.
+        before = self.shell.user_ns.get("db")
+        if before in self.opened and before.status.app == app:
+            self._close(before)
+        with shown_briefly(also=(ValueError, TypeError)):
+            db = tripleweb.connect(app, url=url, schema=schema)
+        self.opened.append(db)
+        self.shell.user_ns["db"] = db
+        return db.status
+
+    def _disconnect(self) -> None:
+        db = self._database(self.shell.user_ns)
+        self.opened = [other for other in self.opened if other is not db]
+        db.disconnect()
+        del self.shell.user_ns["db"]
+
+    def _close(self, db: Database) -> None:
+        self.opened = [other for other in self.opened if other is not db]
+        db.close()
+
+    def close(self) -> None:
+        """Closes the stores that `%tripleweb connect` opened; nothing that was written is lost."""
+        for db in list(self.opened):
+            self._close(db)
+
+    def _database(self, names: Mapping[str, Any]) -> Database:
+        from tripleweb.database import Database
+
+        db = names.get("db")
+        if not isinstance(db, Database):
+            raise UsageError(NOT_CONNECTED)
+        return db
+
+    @no_var_expand
+    @needs_local_scope
+    @line_cell_magic
+    @magic_arguments()
+    @argument("name", nargs="?", help="the variable that receives the live frame (or the frame)")
+    @argument("--once", action="store_true", help="the answer of this moment instead of a live frame")
+    @argument("--limit", type=int, metavar="N", help="at most N rows")
+    def datalog(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Any:
+        """Runs the cell, or the rest of the line, as a query of `db`.
+
+        Inputs (:in) are the notebook's variables of the same name, hyphens as underscores. A cell shows a live frame,
+        a line gives the answer of this moment, as db.q does.
+        """
+        names = ChainMap(local_ns or {}, self.shell.user_ns)
+        text = line if cell is None else cell
+        with shown_briefly(text):
+            db = self._database(names)
+            if cell is None:
+                return db.q(text, *inputs_from(parse(text), names))
+            given = parse_argstring(self.datalog, line)
+            if given.name is not None and not given.name.isidentifier():
+                raise UsageError(f"not a name for a variable: {given.name}")
+            if given.limit is not None and given.limit < 0:
+                raise UsageError("--limit is a number of rows")
+            query = parse(text)
+            inputs = inputs_from(query, names)
+            if given.limit is not None:
+                query = replace(
+                    query, limit=min(given.limit, given.limit if query.limit is None else query.limit)
+                )
+            answer = db.q(query, *inputs) if given.once else db.live(query, *inputs)
+            if given.name is not None:
+                self.shell.user_ns[given.name] = answer
+            return answer
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """`%load_ext tripleweb` ends here. Loading again changes nothing."""
+    if not isinstance(shell.magics_manager.registry.get(TriplewebMagics.__name__), TriplewebMagics):
+        shell.register_magics(TriplewebMagics)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """`%unload_ext tripleweb`: closes the stores that the magics opened and takes the magics away."""
+    manager = shell.magics_manager
+    magics = manager.registry.pop(TriplewebMagics.__name__, None)
+    if magics is None:
+        return
+    magics.close()
+    for kind in manager.magics.values():
+        for name in [
+            name for name, function in kind.items() if getattr(function, "__self__", None) is magics
+        ]:
+            del kind[name]

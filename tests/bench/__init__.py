@@ -1,0 +1,1 @@
+"""Benchmarks: each module has `run() -> dict[str, float]`, figures by name with their unit in the name."""

@@ -1,0 +1,391 @@
+"""The invariants, each a function with a name. They look at the nodes from outside and raise `Violation`."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from tripleweb.change import COUNTER, DELETED, Change, Key
+from tripleweb.clock import pack, parse_stamp
+from tripleweb.datalog import evaluate
+from tripleweb.store import Delta, Store
+from tripleweb.sync import messages
+from tripleweb.sync.client import ClientCore
+from tripleweb.sync.messages import FRAME_BYTES_MAX, Part, Poke, Receipt, Rows, input_from_wire
+from tripleweb.sync.records import Commit, Entry
+from tripleweb.terms import slot, to_wire
+from tripleweb.transaction import Transaction
+
+if TYPE_CHECKING:
+    from tests.sim.world import ClientNode, World
+
+View = dict[tuple[str, str, str, str], Any]
+
+
+class Violation(AssertionError):
+    """A promise that was not kept; `name` says which."""
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(f"{name}: {message}")
+
+
+def hold(name: str, kept: bool, message: str) -> None:
+    if not kept:
+        raise Violation(name, message)
+
+
+# -- seeing ------------------------------------------------------------------------------------------------------------
+
+
+def view(store: Store) -> View:
+    """The visible triples, kinds kept apart."""
+    return {(s, p, slot(v), type(v).__name__): v for p in store.predicates() for s, v in store.scan(p)}
+
+
+def register_view(store: Store) -> dict[Key, Change]:
+    return {change.key: change for change in store.registers()}
+
+
+def difference(one: Store, other: Store) -> str:
+    left, right = view(one), view(other)
+    only = [f"{s} {p} {v}" for s, p, v, _ in sorted(left.keys() - right.keys())]
+    missing = [f"{s} {p} {v}" for s, p, v, _ in sorted(right.keys() - left.keys())]
+    return f"has {only}, misses {missing}"
+
+
+class Cut:
+    """The server's log up to some point, as a store of its own that follows a client's cursor."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.seq = 0
+
+    def at(self, log: list[Entry], seq: int) -> Store:
+        if seq < self.seq:
+            self.store, self.seq = Store(), 0
+        for entry in log[self.seq : seq]:
+            self.store.apply(entry.registers)
+        self.seq = seq
+        return self.store
+
+
+# -- at every write ----------------------------------------------------------------------------------------------------
+
+
+def stamp_is_new(node: ClientNode, tx: Transaction) -> None:
+    """HLC monotone, and causality: a stamp is later than all that its replica gave, and than what it overwrites."""
+    core = node.core
+    assert core is not None
+    if not tx.changes:
+        return
+    last = node.issued.get(tx.replica, -1)
+    hold("hlc monotone", tx.time > last, f"{node.name} stamps {tx.time} after {last}")
+    node.issued[tx.replica] = tx.time
+    bound = pack(node.now_ms + core.offset_ms + core.limits.tolerance_ms)
+    newest = max(
+        (r.time for c in tx.changes for r in core.store.registers_of(c.subject) if r.time <= bound), default=0
+    )
+    hold("causality", tx.time >= newest, f"{node.name} stamps {tx.time} after it saw {newest}")
+
+
+def written_is_seen(node: ClientNode, tx: Transaction) -> None:
+    """What a transaction wrote is there when it returns."""
+    core = node.core
+    assert core is not None
+    for change in tx.changes:
+        if change.slot != COUNTER:
+            register = core.store.register(change.key)
+            hold(
+                "local write is seen",
+                register is not None and register.value == change.value,
+                f"{node.name} wrote {change}, has {register}",
+            )
+
+
+def abandoned_without_trace(node: ClientNode, before: dict[Key, Change]) -> None:
+    core = node.core
+    assert core is not None
+    hold("abandoned without a trace", register_view(core.store) == before, node.name)
+
+
+def delta_is_exact(node: ClientNode, delta: Delta) -> None:
+    """The triples as they were, and a delta, are the triples as they are."""
+    core = node.core
+    assert core is not None
+    for s, p, v in delta.removed:
+        key = (s, p, slot(v), type(v).__name__)
+        hold("delta exact", key in node.view, f"{node.name}: {key} removed, but it was not there")
+        del node.view[key]
+    for s, p, v in delta.added:
+        key = (s, p, slot(v), type(v).__name__)
+        hold("delta exact", key not in node.view, f"{node.name}: {key} added, but it was there")
+        node.view[key] = v
+    now = view(core.store)
+    hold("delta exact", node.view == now, f"{node.name}: {sorted(node.view.keys() ^ now.keys())}")
+
+
+# -- restarts ----------------------------------------------------------------------------------------------------------
+
+
+def local_write_survives(node: ClientNode, core: ClientCore) -> None:
+    """What a replica showed, held back and counted before its process died is there when it starts again."""
+    again = ClientCore(node.disk.load(), random_bytes=random.Random(0).randbytes, limits=core.limits)
+    hold("local write survives", view(again.store) == view(core.store), f"{node.name}: {difference(again.store, core.store)}")
+    left, right = register_view(again.store), register_view(core.store)
+    hold(
+        "local write survives",
+        left == right,
+        f"{node.name}: {[(left.get(k), right.get(k)) for k in left.keys() | right.keys() if left.get(k) != right.get(k)]}",
+    )
+    for name in ("next", "decided", "cursors", "epoch"):
+        one, other = getattr(again, name), getattr(core, name)
+        hold("cursor and outbox saved with the data", one == other, f"{node.name}: {name} {one} was {other}")
+    hold(
+        "cursor and outbox saved with the data",
+        list(again.outbox.values()) == list(core.outbox.values()),
+        f"{node.name}: outbox {list(again.outbox.values())} was {list(core.outbox.values())}",
+    )
+    newest = max((r.time for r in core.store.registers() if r.replica == core.replica), default=0)
+    hold("clock survives", again.clock.last >= newest, f"{node.name}: clock {again.clock.last} after {newest}")
+
+
+def no_acknowledged_write_lost(world: World) -> None:
+    """Every receipt that a client has is still true at the server: accepted is in the log, rejected is not."""
+    logged = {entry.id: entry for entry in world.server.disk.log}
+    for tx, receipt in world.acknowledged.items():
+        entry = logged.get(tx)
+        if receipt.outcome == "rejected":
+            hold("rejected stays rejected", entry is None, f"{tx} was rejected, and is in the log")
+        else:
+            written = world.written.get(tx)
+            all_lost = written is not None and len(receipt.lost) > 0
+            hold("no acknowledged write lost", entry is not None or all_lost, f"{tx} is not in the log")
+
+
+# -- frames ------------------------------------------------------------------------------------------------------------
+
+
+def frame_size(world: World, data: bytes) -> None:
+    hold("frame size", len(data) <= FRAME_BYTES_MAX, f"{len(data)} bytes")
+
+
+def ack_only_after_commit(world: World, frame: object) -> None:
+    """Nothing leaves the server that its disk does not have."""
+    disk = world.server.disk
+    if isinstance(frame, Poke):
+        hold("ack only after commit", frame.seq <= disk.seq, f"a poke to {frame.seq}, durable is {disk.seq}")
+        for receipt in frame.receipts:
+            held = any(tx == receipt.id for (_, number), (tx, _) in disk.receipts.items() if number == receipt.number)
+            hold("ack only after commit", held, f"receipt {receipt.number} {receipt.id} is not durable")
+    elif isinstance(frame, Part):
+        for wire in frame.registers:
+            register = messages.register_from_wire(wire)
+            if register.predicate == DELETED:
+                held = register.subject in disk.graves
+            else:
+                stored = disk.registers.get(register.key)
+                held = register.subject in disk.graves or (stored is not None and stored.stamp >= register.stamp)
+            hold("ack only after commit", held, f"{register} is sent, and is not durable")
+    elif isinstance(frame, Rows):
+        hold("ack only after commit", frame.seq <= disk.seq, f"rows of {frame.seq}, durable is {disk.seq}")
+
+
+def gap_free(node: ClientNode, poke: Poke) -> None:
+    """A poke starts at or before where each living subscription stands, and has every entry of others up to its end."""
+    core = node.core
+    assert core is not None
+    if core.state != "online":
+        return
+    seqs = {messages.decode_committed(body).seq for body in poke.transactions}
+    for entry in node.world.server.disk.log[poke.since : poke.seq]:
+        if entry.replica != core.replica:
+            hold("gap-free pokes", entry.seq in seqs, f"{node.name}: {entry.seq} is missing in {poke.since}..{poke.seq}")
+
+
+def consistent_cut(node: ClientNode) -> None:
+    """After a poke a replica shows the server's state at its cursor with what is pending on top: every transaction
+    whole, nothing rejected, nothing of later."""
+    core = node.core
+    assert core is not None
+    if not core.outbox:
+        node.ran_ahead = False
+    cursor = max((core.cursors[name] for name in core._live), default=None)
+    if cursor is None or node.ran_ahead:
+        return
+    store = node.cut.at(node.world.server.disk.log, cursor)
+    kept = store.record()
+    for pending in core.outbox.values():
+        for change in pending.changes:
+            if change.slot != COUNTER:
+                store.apply([change])
+            elif store.deleted(change.subject) is None:
+                share = (change.subject, change.predicate, COUNTER + core.replica)
+                held = store.register(share)
+                before = held.value if held is not None and held.value is not None else 0
+                store.put([Change(*share, before + change.value, pending.time, core.replica)])  # type: ignore[operator]
+    expected = view(store)
+    store.stop()
+    try:
+        hold(
+            "consistent cut",
+            view(core.store) == expected,
+            f"{node.name} at {cursor}: {sorted(view(core.store).items() ^ expected.items(), key=str)}",
+        )
+    finally:
+        store.undo(kept)
+
+
+def tombstones_win(node: ClientNode, poke: Poke) -> None:
+    """What the server told to be deleted is never seen again, and `_deleted` never at all."""
+    core = node.core
+    assert core is not None
+    for body in poke.transactions:
+        node.dead.update(c[0] for c in messages.decode_committed(body).changes if c[1] == DELETED)
+    for subject in sorted(node.dead):
+        hold("tombstones win", not list(core.store.about(subject)), f"{node.name} shows {subject}")
+    hold("tombstones win", DELETED not in core.store.predicates(), f"{node.name} shows {DELETED}")
+
+
+def receipt_is_truthful(world: World, node: ClientNode, receipt: Receipt) -> None:
+    """A receipt says what the log says, and a transaction has one fate."""
+    before = world.acknowledged.get(receipt.id)
+    if before is not None and not node.lossy:
+        raise Violation("decided once", f"{node.name} gets a second receipt for {receipt.id}: {receipt}, {before}")
+    entry = next((entry for entry in world.server.disk.log if entry.id == receipt.id), None)
+    written = world.written.get(receipt.id)
+    hold("receipts truthful", written is not None, f"a receipt for {receipt.id}, which nobody wrote")
+    if receipt.outcome == "rejected":
+        hold("receipts truthful", entry is None, f"{receipt.id} is rejected, and in the log")
+    elif entry is not None:
+        stamp = messages.decode_committed(entry.body).stamp
+        hold("receipts truthful", stamp == receipt.stamp, f"{receipt.id} has {stamp}, its receipt {receipt.stamp}")
+    else:
+        hold("receipts truthful", bool(receipt.lost), f"{receipt.id} is applied, and not in the log")
+    core = node.core
+    if core is not None and any(p.id != receipt.id for p in core.outbox.values()):
+        node.ran_ahead = node.ran_ahead or core.clock.last < node.issued.get(core.replica, -1)
+    if core is not None:  # the server's word may set a clock back
+        node.issued[core.replica] = min(node.issued.get(core.replica, -1), core.clock.last)
+
+
+# -- the server --------------------------------------------------------------------------------------------------------
+
+
+def log_rises(world: World, commit: Commit) -> None:
+    """Own order: within one replica the stamps rise with the numbers, and no transaction is accepted twice."""
+    log = world.server.disk.log
+    new = {entry.seq for entry in commit.entries}
+    ids = Counter(entry.id for entry in log)
+    for entry in commit.entries:
+        hold("decided once", ids[entry.id] == 1, f"{entry.id} is in the log twice")
+        mine = [e for e in log if e.replica == entry.replica and e.seq < entry.seq]
+        if mine:
+            before, after = (parse_stamp(messages.decode_committed(e.body).stamp) for e in (mine[-1], entry))
+            hold("own order", before < after and mine[-1].number < entry.number, f"{mine[-1]} before {entry}")
+        keys = [change.key for change in entry.registers]
+        hold("one change a slot", len(keys) == len(set(keys)), f"{entry}")
+        for change in entry.registers:
+            if change.slot[:2] == COUNTER:
+                hold("shares are their owner's", change.slot == COUNTER + entry.replica, f"{change}")
+    hold("log in order", not new or max(new) == log[-1].seq, f"{new}")
+
+
+# -- displays ----------------------------------------------------------------------------------------------------------
+
+
+def rows_join(node: ClientNode, rows: Rows) -> None:
+    """A display starts with a reset, and what is taken from it was there."""
+    core = node.core
+    assert core is not None
+    if rows.id not in core.subscriptions:
+        return
+    if rows.reset:
+        node.displays[rows.id] = Counter()
+    shown = node.displays.get(rows.id)
+    if shown is None:  # of the subscription before, on its way when it ended
+        return
+    shown.update(tuple(map(tuple, row)) for row in rows.added)
+    shown.subtract(Counter(tuple(map(tuple, row)) for row in rows.removed))
+    hold("rows join", all(n >= 0 for n in shown.values()), f"{node.name}: {rows}")
+
+
+def displays_differ(node: ClientNode, store: Store) -> list[str]:
+    """Rows displays equal a fresh evaluation."""
+    core = node.core
+    assert core is not None
+    reasons = []
+    for subscription in core.subscriptions.values():
+        if subscription.kind == "rows":
+            inputs = [input_from_wire(wire) for wire in subscription.inputs]
+            fresh = Counter(
+                tuple(to_wire(value) for value in row)
+                for row in evaluate.run(subscription.query or "", inputs, store).rows
+            )
+            shown = +node.displays.get(subscription.id, Counter())
+            if shown != fresh:
+                reasons.append(f"{node.name} {subscription.id} shows {shown - fresh}, lacks {fresh - shown}")
+    return reasons
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def at_the_end(world: World) -> None:
+    arrival_order_is_irrelevant(world)
+    no_acknowledged_write_lost(world)
+    everything_is_decided(world)
+    counters_count(world)
+    every_client_would_be_the_same_after_a_restart(world)
+
+
+def arrival_order_is_irrelevant(world: World) -> None:
+    """A fresh store fed the log in the order of stamps, or in any, is the server's."""
+    core = world.server.open()
+    changes = [change for entry in world.server.disk.log for change in entry.registers]
+    by_stamp = sorted(changes, key=lambda change: change.stamp)
+    for order in (by_stamp, by_stamp[::-1]):
+        store = Store()
+        for change in order:
+            store.apply([change])
+        hold("arrival order irrelevant", view(store) == view(core.store), difference(store, core.store))
+    again = Store()
+    again.apply(world.server.disk.load(0).registers)
+    hold("server's disk is its memory", register_view(again) == register_view(core.store), difference(again, core.store))
+    delta = core.store.apply(changes)
+    hold("no acknowledged write lost", not delta, f"feeding the log again alters {delta}")
+
+
+def everything_is_decided(world: World) -> None:
+    """Every write that returned has its receipt, unless its replica's file was damaged."""
+    for written in world.written.values():
+        if not world.nodes[written.by].lossy:
+            hold("decided once", written.id in world.acknowledged, f"{written} never got a receipt")
+
+
+def counters_count(world: World) -> None:
+    """A counter is the sum of the accepted increments: none doubled, none lost."""
+    store = world.server.open().store
+    sums: Counter[tuple[str, str]] = Counter()
+    seen: set[str] = set()
+    for entry in world.server.disk.log:
+        written = world.written.get(entry.id)
+        hold("receipts truthful", written is not None, f"{entry} was never written")
+        assert written is not None
+        took_effect = {(c.subject, c.predicate) for c in entry.registers if c.slot[:2] == COUNTER}
+        if entry.id not in seen:
+            seen.add(entry.id)
+            for s, p, amount in written.counts:
+                if (s, p) in took_effect:
+                    sums[s, p] += amount
+    for (s, p), expected in sorted(sums.items()):
+        if store.deleted(s) is None:
+            values = store.values(s, p)
+            hold("counters count", values == [expected], f"{s} {p} is {values}, counted were {expected}")
+
+
+def every_client_would_be_the_same_after_a_restart(world: World) -> None:
+    for node in world.nodes.values():
+        assert node.core is not None
+        local_write_survives(node, node.core)

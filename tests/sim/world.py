@@ -1,0 +1,706 @@
+"""One run: a server, some clients, a clock that jumps to the next event; everything follows from the seed.
+
+Two phases. In the first anything may fail, and nothing wrong may be promised. Then everything is healed, the users
+stop, and within a bound of virtual time all must agree; `pending` says why not yet, and that is the failure's message.
+Each component has its own randomness, named after it, so that one more draw somewhere moves nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from tests.sim import checks
+from tests.sim.checks import Violation
+from tests.sim.disk import ReplicaDisk, TenantDisk
+from tests.sim.network import Connection, Network, Weather
+from tests.sim.workload import Habits, Workload
+from tripleweb.errors import ProtocolError
+from tripleweb.store import Delta
+from tripleweb.sync import messages
+from tripleweb.sync.client import APP, ClientCore, ClientLimits, Update
+from tripleweb.sync.messages import Fault, Poke, Subscription
+from tripleweb.sync.records import Commit, LocalCommit
+from tripleweb.sync.server import Actor, Limits, TenantCore
+from tripleweb.transaction import Transaction
+
+EPOCH_MS = 1_700_000_000_000
+HEAL_MS = 600_000  # virtual time in which everybody has to agree after the faults
+STEPS_MAX = 400_000
+YEAR_MS = 365 * 86_400_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """What kind of a run this is: drawn from the seed, features and probabilities alike."""
+
+    clients: int
+    readers: int
+    busy_ms: int
+    weather: Weather
+    limits: Limits
+    client_limits: ClientLimits
+    commit_ms: float  # mean time until a commit is durable, and again until the core is told
+    crash_every_ms: float  # of each client; 0: none
+    crash_saving: float  # chance that a client dies while it saves, with something pending
+    server_crash_every_ms: float
+    server_crash_committing: float  # chance that the server dies with a commit out
+    commit_fails: float
+    idle_close: bool
+    lost_tail: float  # chance that a client's crash is a power failure
+    clones: int
+    clone_every_ms: float
+    clocks: str  # good, skewed, wild
+    pause_every_ms: float
+    role_every_ms: float
+    habits: Habits
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> Options:
+        def some(chance: float, value: Callable[[], float]) -> float:
+            drawn = value()
+            return drawn if rng.random() < chance else 0.0
+
+        def either(*values: Any) -> Any:
+            return rng.choice(values)
+
+        copies = rng.random() < 0.3
+        return cls(
+            clients=rng.randint(2, 4),
+            readers=either(0, 0, 1),
+            busy_ms=either(20_000, 40_000, 60_000),
+            weather=Weather(
+                delay_ms=either(0, 5, 50, 300, 1_500),
+                spike=some(0.5, lambda: rng.uniform(0, 0.1)),
+                cut_every_ms=some(0.7, lambda: rng.uniform(1_000, 15_000)),
+                hold_every_ms=some(0.5, lambda: rng.uniform(2_000, 15_000)),
+                half_open=some(0.5, lambda: rng.uniform(0, 1)),
+            ),
+            limits=Limits(
+                tolerance_ms=either(300, 5_000, 60_000, 60_000),
+                # what is copied and pushed by several is known by the tail
+                tail_max=20_000 if copies else either(0, 3, 20, 200, 20_000),
+                poke_transactions_max=either(1, 2, 7, 2_000),
+                part_registers=either(1, 5, 500),
+                subscriptions_max=1_000,
+                slice_units=either(10, 100, 5_000),
+            ),
+            client_limits=ClientLimits(
+                in_flight_max=either(1, 2, 5, 1_000),
+                frame_changes_max=either(1, 2, 5, 5_000),
+                fates_max=either(1, 5, 10_000),
+            ),
+            commit_ms=either(0, 2, 50, 500, 3_000),
+            crash_every_ms=some(0.6, lambda: rng.uniform(3_000, 30_000)),
+            crash_saving=some(0.6, lambda: rng.uniform(0, 0.06)),
+            server_crash_every_ms=some(0.4, lambda: rng.uniform(5_000, 30_000)),
+            server_crash_committing=some(0.6, lambda: rng.uniform(0, 0.15)),
+            commit_fails=some(0.3, lambda: rng.uniform(0, 0.05)),
+            idle_close=rng.random() < 0.5,
+            lost_tail=some(0.5, lambda: rng.uniform(0.1, 0.6)) if copies else 0.0,
+            clones=rng.randint(0, 2) if copies else 0,
+            clone_every_ms=rng.uniform(5_000, 20_000),
+            clocks=either("good", "good", "skewed", "wild"),
+            pause_every_ms=some(0.4, lambda: rng.uniform(1_000, 10_000)),
+            role_every_ms=some(0.2, lambda: rng.uniform(3_000, 15_000)),
+            habits=Habits.draw(rng),
+        )
+
+
+class WallClock:
+    """A clock that is wrong: by an offset, by a drift, by steps."""
+
+    def __init__(self, rng: random.Random, kind: str) -> None:
+        self.offset_ms = rng.randint(-20, 20)
+        self.drift = rng.uniform(-1e-4, 1e-4)
+        if kind == "skewed":
+            self.offset_ms = rng.randint(-90_000, 90_000)
+        elif kind == "wild":
+            self.offset_ms = rng.choice([0, -YEAR_MS, YEAR_MS, 10 * YEAR_MS, rng.randint(-600_000, 600_000)])
+
+    def now(self, true_ms: int) -> int:
+        return int(EPOCH_MS + self.offset_ms + true_ms * (1 + self.drift))
+
+
+@dataclass
+class Written:
+    """A local transaction that returned: what its user relies on."""
+
+    id: str
+    by: str
+    counts: list[tuple[str, str, int]]
+    fate: str = ""  # the outcome of its receipt
+    logged: bool = False  # accepted with at least one change that took effect
+
+
+class ServerNode:
+    """The tenant's core, its disk, and the shell around them."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rng = world.random("server")
+        self.disk = TenantDisk("e1")
+        self.clock = WallClock(self.rng, "good")
+        self.core: TenantCore | None = None
+        self.up = True
+        self.links: dict[int, Connection] = {}
+        self._commit: Commit | None = None  # out, not yet told
+        self._landed = False
+        self._stepping = False
+
+    @property
+    def now_ms(self) -> int:
+        return self.clock.now(self.world.now)
+
+    def open(self) -> TenantCore:
+        if self.core is None:
+            options = self.world.options
+            state = self.disk.load(options.limits.tail_max)
+            self.core = TenantCore(
+                state, server_id="s1", random_bytes=self.rng.randbytes, limits=options.limits
+            )
+            self.world.say("server opens", seq=state.seq)
+            checks.no_acknowledged_write_lost(self.world)
+        return self.core
+
+    def accept(self, connection: Connection, actor: Actor) -> None:
+        core = self.open()
+        self.links[connection.number] = connection
+        core.connect(connection.number, actor, self.now_ms)
+
+    def receive(self, connection: Connection, data: bytes) -> None:
+        core = self.core
+        if core is None or connection.number not in self.links:
+            return
+        self.world.say("server gets", connection.number, data)
+        try:
+            core.receive(connection.number, messages.decode_client(data), self.now_ms)
+        except ProtocolError as error:
+            self.world.refused(f"the server about {connection.client}: {error.code}: {error}")
+            self._close(connection)
+        self.pump()
+
+    def ended(self, connection: Connection) -> None:
+        self.world.network.forget(connection)
+        if self.links.pop(connection.number, None) is not None and self.core is not None:
+            self.core.disconnect(connection.number, self.now_ms)
+            self.pump()
+
+    def _close(self, connection: Connection) -> None:
+        self.links.pop(connection.number, None)
+        if self.core is not None:
+            self.core.disconnect(connection.number, self.now_ms)
+        self.world.network.close(connection)
+
+    def pump(self) -> None:
+        """Hands out what the core has: a commit to the disk, frames to the network, work to later."""
+        core = self.core
+        if core is None:
+            return
+        if self._commit is None:
+            commit = core.take_commit()
+            if commit is not None:
+                self._commit, self._landed = commit, False
+                self.world.after(self._disk_ms(), lambda: self._land(commit))
+        for number, frame in core.frames_to_send():
+            connection = self.links.get(number)
+            if connection is None:
+                continue
+            checks.ack_only_after_commit(self.world, frame)
+            data = messages.encode(frame)
+            checks.frame_size(self.world, data)
+            self.world.say("server sends", number, data)
+            connection.down.send(data)
+            if isinstance(frame, Fault):
+                self._close(connection)
+        if core.has_work() and not self._stepping:
+            self._stepping = True
+            self.world.after(self.rng.randint(0, 5), self._step)
+        if self.core is core and not self.links and self._commit is None and self.world.options.idle_close:
+            self.world.say("server idles")
+            self.core = None
+
+    def _disk_ms(self) -> float:
+        mean = self.world.options.commit_ms
+        return self.rng.expovariate(1 / mean) if mean else 0
+
+    def _step(self) -> None:
+        self._stepping = False
+        core = self.core
+        if core is None:
+            return
+        moved = core.step()
+        self.pump()
+        if not moved and core.has_work() and not self._stepping:  # all of it waits for slow readers
+            self._stepping = True
+            self.world.after(200, self._step)
+
+    def _land(self, commit: Commit) -> None:
+        if commit is not self._commit:
+            return
+        options = self.world.options
+        if self.world.faults and self.rng.random() < options.commit_fails:
+            self.crash(landed=False, why="commit failed")
+            return
+        self.disk.commit(commit)
+        self._landed = True
+        self.world.say("server commits", commit.batch, commit.seq)
+        checks.log_rises(self.world, commit)
+        if self.world.faults and self.rng.random() < options.server_crash_committing:
+            self.crash(why="crash after landing")
+            return
+        self.world.after(self._disk_ms(), lambda: self._told(commit))
+
+    def _told(self, commit: Commit) -> None:
+        if commit is self._commit and self.core is not None:
+            self._commit = None
+            self.core.committed(commit, self.now_ms)
+            self.pump()
+
+    def crash(self, landed: bool | None = None, why: str = "crash") -> None:
+        """The process dies; a commit under way may have landed."""
+        commit, self._commit = self._commit, None
+        if commit is not None and not self._landed:
+            if self.rng.random() < 0.5 if landed is None else landed:
+                self.disk.commit(commit)
+                checks.log_rises(self.world, commit)
+        self.world.say("server", why, self.disk.seq)
+        self.core = None
+        for connection in list(self.links.values()):
+            self.world.network.drop(connection)
+        self.links.clear()
+        self.up = False
+        self.world.after(self.rng.randint(0, 3_000), self._start)
+
+    def _start(self) -> None:
+        self.up = True
+
+
+class ClientNode:
+    """A user's process: a replica on its disk, a core while it runs, a connection while there is one."""
+
+    def __init__(self, world: World, name: str, user: str, role: str, disk: ReplicaDisk | None = None) -> None:
+        self.world = world
+        self.name = name
+        self.user = user
+        self.role = role
+        self.rng = world.random(name)
+        self.disk = disk or ReplicaDisk()
+        self.clock = WallClock(self.rng, world.options.clocks)
+        self.core: ClientCore | None = None
+        self.connection: Connection | None = None
+        self.view: checks.View = {}  # its triples, kept by deltas alone
+        self.displays: dict[str, Counter[Any]] = {}
+        self.cut = checks.Cut()
+        self.dead: set[str] = set()  # what the server told it to be deleted
+        self.issued: dict[str, int] = {}  # replica -> last time of a stamp
+        self.lossy = disk is not None  # has lost or shares its past: some promises do not hold
+        self.ran_ahead = False  # has re-stamped what is pending
+        self._attempts = 0
+        self.start()
+
+    @property
+    def now_ms(self) -> int:
+        return self.clock.now(self.world.now)
+
+    def start(self) -> None:
+        self.core = core = ClientCore(
+            self.disk.load(), random_bytes=self.rng.randbytes, limits=self.world.options.client_limits
+        )
+        self.world.say(self.name, "starts", core.replica, core.next, sorted(core.outbox))
+        self.view = checks.view(core.store)
+        self.cut = checks.Cut()
+        self.ran_ahead = bool(core.outbox)
+        for subscription in self.world.workload.subscriptions(self):
+            core.subscribe(subscription)
+        self.displays.clear()
+        self._later()
+
+    def crash(self, why: str = "crash", down_ms: int | None = None) -> None:
+        """The process dies. What its user sees afterwards must be what it saw."""
+        core, self.core = self.core, None
+        assert core is not None
+        self.world.say(self.name, why)
+        if self.connection is not None:
+            self.world.network.hang_up(self.connection)
+            self.connection = None
+        options = self.world.options
+        if self.world.faults and self.disk.tail and self.rng.random() < options.lost_tail:
+            lost = self.rng.randint(1, min(self.disk.tail, 12))
+            self.world.say(self.name, "loses", lost)
+            self.disk.lose_tail(lost)
+            self.lossy = True
+        elif why != "dies saving":
+            checks.local_write_survives(self, core)
+        self.world.after(self.rng.randint(0, 4_000) if down_ms is None else down_ms, self.start)
+
+    def _later(self) -> None:
+        """Tries to connect in a while."""
+        self._attempts += 1
+        attempt, delay = self._attempts, 10 if self.world.healed else self.rng.expovariate(1 / 500)
+        self.world.after(delay, lambda: self._connect(attempt))
+
+    def _connect(self, attempt: int) -> None:
+        world, core = self.world, self.core
+        if core is None or self.connection is not None or attempt != self._attempts:
+            return
+        if not world.server.up:
+            self._later()
+            return
+        self.connection = world.network.connect(self.name)
+        world.say(self.name, "connects", self.connection.number)
+        world.server.accept(self.connection, Actor(self.user, session=self.name, role=self.role))
+        core.connected(self.now_ms)
+        self.pump()
+
+    def lose_connection(self, connection: Connection, why: str) -> None:
+        if connection is self.connection and self.core is not None:
+            self.world.say(self.name, why)
+            self.connection = None
+            self.core.disconnected(why)
+            self._later()
+
+    def hang_up(self, why: str) -> None:
+        """Ends its own connection and tries again later."""
+        connection = self.connection
+        if connection is not None:
+            self.world.network.hang_up(connection)
+            self.lose_connection(connection, why)
+
+    def save(self, commit: LocalCommit) -> bool:
+        """Saves a commit, or dies trying: before it landed, or after."""
+        core = self.core
+        assert core is not None
+        risky = self.world.faults and bool(core.outbox or commit.pending)
+        if risky and self.rng.random() < self.world.options.crash_saving:
+            if self.rng.random() < 0.5:
+                self.disk.save(commit)
+                self.world.note(self, commit)
+            self.crash("dies saving")
+            return False
+        self.disk.save(commit)
+        self.world.note(self, commit)
+        return True
+
+    def transact(self, write: Callable[[Transaction], None], give_up: bool = False) -> None:
+        core = self.core
+        if core is None:
+            return
+        tx = core.begin(self.now_ms)
+        before = checks.register_view(core.store) if give_up else None
+        write(tx)
+        if before is not None:
+            core.abandon(tx)
+            checks.abandoned_without_trace(self, before)
+            return
+        checks.stamp_is_new(self, tx)
+        commit = core.prepare(tx)
+        if commit is not None and not self.save(commit):
+            return
+        self.world.say(self.name, "writes", [change[:4] for change in tx.changes])
+        delta = core.accept(tx, commit)
+        self.follow(delta)
+        checks.written_is_seen(self, tx)
+        self.pump()
+
+    def receive(self, connection: Connection, data: bytes) -> None:
+        core = self.core
+        if core is None or connection is not self.connection:
+            return
+        frame = messages.decode_server(data)
+        if isinstance(frame, Poke):
+            checks.gap_free(self, frame)
+        try:
+            update = core.receive(frame, self.now_ms)
+        except ProtocolError as error:
+            self.world.refused(f"{self.name}: {error.code}: {error}")
+            self.hang_up("refuses a frame")
+            return
+        if update.commit is not None and not self.save(update.commit):
+            return
+        self.follow(update.delta)
+        self._heed(update, frame)
+        if isinstance(frame, Fault):
+            self.hang_up(f"fault {frame.code}")
+            return
+        self.pump()
+
+    def _heed(self, update: Update, frame: messages.ServerFrame) -> None:
+        core = self.core
+        assert core is not None
+        for receipt in update.receipts:
+            self.world.receipt(self, receipt)
+        if isinstance(frame, Poke):
+            checks.tombstones_win(self, frame)
+            checks.consistent_cut(self)
+        if isinstance(update.frame, messages.Rows):
+            checks.rows_join(self, update.frame)
+        elif isinstance(update.frame, messages.Failed):
+            raise Violation("subscriptions answered", f"{self.name}: {update.frame.message}")
+
+    def follow(self, delta: Delta) -> None:
+        checks.delta_is_exact(self, delta)
+
+    def pump(self) -> None:
+        core, connection = self.core, self.connection
+        if core is None or connection is None:
+            return
+        for frame in core.frames_to_send(self.now_ms):
+            data = messages.encode(frame)
+            checks.frame_size(self.world, data)
+            connection.up.send(data)
+            if isinstance(frame, messages.Push) and self.world.faults:
+                if self.rng.random() < self.world.options.crash_saving:
+                    self.crash("dies pushing")
+                    return
+
+
+@dataclass
+class World:
+    """A run of one seed. `log` shows every event; `steps` ends it early."""
+
+    seed: int
+    log: bool = False
+    steps: int = STEPS_MAX
+    options: Options = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.options = Options.draw(self.random("options"))
+        self.now = 0
+        self.faults = True
+        self.healed = False
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._count = 0
+        self._done = 0
+        self._digest = sha256()
+        self.written: dict[str, Written] = {}
+        self.acknowledged: dict[str, Any] = {}  # id -> receipt, as clients have it
+        self.refusals: list[str] = []
+        self.network = Network(self, self.options.weather, self.random("network"))
+        self.network.at_server = lambda connection, data: self.server.receive(connection, data)
+        self.network.ended_at_server = lambda connection: self.server.ended(connection)
+        self.network.at_client = lambda c, data: self.nodes[c.client].receive(c, data)
+        self.network.ended_at_client = lambda c: self.nodes[c.client].lose_connection(c, "loses connection")
+        self.server = ServerNode(self)
+        self.workload = Workload(self, self.options.habits, self.random("workload"))
+        self.chance = self.random("faults")
+        self.nodes: dict[str, ClientNode] = {}
+        for i in range(self.options.clients):
+            role = "reader" if i < self.options.readers else "writer"
+            self.nodes[f"c{i}"] = ClientNode(self, f"c{i}", f"user{i % 3}", role)
+
+    def random(self, component: str) -> random.Random:
+        return random.Random(f"{self.seed}/{component}")
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def after(self, delay_ms: float, what: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (self.now + max(0, int(delay_ms)), self._count, what))
+
+    def say(self, *words: object, **more: object) -> None:
+        """A line of the trace."""
+        line = " ".join(
+            w.decode() if isinstance(w, bytes) else str(w) for w in (self.now, *words, *more.values())
+        )
+        self._digest.update(line.encode() + b"\n")
+        if self.log:
+            print(line)
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    def run(self) -> World:
+        """The whole run; raises `Violation`."""
+        self._schedule_faults()
+        for node in list(self.nodes.values()):
+            self.workload.start(node)
+        self._until(self.options.busy_ms)
+        self._heal()
+        deadline = self.now + HEAL_MS
+        while reasons := self.pending():
+            if self.now >= deadline:
+                raise Violation("convergence", "; ".join(reasons))
+            self._until(self.now + 500)
+        checks.at_the_end(self)
+        return self
+
+    def _until(self, moment: int) -> None:
+        while self._heap and self._heap[0][0] <= moment:
+            self.now, _, what = heapq.heappop(self._heap)
+            self._done += 1
+            if self._done > self.steps:
+                raise Violation("steps", f"more than {self.steps} events")
+            what()
+        self.now = moment
+
+    # -- faults ------------------------------------------------------------------------------------------------
+
+    def _schedule_faults(self) -> None:
+        options = self.options
+        for mean, fault in (
+            (options.weather.cut_every_ms, self._cut),
+            (options.weather.hold_every_ms, self._hold),
+            (options.server_crash_every_ms, self._crash_server),
+            (options.pause_every_ms, self._pause),
+            (options.role_every_ms, self._change_role),
+            (20_000.0 if options.clocks == "wild" else 0.0, self._step_clock),
+            (options.clone_every_ms if options.clones else 0.0, self._clone),
+            (options.crash_every_ms / 2, self._crash_client),
+            (5_000.0, self._ping),
+        ):
+            if mean:
+                self._repeat(mean, fault)
+
+    def _repeat(self, mean: float, fault: Callable[[], None]) -> None:
+        def again() -> None:
+            if self.faults:
+                fault()
+                self.after(self.chance.expovariate(1 / mean), again)
+
+        self.after(self.chance.expovariate(1 / mean), again)
+
+    def _any_connection(self) -> Connection | None:
+        """One of the connections, those with something under way more likely."""
+        found = [node.connection for node in self.nodes.values() if node.connection is not None]
+        busy = [c for c in found if c is not None and (len(c.up) or len(c.down))]
+        among = busy if busy and self.chance.random() < 0.8 else found
+        return self.chance.choice(among) if among else None
+
+    def _cut(self) -> None:
+        connection = self._any_connection()
+        if connection is not None:
+            self.say("cut", connection.number)
+            self.network.cut(connection)
+
+    def _hold(self) -> None:
+        connection = self._any_connection()
+        if connection is not None:
+            upwards, for_ms = self.chance.random() < 0.5, self.chance.randint(100, 8_000)
+            self.say("hold", connection.number, upwards, for_ms)
+            self.network.hold(connection, upwards, for_ms)
+
+    def _crash_server(self) -> None:
+        if self.server.up and (self.server._commit is not None or self.chance.random() < 0.3):
+            self.server.crash()
+
+    def _crash_client(self) -> None:
+        running = [node for node in self.nodes.values() if node.core is not None]
+        busy = [node for node in running if node.core is not None and node.core.outbox]
+        among = busy if busy and self.chance.random() < 0.8 else running
+        if among:
+            self.chance.choice(among).crash()
+
+    def _pause(self) -> None:
+        connection, core = self._any_connection(), self.server.core
+        if connection is not None and core is not None:
+            self.say("pause", connection.number)
+            core.pause(connection.number)
+            self.after(self.chance.randint(100, 8_000), lambda: self._resume(connection))
+
+    def _resume(self, connection: Connection) -> None:
+        if self.server.core is not None:
+            self.server.core.resume(connection.number)
+            self.server.pump()
+
+    def _change_role(self) -> None:
+        node = self.chance.choice(list(self.nodes.values()))
+        node.role = "reader" if node.role == "writer" else "writer"
+        self.say(node.name, "becomes", node.role)
+        if node.connection is not None and self.server.core is not None:
+            self.server.core.set_role(node.connection.number, node.role)
+
+    def _step_clock(self) -> None:
+        node = self.chance.choice(list(self.nodes.values()))
+        node.clock.offset_ms += self.chance.choice([-YEAR_MS, -70_000, -500, 500, 70_000, YEAR_MS])
+        self.say(node.name, "clock", node.clock.offset_ms)
+
+    def _clone(self) -> None:
+        """A replica's file is copied, and the copy runs beside the original."""
+        originals = [node for node in self.nodes.values() if "+" not in node.name and node.core is not None]
+        if originals and len(self.nodes) < self.options.clients + self.options.clones:
+            node = self.chance.choice(originals)
+            name = f"{node.name}+{len(self.nodes)}"
+            self.say(node.name, "is copied to", name)
+            node.lossy = True
+            self.nodes[name] = ClientNode(self, name, node.user, node.role, node.disk.copied())
+            self.workload.start(self.nodes[name])
+
+    def _ping(self) -> None:
+        for node in self.nodes.values():
+            if node.core is not None and node.connection is not None and node.core.state == "online":
+                node.core.ping(node.now_ms)
+                node.pump()
+
+    # -- what is noted, for the checks --------------------------------------------------------------------------
+
+    def note(self, node: ClientNode, commit: LocalCommit) -> None:
+        """A commit of a replica is on its disk: its user may rely on what it wrote."""
+        for pending in commit.pending:
+            if pending.id not in self.written:
+                self.written[pending.id] = Written(
+                    pending.id,
+                    node.name,
+                    [(c.subject, c.predicate, int(c.value)) for c in pending.changes if c.slot == "c:"],  # type: ignore[arg-type]
+                )
+
+    def receipt(self, node: ClientNode, receipt: messages.Receipt) -> None:
+        self.say(node.name, "learns", receipt.number, receipt.id, receipt.outcome, receipt.stamp)
+        checks.receipt_is_truthful(self, node, receipt)
+        self.acknowledged[receipt.id] = receipt
+
+    def refused(self, words: str) -> None:
+        """A peer broke the protocol, in the eyes of the other: nobody here ever should."""
+        self.say("refused", words)
+        self.refusals.append(words)
+        raise Violation("no protocol errors among ourselves", words)
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        self.say("heal")
+        self.faults = False
+        self.network.calm = True
+        self.healed = True
+        for node in self.nodes.values():
+            node.clock.offset_ms = max(-1_000, min(1_000, node.clock.offset_ms))
+        for connection in list(self.network.connections.values()):
+            connection.up.release()
+            connection.down.release()
+            if self.server.core is not None:
+                self.server.core.resume(connection.number)
+        self.server.pump()
+
+    def pending(self) -> list[str]:
+        """Why the run is not at its end: what is still under way, and who differs."""
+        server = self.server
+        if not server.up:
+            return ["the server is down"]
+        core = server.open()
+        reasons = []
+        if server._commit is not None or core._building.entries:
+            reasons.append("the server has a commit under way")
+        for node in self.nodes.values():
+            if node.core is None:
+                reasons.append(f"{node.name} is down")
+            elif node.core.state != "online":
+                reasons.append(f"{node.name} is {node.core.state}")
+            elif node.core.pending:
+                reasons.append(f"{node.name} has {node.core.pending} pending")
+            elif not node.core.complete or node.core.cursors.get(APP) != core.durable_seq:
+                reasons.append(f"{node.name} stands at {node.core.cursors} of {core.durable_seq}")
+            elif checks.view(node.core.store) != checks.view(core.store):
+                reasons.append(f"{node.name} differs: {checks.difference(node.core.store, core.store)}")
+            else:
+                reasons.extend(checks.displays_differ(node, core.store))
+        return reasons
+
+
+def subscription_of_app(name: str = APP) -> Subscription:
+    return Subscription(name)

@@ -1,0 +1,441 @@
+"""The object a user holds: `open` and `connect` make a `Database`, whose methods are what one writes and asks.
+
+Everything that is written goes through `writes` by the rules of the schema, in one transaction of the session;
+everything that is asked is evaluated under the session's lock, so that it sees whole transactions, and becomes pandas
+in `frame`. Invariants: a method that raises has changed nothing; a method that waits has a timeout; what the data is
+worth is always said (`attrs["tripleweb"]`), a warning comes where it is less than was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import logging
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from tripleweb import discovery, places, writes
+from tripleweb.datalog import evaluate, query
+from tripleweb.datalog.clauses import Constant, Not, Or, Pattern, Variable
+from tripleweb.discovery import Unreachable
+from tripleweb.errors import IncompleteError, NoServerError, StorageError, TriplewebError
+from tripleweb.ids import check_app, check_id, kind_of
+from tripleweb.schema import SCHEMALESS, Schema, field_of
+from tripleweb.session import Session, held
+from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile
+from tripleweb.storage.shelf import Identity, Shelf
+from tripleweb.terms import from_wire
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tripleweb.live import LiveFrame
+
+log = logging.getLogger("tripleweb")
+
+Query = query.Query
+Path = str | os.PathLike[str]
+
+
+def open(path: Path | None = None, *, schema: Schema | None = None, durability: Durability = "process") -> Database:
+    """A store without a server: in memory, or in a durable file.
+
+    `durability`: what a write that returned survives, the death of the process ("process") or of the machine
+    ("full"). Raises `StoreLockedError` if a running session has the file, `StorageError` if it cannot be read.
+
+    >>> db = open()
+    >>> ada = db.insert("user", name="Ada", age=36)
+    >>> db.get("user", ada)["name"]
+    'Ada'
+    """
+    return Database(Session(_replica(path, durability) if path is not None else MemoryReplica()), schema)
+
+
+def connect(
+    app: str,
+    *,
+    url: str | None = None,
+    token: str | None = None,
+    schema: Schema | None = None,
+    replicate: Literal["queries", "all"] = "queries",
+    path: Path | None = None,
+    label: str | None = None,
+    durability: Durability = "process",
+) -> Database:
+    """A local replica of an app, synced in the background with the server that `discovery` finds.
+
+    A known server that is down is no error: the store opens with what it has and keeps trying. `path` None takes a
+    replica file of this server, app and user that no running session holds, or a new one; ":memory:" keeps none.
+    Until loading by query exists, both values of `replicate` load the whole app. Raises `ValueError` for what is no
+    App ID, `NoServerError`, `StoreLockedError` for an explicit path in use, `StorageError`.
+    """
+    check_app(app)
+    if replicate not in ("queries", "all"):
+        raise ValueError(f'replicate={replicate!r}: expected "queries" or "all"')
+    place = discovery.find(url, token)
+    shelf = Shelf(places.replicas_dir())
+    identity: Identity | None = None
+    try:
+        info = discovery.ask(place)
+        identity = info.server_id, info.user
+    except Unreachable as error:
+        if error.status == 404 and path is None and shelf.identity(place.url) is None:
+            raise NoServerError(
+                f"{error}: it has no tripleweb. Install tripleweb where that server runs, and restart it."
+            ) from None
+        log.info("opening %s offline: %s", app, error)
+    replica = _replica(path, durability) if path is not None else shelf.adopt(place.url, app, identity, durability)
+    try:
+        session = Session(replica, app=app, url=place.url, on_identity=_remembering(shelf, place.url))
+    except BaseException:
+        replica.close()
+        raise
+    session.connect(place.token, label=label)
+    return Database(session, schema)
+
+
+def _replica(path: Path, durability: Durability) -> Replica:
+    return MemoryReplica() if path == ":memory:" else ReplicaFile(path, durability)
+
+
+def _remembering(shelf: Shelf, url: str) -> Callable[[str, str], None]:
+    def remember(server: str, user: str) -> None:
+        try:
+            shelf.remember(url, (server, user))
+        except StorageError as error:  # it only helps to find the replica while the server is down
+            log.warning("%s", error)
+
+    return remember
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a store stands. `state` is one of `local connecting online offline refused`, `pending` counts the
+    transactions whose fate the server has not decided and made durable, `reason` says why it is not online."""
+
+    state: str
+    pending: int
+    server: str
+    app: str
+    user: str
+    reason: str = ""
+
+    def __repr__(self) -> str:
+        words = [self.state]
+        if self.app:
+            words.append(f"{self.app} at {self.server}" + (f" as {self.user}" if self.user else ""))
+        words.append("1 write pending" if self.pending == 1 else f"{self.pending} writes pending")
+        return f"<tripleweb: {', '.join(words)}{f' ({self.reason})' if self.reason else ''}>"
+
+    def _repr_html_(self) -> str:
+        colours = {"online": "#2e7d32", "local": "#2e7d32", "connecting": "#b26a00", "offline": "#b26a00"}
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{html.escape(str(value))}</td></tr>"
+            for name, value in (
+                ("app", self.app),
+                ("server", self.server),
+                ("user", self.user),
+                ("pending", self.pending),
+                ("reason", self.reason),
+            )
+            if value != ""
+        )
+        dot = f"<span style='color:{colours.get(self.state, '#c62828')}'>●</span>"
+        return f"<div>{dot} tripleweb: <b>{html.escape(self.state)}</b><table>{rows}</table></div>"
+
+
+class Database:
+    """A store, as `open` and `connect` give it. Ends with `close`, with the process, or when nobody holds it."""
+
+    def __init__(self, session: Session, schema: Schema | None = None) -> None:
+        self._session = session
+        self._finalizer = weakref.finalize(self, session.close, 0)
+        self._finalizer.atexit = False  # then it gets a little time for what is unsent: see session
+        self.schema = SCHEMALESS if schema is None else schema
+        if not isinstance(self.schema, Schema):
+            raise TypeError(f"schema= takes what tripleweb.schema(…) made, not {type(schema).__name__}")
+
+    def __repr__(self) -> str:
+        return repr(self.status)
+
+    def _repr_html_(self) -> str:
+        return self.status._repr_html_()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def insert(self, kind: str, /, *, id: str | None = None, **fields: Any) -> str:
+        """Writes an entity and returns its id: a nano id, or the given one, which merges with what is there.
+
+        Raises `SchemaError`, `DeletedError`, `ValueError` and `TypeError`, and has written nothing then.
+        """
+        return self._session.write(
+            lambda tx: writes.insert(tx, self.schema, kind, fields, id=id, random_bytes=os.urandom)
+        )
+
+    def update(self, kind: str, id: str, /, **fields: Any) -> None:
+        """Assigns fields; None removes, a list or set assigns all members. An unknown id is created."""
+        self._session.write(lambda tx: writes.update(tx, self.schema, kind, id, fields))
+
+    def add(self, kind: str, id: str, /, **fields: Any) -> None:
+        """Adds members to many-valued fields; what others add and remove merges, element by element."""
+        self._session.write(lambda tx: writes.add(tx, self.schema, kind, id, fields))
+
+    def remove(self, kind: str, id: str, /, **fields: Any) -> None:
+        """Removes members from many-valued fields."""
+        self._session.write(lambda tx: writes.remove(tx, self.schema, kind, id, fields))
+
+    def increment(self, kind: str, id: str, /, **amounts: Any) -> None:
+        """Counts in counters: concurrent increments add up."""
+        self._session.write(lambda tx: writes.increment(tx, self.schema, kind, id, amounts))
+
+    def delete(self, id: str, /) -> None:
+        """Deletes an entity, every kind of it, for ever; it wins over every concurrent update."""
+        self._session.write(lambda tx: writes.delete(tx, id))
+
+    def set(self, subject: str, predicate: str, value: Any, /) -> None:
+        """Writes one triple. On a many-valued field a scalar adds one member and a Python set assigns the whole."""
+        self._session.write(lambda tx: writes.set_triple(tx, self.schema, subject, predicate, value))
+
+    def unset(self, subject: str, predicate: str, value: Any = writes.EVERYTHING, /) -> None:
+        """Removes everything at a predicate, or one member."""
+        self._session.write(lambda tx: writes.unset_triple(tx, self.schema, subject, predicate, value))
+
+    def insert_frame(
+        self,
+        kind: str,
+        frame: pd.DataFrame,
+        /,
+        *,
+        id: str | Sequence[str] | None = None,
+        prefix: str = "",
+        deleted: Literal["raise", "skip"] = "raise",
+    ) -> list[str]:
+        """Inserts the rows of a DataFrame in one transaction; returns their ids in row order.
+
+        `id` names the column whose text is the id, or columns whose texts are joined by `/`, after `prefix`; None
+        makes nano ids. Missing cells are no values. Raises `ValueError` for a missing or repeated key, and as `insert`.
+        `deleted="skip"` leaves out rows whose id was deleted, and warns how many.
+        """
+        from tripleweb.frame import frame_columns
+
+        columns = frame_columns(frame, id)
+        inserted = self._session.write(
+            lambda tx: writes.insert_columns(
+                tx, self.schema, kind, columns, id=id, prefix=prefix, deleted=deleted, random_bytes=os.urandom
+            )
+        )
+        if inserted.skipped:
+            count = len(inserted.skipped)
+            warnings.warn(f"{count} {'row was' if count == 1 else 'rows were'} left out: deleted ids", stacklevel=2)
+        return inserted.ids
+
+    def transaction(self) -> _Block:
+        """A block whose writes become one transaction with one stamp; an exception in it undoes them all.
+
+        Blocks within blocks belong to the outermost. Other threads wait while one is open.
+
+        >>> db = open()
+        >>> with db.transaction():
+        ...     db.set("ada", "user/name", "Ada")
+        ...     db.set("ada", "user/age", 36)
+        """
+        return _Block(self._session)
+
+    # -- asking ------------------------------------------------------------------------------------------------
+
+    def q(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
+        """Answers a Datalog query: a DataFrame, or what the form of `:find` asks for.
+
+        Connected, it first waits up to `timeout` seconds for what it needs; what is missing then is said by a warning,
+        with `strict` by `IncompleteError`. `attrs["tripleweb"]` of a frame has `complete`, `scope` and `position`.
+        Raises `QueryError`.
+
+        >>> db = open()
+        >>> ada = db.insert("user", name="Ada", age=36)
+        >>> db.q("[:find ?name . :in $ ?least :where [?u :user/name ?name] [?u :user/age ?a] [(> ?a ?least)]]", 30)
+        'Ada'
+        """
+        from tripleweb.frame import shape
+
+        parsed = query.parse(query_text)
+        self._load(timeout, strict)
+        with held(self._session) as store:
+            result = evaluate.run(parsed, inputs, store)
+            attrs = self._attrs()
+        attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}
+        return shape(result, parsed.shape, kinds=self._kinds(parsed), attrs=attrs)
+
+    async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
+        """`q` for async code: the event loop runs on meanwhile."""
+        return await asyncio.to_thread(self.q, query_text, *inputs, timeout=timeout, strict=strict)
+
+    def get(self, kind: str, id: str, /, *, timeout: float = 10, strict: bool = False) -> dict[str, Any] | None:
+        """What is known of an entity as one kind: a dict with `id`; None if there is none. Loads as `q` does."""
+        subject = check_id(id)
+        self._load(timeout, strict)
+        with held(self._session) as store:
+            return self.schema.entity(store, kind, subject)
+
+    def kinds(self, *, timeout: float = 10, strict: bool = False) -> list[str]:
+        """The kinds that there is data of, sorted."""
+        self._load(timeout, strict)
+        with held(self._session) as store:
+            return sorted({kind_of(predicate) for predicate in store.predicates()})
+
+    def fields(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> list[str]:
+        """The fields of a kind that there is data of, sorted."""
+        self._load(timeout, strict)
+        with held(self._session) as store:
+            return sorted(field_of(name) for name in store.predicates() if kind_of(name) == kind)
+
+    def frame(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> pd.DataFrame:
+        """All entities of a kind as a DataFrame: `id`, then its fields. Raises `SchemaError` for an unknown kind."""
+        from tripleweb.frame import kind_frame
+
+        self._load(timeout, strict)
+        with held(self._session) as store:
+            frame = kind_frame(store, self.schema, kind)
+            frame.attrs["tripleweb"] = self._attrs()
+        return frame
+
+    def _load(self, timeout: float, strict: bool) -> None:
+        """Waits for what the server has; within a transaction, and on the way out, what is here has to do."""
+        session = self._session
+        if not session.app or session.within_transaction:
+            return
+        if session.settling:
+            session.wait_for(lambda: not session.settling, timeout)
+        if session.core.complete:
+            return
+        reason = session.core.reason
+        said = f"not all of {session.app} is here ({session.state}{f': {reason}' if reason else ''})"
+        if strict:
+            raise IncompleteError(said)
+        warnings.warn(f"{said}; the answer may lack some of it", stacklevel=3)
+
+    def _attrs(self) -> dict[str, Any]:
+        """What an answer of this moment is worth; flat JSON. Called with the lock held."""
+        session = self._session
+        return {
+            "complete": session.core.complete,
+            "scope": "app" if session.app else "local",
+            "position": session.position,
+        }
+
+    def _kinds(self, parsed: Query) -> Mapping[str, str]:
+        """The kinds of a query's columns as far as the schema says them, for columns that turn out to be empty."""
+        letters: dict[str, str] = {}
+        clauses = list(parsed.where)
+        while clauses:
+            clause = clauses.pop()
+            if isinstance(clause, Or):
+                clauses.extend(inner for branch in clause.branches for inner in branch)
+            elif isinstance(clause, Pattern) and isinstance(clause.predicate, Constant):
+                if isinstance(clause.subject, Variable):
+                    letters[clause.subject.name] = "s"
+                if isinstance(clause.value, Variable):
+                    letters.setdefault(clause.value.name, self.schema.at(str(clause.predicate.value)).type)
+            elif isinstance(clause, Not):
+                continue
+        kinds: dict[str, str] = {}
+        for column, element in zip(parsed.columns, parsed.find, strict=True):
+            if isinstance(element, Variable):
+                kinds[column] = letters.get(element.name, "")
+            elif isinstance(element, query.Aggregate) and isinstance(element.function, str):
+                of = letters.get(element.variable.name, "")
+                if element.function in ("min", "max") and not element.arguments:
+                    kinds[column] = of
+                elif element.function in _NUMERIC:
+                    kinds[column] = "n"
+        return kinds
+
+    # -- sync --------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """How the store stands."""
+        session = self._session
+        state = session.state
+        reason = "" if state == "online" else session.core.reason
+        return Status(state, session.core.pending, session.url, session.app, session.core.user, reason)
+
+    def flush(self, timeout: float | None = 30, *, strict: bool = False) -> None:
+        """Returns when the server has decided everything written so far.
+
+        Raises `TimeoutError` otherwise, at once when offline by choice or refused, and with `strict` `RejectedError` if
+        something was rejected.
+        """
+        self._session.flush(timeout, strict=strict)
+
+    def receipts(self) -> pd.DataFrame:
+        """What became of writes, oldest first: `time subject predicate value outcome by reason`."""
+        from tripleweb.frame import moments, result_frame
+
+        with self._session.lock:
+            fates = list(self._session.fates)
+        values = [from_wire(*fate.value) for fate in fates]
+        texts = [(f.subject, f.predicate, f.outcome, f.by, f.reason) for f in fates]
+        frame = result_frame(("subject", "predicate", "outcome", "by", "reason"), texts, kinds=_RECEIPT_KINDS)
+        frame.insert(0, "time", moments([fate.time for fate in fates]))
+        frame.insert(3, "value", frame["subject"].astype(object).where(False, None))
+        frame["value"] = values
+        return frame
+
+    def go_offline(self) -> None:
+        """Stops syncing; writes queue up durably."""
+        self._session.go_offline()
+
+    def go_online(self) -> None:
+        """Syncs again."""
+        self._session.go_online()
+
+    def close(self) -> None:
+        """Ends the store. Unsent writes stay in its replica and are sent by the next session that takes it up."""
+        self._finalizer.detach()
+        self._session.close()
+
+    def disconnect(self, forget: bool = False) -> None:
+        """Ends the store; with `forget` it deletes the replica, unsent writes included."""
+        self._finalizer.detach()
+        if forget:
+            self._session.wipe()
+        else:
+            self._session.close()
+
+
+_NUMERIC = frozenset(("count", "count-distinct", "sum", "avg", "median", "variance", "stddev"))
+_RECEIPT_KINDS = dict.fromkeys(("subject", "predicate", "outcome", "by", "reason"), "s")
+
+
+class _Block:
+    """What `Database.transaction` returns."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._open = False
+
+    def __enter__(self) -> _Block:
+        if self._open:
+            raise TriplewebError("this transaction is open already")
+        self._session.begin()
+        self._open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        self._session.end(commit=kind is None)

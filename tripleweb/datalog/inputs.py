@@ -1,0 +1,129 @@
+"""Inputs: what comes from Python beside a query, and how bindings take values apart.
+
+Inputs are single values, collections (lists, tuples, sets, ranges, arrays, Series), relations (collections of
+tuples, or a DataFrame), rules and Python callables. pandas and numpy are understood by what they can do, not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from tripleweb.datalog.builtins import inward, order
+from tripleweb.datalog.clauses import (
+    RULES,
+    SOURCE,
+    BindCollection,
+    Binding,
+    Blank,
+    Rules,
+    Variable,
+    parse_rules,
+)
+from tripleweb.datalog.edn import Form
+from tripleweb.datalog.plan import Program
+from tripleweb.datalog.query import Pull, Query, parse
+from tripleweb.terms import normalise
+
+Row = tuple[Any, ...]
+_SCALARS = (bool, int, float, str)
+
+
+def prepare(
+    query: Query | str, inputs: Sequence[Any], rules: str | Rules | None = None
+) -> tuple[Program, list[tuple[Binding, Any]]]:
+    """The query with its rules, checked, and the other inputs beside their bindings. Raises `QueryError`."""
+    query = parse(query) if isinstance(query, str) else query
+    for element in query.find:
+        if isinstance(element, Pull):
+            raise element.form.error("pull is not available yet", "a query without it")
+    wanted = [binding for binding in query.inputs if binding != SOURCE]
+    given = list(inputs)
+    if RULES in wanted and len(given) == len(wanted) - 1 and rules is not None:
+        wanted.remove(RULES)  # the kept rules stand for it
+    if len(given) != len(wanted):
+        names = " ".join(str(getattr(b, "name", None) or getattr(b, "form", b)) for b in wanted)
+        raise query.form.error(f"the query takes {len(wanted)} inputs, not {len(given)}", names or None)
+    texts: list[str | Rules] = [] if rules is None else [rules]
+    pairs: list[tuple[Binding, Any]] = []
+    for binding, value in zip(wanted, given, strict=True):
+        if isinstance(binding, str):
+            if not isinstance(value, str):
+                raise query.form.error(f"the rules for % are text, not {type(value).__name__}")
+            texts.append(parse_rules(value))
+        else:
+            pairs.append((binding, value))
+    return Program(query.bind_rules(*texts) if texts else query), pairs
+
+
+def items_of(value: Any) -> Any:
+    """The items of a collection from Python; None if it is none. A DataFrame is a collection of its rows."""
+    if hasattr(value, "itertuples"):
+        return iter(value.itertuples(index=False, name=None))
+    if isinstance(value, set | frozenset):
+        return iter(sorted(value, key=lambda item: order(inward(item))))
+    if isinstance(value, list | tuple | range) or (
+        hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0
+    ):
+        return iter(value)
+    return iter(list(value)) if isinstance(value, dict | type({}.keys()) | type({}.values())) else None
+
+
+def value_of(value: Any, form: Form, what: str) -> Any:
+    """A value from Python as the engine holds it; None for no value."""
+    if callable(value) and not isinstance(value, _SCALARS):
+        return value
+    items = None if isinstance(value, _SCALARS) else items_of(value)
+    if items is not None:
+        return tuple(value_of(item, form, what) for item in items)
+    try:
+        return inward(normalise(value))
+    except (TypeError, ValueError) as error:
+        raise form.error(f"{what}: {error}") from None
+
+
+def bind(binding: Binding, value: Any, form: Form | None) -> Iterator[Row]:
+    """The rows that a binding makes of a value, in the order of `bound(binding)`.
+
+    What does not fit makes none, or is an error that points at `form`, where there is one.
+    """
+    if isinstance(binding, Blank):
+        yield ()
+        return
+    if isinstance(binding, Variable):
+        value = value if form is None else value_of(value, form, f"the value for {binding.name}")
+        if value is not None:
+            yield (value,)
+        return
+    items = (
+        iter(value)
+        if isinstance(value, tuple | range | frozenset)
+        else None
+        if form is None
+        else items_of(value)
+    )
+    if items is None:
+        if form is not None and value is not None:
+            kind = "collection" if isinstance(binding, BindCollection) else "tuple"
+            raise form.error(
+                f"{type(value).__name__} is no {kind} for {binding.form}", "a list, a tuple or a set"
+            )
+    elif isinstance(binding, BindCollection):
+        for item in items:
+            yield from bind(binding.item, item, form)
+    else:
+        held = list(islice(items, len(binding.items)))
+        if len(held) == len(binding.items):
+            yield from _product(binding.items, held, form)
+        elif form is not None:
+            raise form.error(f"{len(held)} values for {binding.form}", f"{len(binding.items)} values")
+
+
+def _product(bindings: Sequence[Binding], values: Sequence[Any], form: Form | None) -> Iterator[Row]:
+    if not bindings:
+        yield ()
+        return
+    for row in bind(bindings[0], values[0], form):
+        for rest in _product(bindings[1:], values[1:], form):
+            yield row + rest

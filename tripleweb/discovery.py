@@ -1,0 +1,184 @@
+"""How a kernel finds its server: who is asked, in which order, and what a server says about itself.
+
+    1. `url=` and `token=`
+    2. TRIPLEWEB_URL and TRIPLEWEB_TOKEN: the server extension sets both for its kernels
+    3. JUPYTERHUB_SERVICE_URL and JUPYTERHUB_API_TOKEN: a single-user server of a JupyterHub
+    4. the running Jupyter server that started this kernel (its process is JPY_PARENT_PID)
+
+A place that is named is taken as it is, whether anybody answers there or not: a server that is down is no error. No
+address holds a token, and neither does any message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from tripleweb.errors import NoServerError
+from tripleweb.link import API, SCHEMES
+
+Environment = Mapping[str, str]
+
+_ADVICE = (
+    "found no server to connect to. Either run this notebook on a Jupyter server that has tripleweb installed "
+    "(restart one that was started before), or give url= and token=, or set TRIPLEWEB_URL and TRIPLEWEB_TOKEN, or use "
+    "tripleweb.open() for a store without a server."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server is: `url` ends with a slash; `source` says who told."""
+
+    url: str
+    token: str | None = field(repr=False)
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a server says about itself, and who one is to it."""
+
+    server_id: str
+    user: str
+    version: str = ""
+    protocol: int = 0
+
+
+class Unreachable(Exception):
+    """Nobody of ours answers at a place. `status` is the HTTP status of whoever did, 0 if nobody did."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+def find(url: str | None = None, token: str | None = None, environment: Environment = os.environ) -> Place:
+    """The server to connect to. Raises `NoServerError`, which says what to do, and `ValueError` for a bad address.
+
+    >>> find("http://127.0.0.1:8888/user/ada", "secret")
+    Place(url='http://127.0.0.1:8888/user/ada/', source='url=')
+    >>> find(environment={"TRIPLEWEB_URL": "http://0.0.0.0:8888/"}).url
+    'http://127.0.0.1:8888/'
+    """
+    if url is not None:
+        return Place(tidy_url(url), token or _token_for(url, environment), "url=")
+    for look in (_in_environment, _on_hub, _parent):
+        place = look(environment)
+        if place is not None:
+            return Place(place.url, token or place.token, place.source)
+    raise NoServerError(_ADVICE)
+
+
+def ask(place: Place, timeout: float = 3.0) -> Info:
+    """What the server at `place` says about itself. Raises `Unreachable`."""
+    refusal: Unreachable | None = None
+    for scheme in SCHEMES if place.token else SCHEMES[:1]:
+        try:
+            return _ask(place, scheme, timeout)
+        except Unreachable as error:
+            if error.status not in (401, 403):
+                raise
+            refusal = error
+    assert refusal is not None
+    raise refusal
+
+
+def _ask(place: Place, scheme: str, timeout: float) -> Info:
+    headers = {"Authorization": f"{scheme} {place.token}"} if place.token else {}
+    request = urllib.request.Request(f"{place.url}{API}info", headers=headers)
+    try:
+        with _opener.open(request, timeout=timeout) as answer:
+            held = json.loads(answer.read(1 << 20))
+        return Info(
+            str(held["server_id"]), str(held["user"]), str(held.get("version", "")), int(held.get("protocol", 0))
+        )
+    except urllib.error.HTTPError as error:
+        with error:
+            raise Unreachable(f"{place.url} answers {error.code} {error.reason}", error.code) from None
+    except (urllib.error.URLError, HTTPException, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise Unreachable(f"cannot reach {place.url}: {reason}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unreachable(f"{place.url} is not a tripleweb server: {error}", 404) from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect leads to a page for people to log in, and would carry the token elsewhere."""
+
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
+        return None
+
+
+# Without the proxies of the environment: the socket that follows does not know them either.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+
+
+def tidy_url(url: str) -> str:
+    """An address in one form: without query and fragment, with a slash at the end, reachable from this machine.
+
+    >>> tidy_url("https://[::]:8888/user/ada?token=secret")
+    'https://[::1]:8888/user/ada/'
+    >>> tidy_url("localhost:8888")
+    Traceback (most recent call last):
+    ValueError: url='localhost:8888': expected an address such as 'http://127.0.0.1:8888/'
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"url={_without_query(url)!r}: expected an address such as 'http://127.0.0.1:8888/'")
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(parts.hostname, parts.netloc.rpartition("@")[2])
+    if host != parts.netloc.rpartition("@")[2] and parts.port is not None:
+        host += f":{parts.port}"
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", ""))
+
+
+def _without_query(url: str) -> str:
+    return url.partition("?")[0][:100]
+
+
+def _token_for(url: str, environment: Environment) -> str | None:
+    """The token of the environment, if it is for this very address."""
+    named = environment.get("TRIPLEWEB_URL")
+    if named and tidy_url(named) == tidy_url(url):
+        return environment.get("TRIPLEWEB_TOKEN")
+    return None
+
+
+def _in_environment(environment: Environment) -> Place | None:
+    if url := environment.get("TRIPLEWEB_URL"):
+        return Place(tidy_url(url), environment.get("TRIPLEWEB_TOKEN"), "TRIPLEWEB_URL")
+    return None
+
+
+def _on_hub(environment: Environment) -> Place | None:
+    url, token = environment.get("JUPYTERHUB_SERVICE_URL"), environment.get("JUPYTERHUB_API_TOKEN")
+    if url and token:
+        return Place(tidy_url(url), token, "JupyterHub")
+    return None
+
+
+def _running_servers() -> Iterable[dict[str, Any]]:
+    from jupyter_server.serverapp import list_running_servers
+
+    return list_running_servers()
+
+
+def _parent(
+    environment: Environment, running: Callable[[], Iterable[dict[str, Any]]] = _running_servers
+) -> Place | None:
+    """The Jupyter server that started this kernel. Its file holds no token where a password guards it."""
+    pid = environment.get("JPY_PARENT_PID", "")
+    if not pid.isdecimal():
+        return None
+    for server in running():
+        url = str(server.get("url", ""))
+        if str(server.get("pid")) == pid and url.startswith(("http://", "https://")):
+            return Place(tidy_url(url), server.get("token") or None, "the Jupyter server of this kernel")
+    return None

@@ -1,0 +1,177 @@
+"""Where rows become pandas, and frames become columns of values: the only module that imports pandas.
+
+The dtype of a column follows from its values, never from pandas' guess: whole numbers `int64`, any float makes
+`float64`, `bool`, text pandas' default string dtype (whatever this version infers), dates `datetime64[us, UTC]`,
+mixed kinds `object`. A column that can miss values (`nullable`) has `Int64`, `Float64` or `boolean`, whatever the
+data. A column without any value takes the kind that the schema promises (`kinds`), else `object`. References are
+text here; lists (many values) and dicts (pulls) stay as they are, in `object`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from tripleweb.ids import kind_of
+from tripleweb.schema import Schema
+from tripleweb.store import Store
+from tripleweb.terms import Ref, Value
+
+Rows = Sequence[Sequence[Any]]
+_LETTERS: dict[type, str] = {str: "s", Ref: "s", int: "n", float: "n", bool: "b", datetime: "d"}
+
+
+class Answer(Protocol):
+    """What a query answered (`datalog.evaluate.Result`)."""
+
+    @property
+    def columns(self) -> Sequence[str]: ...
+    @property
+    def rows(self) -> Rows: ...
+
+
+def result_frame(
+    columns: Sequence[str],
+    rows: Rows,
+    *,
+    kinds: Mapping[str, str] | None = None,
+    nullable: Collection[str] = (),
+    attrs: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Rows as a DataFrame with a fresh RangeIndex.
+
+    `kinds` gives the letter (`s n b d r`) of columns whose kind is known, for those that turn out to be empty;
+    `nullable` names the columns that can miss values; `attrs` becomes `frame.attrs["tripleweb"]`.
+
+    >>> result_frame(["name", "age"], [("Ada", 36), ("Bob", 41.5)]).dtypes["age"]
+    dtype('float64')
+    >>> result_frame(["age"], [(36,), (None,)]).dtypes["age"]
+    Int64Dtype()
+    """
+    given = kinds or {}
+    cells: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
+    data = {
+        name: series(values, kind=given.get(name, ""), nullable=name in nullable)
+        for name, values in zip(columns, cells, strict=True)
+    }
+    frame = pd.DataFrame(data, columns=list(columns), index=pd.RangeIndex(len(rows)))
+    if attrs is not None:
+        frame.attrs["tripleweb"] = dict(attrs)
+    return frame
+
+
+def series(values: Sequence[Any], *, kind: str = "", nullable: bool = False) -> pd.Series:
+    """Values (None: missing) as a Series of the dtype that the head of this module tells."""
+    types = set(map(type, values))
+    nullable = nullable or type(None) in types
+    types.discard(type(None))
+    letters = {_LETTERS.get(each, "") for each in types} or {"s" if kind == "r" else kind}
+    letter = letters.pop() if len(letters) == 1 else ""
+    if letter == "s":
+        texts = [str(value) if type(value) is Ref else value for value in values] if Ref in types else values
+        return pd.Series(texts, dtype=text_dtype())
+    if letter == "d":
+        return pd.Series(_moments(values)).dt.tz_localize("UTC")
+    if letter == "b":
+        return _masked(values, "bool", pd.arrays.BooleanArray, nullable)
+    if letter == "n" and float in types:
+        return _masked(values, "float64", pd.arrays.FloatingArray, nullable)
+    if letter == "n":
+        try:
+            return _masked(values, "int64", pd.arrays.IntegerArray, nullable)
+        except OverflowError:  # a sum may outgrow 64 bits; it stays exact
+            return pd.Series(list(values), dtype=object)
+    return pd.Series(list(values), dtype=object)
+
+
+def text_dtype() -> Any:
+    """The dtype that this pandas, with its present options, infers for text."""
+    return pd.Series(["text"]).dtype
+
+
+def shape(
+    answer: Answer,
+    form: str,
+    *,
+    kinds: Mapping[str, str] | None = None,
+    nullable: Collection[str] = (),
+    attrs: Mapping[str, Any] | None = None,
+) -> Any:
+    """An answer in the shape that the query's `:find` asks for (`Query.shape`): "relation" a DataFrame,
+    "collection" a Series, "tuple" a tuple or None, "scalar" a Python value or None."""
+    if form == "scalar":
+        return answer.rows[0][0] if answer.rows else None
+    if form == "tuple":
+        return tuple(answer.rows[0]) if answer.rows else None
+    frame = result_frame(answer.columns, answer.rows, kinds=kinds, nullable=nullable, attrs=attrs)
+    if form == "relation":
+        return frame
+    assert form == "collection", form
+    column = frame[answer.columns[0]]
+    column.attrs.update(frame.attrs)
+    return column
+
+
+def kind_frame(store: Store, schema: Schema, kind: str) -> pd.DataFrame:
+    """All entities of a kind: `id`, then the fields of the schema in its order; without a schema those that are
+    there, sorted. All but required fields can miss values. Many-valued fields are columns of lists; without a
+    schema those that hold several values somewhere.
+
+    Raises `SchemaError` for a kind that the schema does not know.
+    """
+    fields = list(schema.fields(kind).values())
+    if schema.is_open:
+        fields = [schema.at(predicate) for predicate in store.predicates() if kind_of(predicate) == kind]
+    subjects = store.entities(kind)
+    data = {"id": series(subjects, kind="s")}
+    for field in fields:
+        held: dict[str, list[Value]] = {}
+        for subject, value in store.scan(field.predicate):
+            held.setdefault(subject, []).append(value)
+        several = schema.is_open and any(len(values) > 1 for values in held.values())
+        if field.many or several:
+            lists = [field.read(held.get(subject, ()), several=True) or [] for subject in subjects]
+            data[field.name] = pd.Series(lists, dtype=object)
+        else:
+            values = [field.read(held.get(subject, ())) for subject in subjects]
+            data[field.name] = series(values, kind=field.type, nullable=not field.required)
+    return pd.DataFrame(data, columns=list(data), index=pd.RangeIndex(len(subjects)))
+
+
+def frame_columns(frame: pd.DataFrame, id: str | Sequence[str] | None = None) -> dict[str, list[Any]]:
+    """A frame's columns as lists of Python values, for `writes.insert_columns`. What is missing stays as pandas has
+    it (NaN, NA, NaT, None). Levels of the index that `id` names are columns, too.
+
+    >>> frame_columns(pd.DataFrame({"name": ["Ada"], "age": [36]}))
+    {'name': ['Ada'], 'age': [36]}
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"expected a DataFrame, got {type(frame).__name__}")
+    wanted = [] if id is None else [id] if isinstance(id, str) else list(id)
+    levels = [name for name in frame.index.names if name in wanted and name not in frame.columns]
+    out: dict[str, list[Any]] = {name: frame.index.get_level_values(name).tolist() for name in levels}
+    for position, name in enumerate(frame.columns):
+        if not isinstance(name, str):
+            raise TypeError(f"a column's name is a field's name, text, not {name!r}")
+        if name in out:
+            raise ValueError(f"two columns are called {name!r}")
+        out[name] = frame.iloc[:, position].tolist()
+    return out
+
+
+def _moments(values: Sequence[datetime | None]) -> np.ndarray[Any, Any]:
+    naive = [None if value is None else value.astimezone(UTC).replace(tzinfo=None) for value in values]
+    return np.array(naive, dtype="datetime64[us]")
+
+
+def _masked(values: Sequence[Any], dtype: str, masked: Any, nullable: bool) -> pd.Series:
+    """A Series of a numpy dtype, or of its masked twin where values can be missing."""
+    if not nullable:
+        return pd.Series(np.array(values, dtype=dtype))
+    mask = np.array([value is None for value in values], dtype=bool)
+    data = np.array([0 if value is None else value for value in values], dtype=dtype)
+    return pd.Series(masked(data, mask))

@@ -1,0 +1,549 @@
+"""The server's shell round `TenantCore`: which apps are open, who is connected to them, what leaves when.
+
+`Hub.join` opens an app when its first client comes; the app closes itself when nobody has been there for a while.
+One task an app (`_Tenant`) is the only one that touches the core: it takes what has come in, hands commits to the
+writer threads, sends what may leave, and does long work in slices between which the loop runs on. A `Line` is one
+connection: at most one frame of it is on its way in, and what goes out waits in one queue with one writer.
+
+Invariants: nothing leaves before what it promises is durable (the core sees to it; nothing is sent past it but
+faults); the event loop is never held for longer than a slice, whatever clients send; everything has a bound and a
+deadline. A broken protocol costs the connection. A failed or overdue commit, or an error in the core, costs the open
+app: its connections are closed, and the next client has it read from storage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from tripleweb.errors import ProtocolError, StorageError
+from tripleweb.ids import RandomBytes, check_app
+from tripleweb.storage import App, TenantStorage, TenantStores
+from tripleweb.storage.writer import Writer
+from tripleweb.sync import messages
+from tripleweb.sync.messages import ClientFrame, Fault, Push
+from tripleweb.sync.records import Commit
+from tripleweb.sync.server import Actor, Limits, TenantCore
+
+T = TypeVar("T")
+
+# How a socket is closed after a fault (RFC 6455, and the registry of close codes that belongs to it).
+CLOSE_CODES = {"closing": 1001, "overload": 1013}
+CLOSED_BY_RULE = 1008
+CLOSED_BY_FAILURE = 1011
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HubLimits:
+    """Bounds and deadlines of a server; seconds and bytes."""
+
+    linger_s: float = 60  # an app without connections stays open
+    tenants_max: int = 256  # open apps
+    lines_max: int = 4_000  # connections
+    slice_s: float = 0.02  # work between two turns of the loop
+    slice_steps_max: int = 4  # evaluation steps in it, each bounded by the core
+    thread_bytes: int = 32 << 10  # a larger frame is taken in a thread, not on the loop
+    uncommitted_bytes_max: int = 32 << 20  # taken in while a commit is on its way to the disk
+    unsent_bytes_high: int = 1 << 20  # a slower reader is paused,
+    unsent_bytes_low: int = 256 << 10  # until this little is left
+    unsent_bytes_max: int = 256 << 20  # more at once ends the connection
+    open_s: float = 60
+    commit_s: float = 60
+    send_s: float = 60  # for one message
+    goodbye_s: float = 2  # for what is still to be sent when an app closes
+
+
+class Outlet(Protocol):
+    """A socket as a line uses it."""
+
+    def write(self, data: bytes) -> Awaitable[Any]:
+        """Sends one text message; done when the socket has passed it on. Raises `ConnectionError` if it is closed."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Closes it after what was written."""
+        ...
+
+
+class Line:
+    """One connection to an app, as its socket's handler holds it."""
+
+    def __init__(self, tenant: _Tenant, number: int, actor: Actor, outlet: Outlet) -> None:
+        self.number = number
+        self.actor = actor
+        self.unsent = 0  # bytes
+        self.paused = False
+        self.carried = 0  # bytes of a transaction that has come in part
+        self._tenant = tenant
+        self._limits = tenant.limits
+        self._outlet = outlet
+        self._queue: deque[bytes] = deque()
+        self._more = asyncio.Event()
+        self._goodbye: tuple[int, str] | None = None
+        self.task = asyncio.create_task(self._write())
+
+    async def receive(self, data: str | bytes) -> None:
+        """Takes one message from the socket; returns when the core has it, so that the socket is not read faster."""
+        if self._goodbye is not None:
+            return
+        try:
+            if not isinstance(data, str):
+                raise ProtocolError("malformed", "a frame is a message of text, not of bytes")
+            frame = messages.decode_client(data)
+        except ProtocolError as error:
+            self.fault(error.code, str(error))
+            return
+        await self._tenant.take(self, frame, len(data))
+
+    def leave(self) -> None:
+        """The socket is closed."""
+        self._goodbye = self._goodbye or (1000, "")
+        self.task.cancel()
+        self._tenant.post(self._tenant.part, self)
+
+    def send(self, data: bytes) -> None:
+        """Puts a message into the queue; nothing follows a fault."""
+        if self._goodbye is None:
+            self._queue.append(data)
+            self.unsent += len(data)
+            self._more.set()
+            if self.unsent > self._limits.unsent_bytes_max:
+                self._drop_queue()
+                self.fault("overload", "more is waiting to be sent than this server keeps")
+
+    def fault(self, code: str, message: str, close_code: int = 0) -> None:
+        """Says what is wrong; that is the last thing said."""
+        if self._goodbye is None:
+            self.send(messages.encode(Fault(code, message[:500])))
+            self.finish(code, close_code)
+
+    def finish(self, code: str, close_code: int = 0) -> None:
+        """Closes the socket after what is in the queue."""
+        if self._goodbye is None:
+            self._goodbye = (close_code or CLOSE_CODES.get(code, CLOSED_BY_RULE), code)
+            self._more.set()
+
+    def _drop_queue(self) -> None:
+        self._queue.clear()
+        self.unsent = 0
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while self._queue:
+                    data = self._queue.popleft()
+                    async with asyncio.timeout(self._limits.send_s):
+                        await self._outlet.write(data)
+                    before, self.unsent = self.unsent, max(0, self.unsent - len(data))
+                    if self.unsent <= self._limits.unsent_bytes_low < before and self.paused:
+                        self._tenant.post(self._tenant.resume, self)
+                if self._goodbye is not None:
+                    return
+                self._more.clear()
+                await self._more.wait()
+        except (ConnectionError, TimeoutError) as error:
+            _log.debug("connection %s of app %s is gone: %r", self.number, self._tenant.app, error)
+        finally:
+            self._goodbye = self._goodbye or (CLOSED_BY_FAILURE, "")
+            self._drop_queue()
+            self._tenant.post(self._tenant.part, self)
+            self._outlet.close(*self._goodbye)
+
+
+@dataclass(slots=True)
+class _Arrival:
+    line: Line
+    frame: ClientFrame
+    bytes: int
+    taken: asyncio.Future[None]
+
+
+class _Tenant:
+    """One open app."""
+
+    _core: TenantCore
+
+    def __init__(self, hub: Hub, app: str) -> None:
+        self.app = app
+        self.limits = hub.limits
+        self.lines: dict[int, Line] = {}
+        self.expected = 0  # who waits for `ready`
+        self.ending = False
+        self._hub = hub
+        self._loop = asyncio.get_running_loop()
+        self.used_at = self._loop.time()
+        self._storage: TenantStorage | None = None
+        self._inbox: deque[_Arrival | Callable[[], None]] = deque()
+        self._landed: deque[tuple[Commit, Exception | None]] = deque()
+        self._in_flight: Commit | None = None
+        self._flight_ends = 0.0
+        self._uncommitted = 0  # bytes taken in since the last commit left
+        self._wake = asyncio.Event()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.ready.add_done_callback(lambda ready: ready.exception())  # nobody may be left who asks
+        self.task = asyncio.create_task(self._live())
+
+    # -- what others call: it only leaves notes for the task ----------------------------------------------------
+
+    def join(self, number: int, actor: Actor, outlet: Outlet) -> Line:
+        """A new connection; the app is open."""
+        actor = actor if actor.session else replace(actor, session=self._core.new_session())
+        line = self.lines[number] = Line(self, number, actor, outlet)
+        self.post(self._connect, line)
+        return line
+
+    async def take(self, line: Line, frame: ClientFrame, size: int) -> None:
+        """Returns when the core has taken the frame, or never will."""
+        if not self.ending:
+            arrival = _Arrival(line, frame, size, self._loop.create_future())
+            self._inbox.append(arrival)
+            self._wake.set()
+            await arrival.taken
+
+    def post(self, note: Callable[[Line], None], line: Line) -> None:
+        """Has `note(line)` called by the task, after what came before it."""
+        self._inbox.append(lambda: note(line))
+        self._wake.set()
+
+    def end(self) -> None:
+        """Closes the app after what has come in so far."""
+        self.ending = True
+        self._wake.set()
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.lines or self.expected or self.ending)
+
+    # -- the task ----------------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        failure: Exception | None = None
+        try:
+            self._storage, self._core = await self._hub.in_thread(self._open)
+            self.ready.set_result(None)
+            while not self.ending or self._in_flight is not None:
+                await self._rest()
+                while await self._slice():
+                    await asyncio.sleep(0)
+        except StorageError as error:
+            failure = error
+            _log.error("app %s is closed here, to be read again from storage: %s", self.app, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is in memory is no longer to be trusted
+            failure = error
+            _log.exception("app %s is closed here, to be read again from storage", self.app)
+        self.ending = True
+        await self._shut(failure)
+
+    def _open(self) -> tuple[TenantStorage, TenantCore]:
+        hub = self._hub
+        if self.app not in hub.apps:
+            entry = App(self.app, self.app, hub.now_ms())
+            hub.stores.put(entry)
+            hub.apps[self.app] = entry
+        storage = hub.stores.open(self.app)
+        try:
+            core = TenantCore(
+                storage.load(), server_id=hub.server_id, random_bytes=hub.random_bytes, limits=hub.core_limits
+            )
+        except BaseException:
+            storage.close()
+            raise
+        return storage, core
+
+    async def _rest(self) -> None:
+        """Until there is something to do."""
+        patience = None
+        if self._in_flight is not None:
+            patience = self._flight_ends - self._loop.time()
+        elif self.is_idle:
+            patience = self.limits.linger_s
+        try:
+            async with asyncio.timeout(patience):
+                await self._wake.wait()
+        except TimeoutError:
+            if self._in_flight is not None:
+                raise StorageError(f"a commit took longer than {self.limits.commit_s} seconds") from None
+            self.ending = self.is_idle or self.ending
+        self._wake.clear()
+
+    async def _slice(self) -> bool:
+        """A bounded piece of what there is to do; True if there is more of it."""
+        ends = time.monotonic() + self.limits.slice_s
+        steps, stalled = 0, False
+        while time.monotonic() < ends:
+            took = await self._take_one()
+            if self._core.has_work() and not stalled and steps < self.limits.slice_steps_max:
+                stalled = not self._core.step()  # all of it waits for slow readers, or for what is sent below
+                steps += 1
+            elif not took:
+                break
+        self._commit()
+        sent = await self._pump()
+        is_working = self._core.has_work() and (sent or not stalled)
+        return is_working or bool(self._landed) or (bool(self._inbox) and not self._is_choked)
+
+    @property
+    def _is_choked(self) -> bool:
+        """The disk is behind: nothing more is taken in before it has caught up."""
+        return self._in_flight is not None and self._uncommitted > self.limits.uncommitted_bytes_max
+
+    async def _take_one(self) -> bool:
+        if self._landed:
+            self._land(*self._landed.popleft())
+        elif not self._inbox or self._is_choked:
+            return False
+        elif isinstance(first := self._inbox.popleft(), _Arrival):
+            try:
+                await self._receive(first)
+            finally:
+                if not first.taken.done():
+                    first.taken.set_result(None)
+        else:
+            first()
+        return True
+
+    async def _receive(self, arrival: _Arrival) -> None:
+        line, frame = arrival.line, arrival.frame
+        if line.number not in self.lines:
+            return
+        weight = line.carried + arrival.bytes
+        self._uncommitted += arrival.bytes
+        is_partial = isinstance(frame, Push) and bool(frame.transactions) and frame.transactions[-1].more
+        line.carried = weight if is_partial else 0
+        try:
+            if weight > self.limits.thread_bytes:
+                await self._hub.in_thread(self._core.receive, line.number, frame, self._hub.now_ms())
+            else:
+                self._core.receive(line.number, frame, self._hub.now_ms())
+        except ProtocolError as error:
+            self._core.disconnect(line.number, self._hub.now_ms())
+            line.fault(error.code, str(error))
+
+    def _connect(self, line: Line) -> None:
+        if line.number in self.lines:
+            self._core.connect(line.number, line.actor, self._hub.now_ms())
+
+    def part(self, line: Line) -> None:
+        """A connection is gone."""
+        if self.lines.pop(line.number, None) is not None:
+            self._core.disconnect(line.number, self._hub.now_ms())
+            self.used_at = self._loop.time()
+
+    def resume(self, line: Line) -> None:
+        """A slow reader has caught up."""
+        line.paused = False
+        self._core.resume(line.number)
+
+    def _commit(self) -> None:
+        if self._in_flight is None and (commit := self._core.take_commit()) is not None:
+            assert self._storage is not None
+            self._in_flight, self._uncommitted = commit, 0
+            self._flight_ends = self._loop.time() + self.limits.commit_s
+            self._hub.writer.submit(self._storage, commit, self._note_landing)
+
+    def _note_landing(self, commit: Commit, error: Exception | None) -> None:
+        self._landed.append((commit, error))
+        self._wake.set()
+
+    def _land(self, commit: Commit, error: Exception | None) -> None:
+        self._in_flight = None
+        if error is not None:
+            raise error
+        self._core.committed(commit, self._hub.now_ms())
+
+    async def _pump(self) -> bool:
+        """Sends what may leave; True if there was any. A frame that goes to many is encoded once."""
+        frames = self._core.frames_to_send()  # holds them all, so that their ids are theirs
+        encoded: dict[int, bytes] = {}
+        ends = time.monotonic() + self.limits.slice_s
+        for number, frame in frames:
+            line = self.lines.get(number)  # type: ignore[call-overload]
+            if line is None:
+                continue
+            data = encoded.get(id(frame))
+            if data is None:
+                data = encoded[id(frame)] = messages.encode(frame)
+            line.send(data)
+            if isinstance(frame, Fault):
+                line.finish(frame.code)
+            elif not line.paused and line.unsent > self.limits.unsent_bytes_high:
+                line.paused = True
+                self._core.pause(number)
+            if time.monotonic() > ends:
+                await asyncio.sleep(0)
+                ends = time.monotonic() + self.limits.slice_s
+        return bool(frames)
+
+    async def _shut(self, failure: Exception | None) -> None:
+        """The end, clean or not; afterwards the app may be opened again."""
+        if not self.ready.done():
+            self.ready.set_exception(failure or ProtocolError("closing", "the server is stopping"))
+        lines = list(self.lines.values())
+        for line in lines:
+            if failure is None:
+                line.fault("closing", "this server is closing the app")
+            else:
+                line.fault("closing", "the app failed at this server; connect again", CLOSED_BY_FAILURE)
+        for left in self._inbox:
+            if isinstance(left, _Arrival) and not left.taken.done():
+                left.taken.set_result(None)
+        if lines:
+            tasks = [line.task for line in lines]
+            await asyncio.wait(tasks, timeout=self.limits.goodbye_s)
+            for task in tasks:
+                task.cancel()
+        if self._storage is not None:
+            await self._hub.retire(self._storage)
+        self._hub.forget(self)
+
+
+class Hub:
+    """The open apps of one server. It is made and used on one event loop.
+
+    `apps` is the registry of `stores`; nobody else writes it. `stores` is closed by `close`.
+    """
+
+    def __init__(
+        self,
+        stores: TenantStores,
+        *,
+        limits: HubLimits | None = None,
+        core_limits: Limits | None = None,
+        random_bytes: RandomBytes = os.urandom,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.stores = stores
+        self.server_id = stores.server_id
+        self.limits = limits or HubLimits()
+        self.core_limits = core_limits
+        self.random_bytes = random_bytes
+        self.now_ms = now_ms
+        self.apps: dict[str, App] = stores.apps()
+        self._tenants: dict[str, _Tenant] = {}
+        self._writer: Writer | None = None
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="tripleweb-hub")
+        self._lines_made = 0
+        self._closing = False
+
+    async def join(self, app: str, actor: Actor, outlet: Outlet) -> Line:
+        """Connects `actor` to an app, which is opened if need be.
+
+        Raises `ValueError` for what is no App ID, `ProtocolError` ("overload", "closing") if there is no room,
+        `StorageError` if its data cannot be read, `TimeoutError`.
+        """
+        check_app(app)
+        if sum(len(tenant.lines) for tenant in self._tenants.values()) >= self.limits.lines_max:
+            raise ProtocolError(
+                "overload", f"{self.limits.lines_max:,} connections are open here; try again later"
+            )
+        async with asyncio.timeout(self.limits.open_s):
+            while True:
+                tenant = self._tenant(app)
+                if tenant.ending:
+                    await asyncio.wait([tenant.task])
+                    continue
+                tenant.expected += 1
+                try:
+                    await asyncio.shield(tenant.ready)
+                finally:
+                    tenant.expected -= 1
+                if not tenant.ending:
+                    self._lines_made += 1
+                    return tenant.join(self._lines_made, actor, outlet)
+
+    def _tenant(self, app: str) -> _Tenant:
+        if self._closing:
+            raise ProtocolError("closing", "the server is stopping")
+        if app not in self._tenants:
+            self._make_room()
+            self._tenants[app] = _Tenant(self, app)
+        return self._tenants[app]
+
+    def _make_room(self) -> None:
+        if len(self._tenants) < self.limits.tenants_max:
+            return
+        idle = [tenant for tenant in self._tenants.values() if tenant.is_idle]
+        if idle:
+            min(idle, key=lambda tenant: tenant.used_at).end()
+        elif not any(tenant.ending for tenant in self._tenants.values()):
+            raise ProtocolError(
+                "overload", f"{self.limits.tenants_max} apps are in use here; try again later"
+            )
+
+    @property
+    def connections(self) -> Mapping[str, list[Actor]]:
+        """Who is connected, by app; apps that are open without anybody included."""
+        return {
+            app: [line.actor for line in tenant.lines.values()]
+            for app, tenant in sorted(self._tenants.items())
+        }
+
+    def expel(self, whom: Callable[[Actor], bool], message: str) -> int:
+        """Ends the connections of those for whom `whom` is true, as when their grant was revoked; how many."""
+        lines = [
+            line for tenant in self._tenants.values() for line in tenant.lines.values() if whom(line.actor)
+        ]
+        for line in lines:
+            line.fault("forbidden", message)
+        return len(lines)
+
+    async def close(self, timeout_s: float = 10) -> None:
+        """Everything taken in is made durable and acknowledged, then all is closed, the stores included.
+
+        Raises `TimeoutError` if that took too long; the stores are closed then, too.
+        """
+        self._closing = True
+        tasks = [tenant.task for tenant in self._tenants.values()]
+        for tenant in self._tenants.values():
+            tenant.end()
+        late = (await asyncio.wait(tasks, timeout=timeout_s))[1] if tasks else set()
+        for tenant in self._tenants.values():
+            for task in (tenant.task, *(line.task for line in tenant.lines.values())):
+                task.cancel()
+        stopped = self._writer is None or await self.in_thread(self._writer.stop, timeout_s)
+        await self.in_thread(self.stores.close)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if late or not stopped:
+            raise TimeoutError(
+                f"closing took longer than {timeout_s} seconds; the log has all that was acknowledged"
+            )
+
+    # -- for its tenants ---------------------------------------------------------------------------------------
+
+    @property
+    def writer(self) -> Writer:
+        """The threads that commit; made where the loop runs."""
+        if self._writer is None:
+            self._writer = Writer(asyncio.get_running_loop().call_soon_threadsafe)
+        return self._writer
+
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What `work` returns, done beside the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    async def retire(self, storage: TenantStorage) -> None:
+        """Closes a storage after what was submitted to it."""
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                _log.error("closing the data of app %s: %s", storage.app, error)
+            if not closed.done():
+                closed.set_result(None)
+
+        self.writer.retire(storage, done)
+        await closed
+
+    def forget(self, tenant: _Tenant) -> None:
+        """The tenant is closed."""
+        if self._tenants.get(tenant.app) is tenant:
+            del self._tenants[tenant.app]

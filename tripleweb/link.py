@@ -1,0 +1,326 @@
+"""The WebSocket of one store: a daemon thread with a loop of its own, so that sync goes on while a cell runs.
+
+What arrives is passed in, what may leave is pumped out, and a timer asks for the server's clock; what any of it means
+is decided by the `Peer`. A connection that ends is made again, with growing, jittered pauses, until `go_offline` or
+`stop`. Invariants: every call of the peer is made on the link's thread with the peer's lock held, and no await
+happens meanwhile; the thread never waits long for that lock (somebody may sit in a transaction), so the socket's
+pings go on; nothing is printed, and tokens appear neither in addresses nor in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import quote, urlsplit
+
+from tripleweb.errors import ProtocolError
+from tripleweb.sync import messages
+from tripleweb.sync.messages import ClientFrame, ServerFrame
+
+if TYPE_CHECKING:
+    from tornado.websocket import WebSocketClientConnection
+
+log = logging.getLogger("tripleweb")
+log.addHandler(logging.NullHandler())  # who wants to see it configures logging; standard error is not ours
+
+API = "api/tripleweb/v1/"
+# The extension's own grants, then the tokens of Jupyter servers and Hubs; which one a token is does not show.
+SCHEMES = ("tripleweb", "token")
+# One poke carries whole transactions, and what our own server sends is not what has to be bounded.
+_INCOMING_BYTES_MAX = 64 * messages.FRAME_BYTES_MAX
+
+_T = TypeVar("_T")
+
+
+class _Cut(Exception):
+    """This connection was given up by `go_offline` or `stop`: nothing of it concerns the peer any more."""
+
+
+class Peer(Protocol):
+    """Who speaks the protocol over a link. The methods are called with `lock` held."""
+
+    @property
+    def lock(self) -> Any:
+        """A lock with `acquire` and `release`."""
+        ...
+
+    def link_up(self) -> None:
+        """A connection stands."""
+        ...
+
+    def link_received(self, frame: ServerFrame) -> None:
+        """A frame arrived. `ProtocolError` ends the connection."""
+        ...
+
+    def link_outgoing(self) -> Iterable[ClientFrame]:
+        """What may leave now, in order."""
+        ...
+
+    def link_tick(self) -> None:
+        """Some seconds have gone by on a connection."""
+        ...
+
+    def link_down(self, reason: str, refused: bool) -> None:
+        """The connection is gone or could not be made. `refused`: the server does not want us."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The times of a link, in seconds."""
+
+    first_pause: float = 0.2
+    longest_pause: float = 30.0
+    tick: float = 15.0
+    keep_alive: float = 20.0
+    connect: float = 10.0
+    settled: float = 10.0  # a connection that held this long starts the pauses from the shortest again
+
+
+class Link:
+    """Keeps `peer` connected to the app `app` of the server at `url`, from `start` to `stop`.
+
+    `connecting` is True while a connection is being made and none was lost since `start` or `go_online`. Methods may
+    be called from any thread and never wait, `stop` excepted. After `go_offline` and `stop` the peer hears nothing
+    more of the old connection, not even that it is gone.
+    """
+
+    def __init__(
+        self, peer: Peer, url: str, token: str | None, app: str, *, label: str | None = None, pace: Pace | None = None
+    ) -> None:
+        self.url = url
+        self.wanted = True
+        self.connecting = False
+        self._peer = peer
+        self._token = token
+        self._pace = pace or Pace()
+        path = f"{API}apps/{quote(app, safe='')}/sync"
+        self._address = "ws" + url.removeprefix("http") + path + (f"?label={quote(label, safe='')}" if label else "")
+        self._schemes = list(SCHEMES if token else SCHEMES[:1])
+        self._stopping = False
+        self._generation = 0  # grows when what stands is given up
+        self._woken = False
+        self._hurried = False
+        self._pauses = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: asyncio.Event | None = None
+        self._socket: WebSocketClientConnection | None = None
+        self._attempt: asyncio.Task[WebSocketClientConnection] | None = None
+        self._thread = threading.Thread(target=self._run, name=f"tripleweb-link-{app}", daemon=True)
+
+    # -- from any thread ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.connecting = self.wanted
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        if not self._woken:
+            self._woken = True
+            self._call_soon(self._set_wake)
+
+    def hurry(self) -> None:
+        """Somebody waits: a pause between two attempts ends now."""
+        self._hurried = True
+        self._call_soon(self._set_wake)
+
+    def go_offline(self) -> None:
+        """Ends the connection and makes no other."""
+        self.wanted = self.connecting = False
+        self._generation += 1
+        self._call_soon(self._cut)
+
+    def go_online(self) -> None:
+        """Connects (again), at once."""
+        self.wanted = self.connecting = True
+        self.hurry()
+
+    def stop(self, timeout: float = 2.0) -> bool:
+        """Ends the connection and the thread; False if that took longer than `timeout`."""
+        self._stopping = True
+        self._generation += 1
+        self._call_soon(self._cut)
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _call_soon(self, function: Callable[[], None]) -> None:
+        loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(function)
+            except RuntimeError:  # the loop has been closed since: there is nobody left to tell
+                log.debug("the link to %s has ended", self.url)
+
+    # -- on the link's thread ----------------------------------------------------------------------------------
+
+    def _set_wake(self) -> None:
+        assert self._wake is not None
+        self._wake.set()
+
+    def _cut(self) -> None:
+        self._set_wake()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self._socket is not None:
+            self._socket.close()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except Exception:
+            log.exception("the link to %s ended by an error of its own", self.url)
+
+    async def _main(self) -> None:
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        while not self._stopping:
+            if not self.wanted:
+                await self._sleep(None)
+                continue
+            generation = self._generation
+            begun = time.monotonic()
+            try:
+                reason, refused = await self._connection(generation)
+                log.debug("no connection to %s: %s", self.url, reason)
+                self.connecting = False
+                await self._locked(generation, self._peer.link_down, reason, refused)
+            except _Cut:
+                continue
+            self._pauses = 0 if time.monotonic() - begun >= self._pace.settled else self._pauses + 1
+            pause = min(self._pace.longest_pause, self._pace.first_pause * 2.0 ** min(self._pauses, 30))
+            await self._sleep(self._pace.longest_pause if refused else pause * random.uniform(0.5, 1.0))
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Until that time has gone by (None: for ever) or, if `hurry`, `go_online` or `stop` is called, until then."""
+        assert self._wake is not None
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not self._stopping and not self._hurried and (deadline is None) != self.wanted:
+            self._woken = False
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), deadline and max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                break
+        self._hurried = False
+
+    async def _connection(self, generation: int) -> tuple[str, bool]:
+        """Makes a connection and keeps it; returns why it ended and whether it was refused."""
+        from tornado.httpclient import HTTPClientError
+        from tornado.iostream import StreamClosedError
+        from tornado.websocket import WebSocketError
+
+        self._attempt = asyncio.create_task(self._connect())
+        try:
+            socket = await self._attempt
+        except asyncio.CancelledError:
+            if generation != self._generation:
+                raise _Cut from None
+            raise
+        except HTTPClientError as error:
+            if error.code in (401, 403):
+                return f"{self.url} refuses this token ({error.code} {error.message})", True
+            return f"{self.url} answers: {error.code} {error.message}", False
+        except (OSError, StreamClosedError, WebSocketError, TimeoutError) as error:
+            return f"cannot reach {self.url}: {error or type(error).__name__}", False
+        except RuntimeError as error:
+            if threading.main_thread().is_alive():
+                raise
+            self._stopping = True  # the interpreter is ending: addresses are not looked up any more
+            return str(error), False
+        finally:
+            self._attempt = None
+        self._socket = socket
+        reader: asyncio.Task[None] | None = None
+        try:
+            await self._locked(generation, self._peer.link_up)
+            self.connecting = False
+            reader = asyncio.create_task(self._read(socket, generation))
+            await self._converse(socket, reader, generation)
+            reason = socket.close_reason or f"the connection to {self.url} was lost"
+        except ProtocolError as error:
+            reason = f"protocol: {error}"
+        except (WebSocketError, StreamClosedError):
+            reason = f"the connection to {self.url} was lost"
+        except _Cut:
+            raise
+        except Exception as error:
+            log.exception("the connection to %s is closed because of an error here", self.url)
+            reason = f"{type(error).__name__}: {error}"
+        finally:
+            self._socket = None
+            socket.close()
+            if reader is not None:
+                await asyncio.wait([reader], timeout=0.5)  # until the other side has closed too
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+        return reason, False
+
+    async def _connect(self) -> WebSocketClientConnection:
+        """Tries what the token may be, in turn; the scheme that was accepted comes first from then on."""
+        from tornado.httpclient import HTTPClientError, HTTPRequest
+        from tornado.websocket import websocket_connect
+
+        for left in range(len(self._schemes) - 1, -1, -1):
+            headers = {"Authorization": f"{self._schemes[0]} {self._token}"} if self._token else {}
+            request = HTTPRequest(
+                self._address, headers=headers, connect_timeout=self._pace.connect, request_timeout=self._pace.connect
+            )
+            try:
+                return await websocket_connect(
+                    request, ping_interval=self._pace.keep_alive, max_message_size=_INCOMING_BYTES_MAX
+                )
+            except HTTPClientError as error:
+                if error.code not in (401, 403) or not left:
+                    raise
+                self._schemes.append(self._schemes.pop(0))
+        raise AssertionError("a link has one scheme at least")
+
+    async def _read(self, socket: WebSocketClientConnection, generation: int) -> None:
+        try:
+            while (message := await socket.read_message()) is not None:
+                if self._socket is socket:
+                    await self._locked(generation, self._peer.link_received, messages.decode_server(message))
+                    self._set_wake()
+        finally:
+            self._set_wake()
+
+    async def _converse(
+        self, socket: WebSocketClientConnection, reader: asyncio.Task[None], generation: int
+    ) -> None:
+        assert self._wake is not None
+        tick = time.monotonic() + self._pace.tick
+        while not reader.done():
+            self._woken = False
+            self._wake.clear()
+            for frame in await self._locked(generation, self._peer.link_outgoing):
+                await socket.write_message(messages.encode(frame))
+            try:
+                await asyncio.wait_for(self._wake.wait(), max(0.0, tick - time.monotonic()))
+            except TimeoutError:
+                await self._locked(generation, self._peer.link_tick)
+                tick = time.monotonic() + self._pace.tick
+        reader.result()  # raises what ended it
+
+    async def _locked(self, generation: int, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Calls the peer with its lock held. Waits for the lock in short turns, between which the loop runs."""
+        lock = self._peer.lock
+        while not lock.acquire(timeout=0.002):
+            if generation != self._generation:
+                raise _Cut
+            await asyncio.sleep(0.002)
+        try:
+            if generation != self._generation:
+                raise _Cut
+            return function(*arguments)
+        finally:
+            lock.release()
+
+

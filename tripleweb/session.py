@@ -1,0 +1,516 @@
+"""A running store: one lock round one `ClientCore`, its durable replica, its link and everyone who waits for news.
+
+Local writes go begin, write, save, accept; frames go receive, save, tell. Both happen under `lock`, so a query under
+it sees whole transactions. Callbacks run on one thread of their own, outside of the lock and in order.
+
+Invariants: what a write returned from is saved; what the server is told has been saved; the disk never skips a step
+(a step of the server's that could not be saved is saved before anything later, and nothing leaves until then); an
+interrupted cell (`KeyboardInterrupt`) finds each step done or not done at all; a replica never speaks to another
+server, or as another user, than it did before.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+from tripleweb.errors import ProtocolError, RejectedError, StorageError, TriplewebError
+from tripleweb.link import Link, Pace
+from tripleweb.storage.replica import Replica
+from tripleweb.store import Delta, Store
+from tripleweb.sync.client import APP, ClientCore
+from tripleweb.sync.messages import ClientFrame, Fault, Receipt, ServerFrame, Subscription, Welcome
+from tripleweb.sync.records import Fate, LocalCommit, LocalState
+from tripleweb.transaction import Transaction
+
+log = logging.getLogger("tripleweb")
+
+FATES_MAX = 10_000
+_T = TypeVar("_T")
+_REFUSING = ("forbidden", "protocol")  # faults that another attempt does not mend
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Shield:
+    """Holds Ctrl-C back while a step is taken that must not be left in the middle; it is raised at the end.
+
+    >>> with Shield() as shield:
+    ...     shield.acquire(threading.Lock())
+    """
+
+    def __init__(self) -> None:
+        self._outer: Any = None
+        self._held: tuple[int, FrameType | None] | None = None
+
+    def __enter__(self) -> Shield:
+        if threading.current_thread() is threading.main_thread():
+            outer = signal.getsignal(signal.SIGINT)
+            if callable(outer):
+                self._outer = outer
+                signal.signal(signal.SIGINT, self._hold)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._outer is not None:
+            signal.signal(signal.SIGINT, self._outer)
+            if self._held is not None and not isinstance(error, KeyboardInterrupt):
+                self._outer(*self._held)
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        self._held = number, frame
+
+    @property
+    def struck(self) -> bool:
+        """True if Ctrl-C came meanwhile."""
+        return self._held is not None
+
+    def acquire(self, lock: Any) -> None:
+        """Waits for a lock; gives up by `KeyboardInterrupt` if Ctrl-C comes first."""
+        while not lock.acquire(timeout=0.05):
+            if self.struck:
+                raise KeyboardInterrupt
+
+
+class Session:
+    """One replica at work. `app` and `url` are "" for a store without a server.
+
+    `on_identity` is called (with the lock held) with the server's id and the user's name when they become known.
+    Raises `StorageError` if the replica cannot be read or is one of something else.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        *,
+        app: str = "",
+        url: str = "",
+        on_identity: Callable[[str, str], None] | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        now: Callable[[], int] = now_ms,
+    ) -> None:
+        self.app = app
+        self.url = url
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)  # notified whenever anything below may have changed
+        self.replica = replica
+        state = replica.load()
+        _check_belongs(replica, state, app)
+        self.fates: deque[Fate] = deque(state.fates, FATES_MAX)
+        self.core = ClientCore(state, random_bytes=random_bytes, local=not app)
+        self.closed = False
+        self._now = now
+        self._on_identity = on_identity
+        self._link: Link | None = None
+        self._tx: Transaction | None = None
+        self._depth = 0
+        self._unsaved: deque[LocalCommit] = deque()
+        self._listeners: list[Callable[[Delta], None]] = []
+        self._rejected: dict[str, Receipt] = {}
+        self._fault: Fault | None = None
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] | None = None
+        self._compaction: Iterator[None] | None = None
+        if app:
+            self.core.subscribe(Subscription(APP))
+        _sessions.add(self)
+
+    # -- what is there -----------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> Store:
+        return self.core.store
+
+    @property
+    def state(self) -> str:
+        """One of `local connecting online offline refused`."""
+        if self.core.state == "offline" and self._link is not None and self._link.connecting:
+            return "connecting"
+        return self.core.state
+
+    @property
+    def position(self) -> str | None:
+        """How far the server's log is in here, as text; None where there is no server or nothing came yet."""
+        at = self.core.cursors.get(APP)
+        return None if at is None else f"{self.core.epoch}:{at}"
+
+    @property
+    def settling(self) -> bool:
+        """True while waiting makes sense: on the way to the server, or to its present state."""
+        return self.state == "connecting" or (self.state == "online" and not self.core.caught_up)
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def write(self, operation: Callable[[Transaction], _T]) -> _T:
+        """Runs `operation` on the open transaction of this thread, or in one of its own, which is then committed."""
+        with Shield() as shield:
+            shield.acquire(self.lock)
+            try:
+                if self._tx is not None:
+                    return operation(self._tx)
+                tx = self._begin()
+                try:
+                    done = operation(tx)
+                except BaseException:
+                    self._abandon(tx)
+                    raise
+                self._commit(tx)
+                return done
+            finally:
+                self.lock.release()
+
+    def begin(self) -> Transaction:
+        """Opens a transaction and keeps the lock until `end`; within an open one it joins that."""
+        with Shield() as shield:
+            shield.acquire(self.lock)
+            try:
+                tx = self._begin() if self._tx is None else self._tx
+                if shield.struck:
+                    if self._depth == 0:
+                        self._abandon(tx)
+                    raise KeyboardInterrupt
+            except BaseException:
+                self.lock.release()
+                raise
+            self._depth += 1
+            return tx
+
+    def end(self, commit: bool) -> None:
+        """Ends what `begin` opened. The outermost end commits, unless it or one before it said not to."""
+        with Shield():
+            tx = self._tx
+            try:
+                self._depth -= 1
+                if tx is None:  # undone by an inner end
+                    if commit and self._depth == 0:
+                        raise TriplewebError("the transaction was undone by an exception inside of it")
+                elif not commit:
+                    self._abandon(tx)
+                elif self._depth == 0:
+                    self._commit(tx)
+            finally:
+                self.lock.release()
+
+    def _begin(self) -> Transaction:
+        self._check_open()
+        if self._depth:
+            raise TriplewebError("the transaction was undone by an exception inside of it")
+        self._tx = self.core.begin(self._now())
+        return self._tx
+
+    def _abandon(self, tx: Transaction) -> None:
+        self._tx = None
+        self.core.abandon(tx)
+
+    def _commit(self, tx: Transaction) -> None:
+        commit = self.core.prepare(tx)
+        if commit is not None:
+            try:
+                self._save(commit)
+            except BaseException:
+                self._abandon(tx)
+                raise
+        self._tx = None
+        self._tell(self.core.accept(tx, commit))
+        if self._link is not None:
+            self._link.wake()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise TriplewebError("this store was closed; open it again")
+
+    # -- saving ------------------------------------------------------------------------------------------------
+
+    def _save_the_unsaved(self) -> None:
+        while self._unsaved:
+            self.replica.save(self._unsaved[0])
+            self._unsaved.popleft()
+
+    def _save(self, commit: LocalCommit) -> None:
+        """Saves a local transaction, or raises and has saved nothing of it."""
+        self._save_the_unsaved()
+        self.replica.save(commit)
+        self._tidy()
+
+    def _save_received(self, commit: LocalCommit) -> None:
+        """Saves a step that memory has taken already: if it cannot be saved now, it comes before anything later."""
+        self.fates.extend(commit.fates)
+        self._unsaved.append(commit)
+        self._save_the_unsaved()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if self.replica.due and self._compaction is None:
+            self._compaction = self.replica.compact(self.store.registers())
+            self.submit(self._compact)
+
+    def _compact(self) -> None:
+        """One step of compaction, on the thread of the callbacks, so that it never holds anybody up for long."""
+        with self.lock:
+            if self._compaction is None:
+                return
+            try:
+                if self._unsaved:
+                    raise StorageError("what the server sent could not be saved")
+                next(self._compaction)
+            except StopIteration:
+                self._compaction = None
+                return
+            except StorageError:
+                log.exception("%s cannot be compacted now", self.replica.path)
+                self._compaction = None
+                return
+        self.submit(self._compact)
+
+    # -- news --------------------------------------------------------------------------------------------------
+
+    def listen(self, listener: Callable[[Delta], None]) -> Callable[[], None]:
+        """Has `listener` called with what each transaction changed, in order, with the lock held; it must be quick
+        and not raise. Returns a function that ends that."""
+        with self.lock:
+            self._listeners.append(listener)
+
+        def stop() -> None:
+            with self.lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return stop
+
+    def _tell(self, delta: Delta) -> None:
+        if delta:
+            for listener in list(self._listeners):
+                try:
+                    listener(delta)
+                except Exception:
+                    log.exception("a listener failed")
+        self.changed.notify_all()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Runs `job` on the thread of the callbacks: one after the other, outside of the lock."""
+        with self.lock:
+            if self.closed:
+                return
+            if self._jobs is None:
+                self._jobs = queue.SimpleQueue()
+                name = f"tripleweb-callbacks-{self.app or 'local'}"
+                threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True).start()
+            self._jobs.put(job)
+
+    # -- waiting -----------------------------------------------------------------------------------------------
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        """Waits until `condition` (asked with the lock held) is true; False if it is not by then. Not to be called
+        within a transaction, which would let others into the middle of it."""
+        with self.lock:
+            if self._tx is not None:
+                raise TriplewebError("cannot wait within a transaction: end it first")
+            return self.changed.wait_for(condition, timeout)
+
+    @property
+    def within_transaction(self) -> bool:
+        """True if this thread has a transaction open."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            return self._tx is not None
+        finally:
+            self.lock.release()
+
+    def flush(self, timeout: float | None = 30, *, strict: bool = False) -> None:
+        """Returns when everything written so far is decided by the server.
+
+        Raises `TimeoutError` if it is not after `timeout` seconds, at once when offline by choice or refused, and with
+        `strict` `RejectedError` if anything written since the last strict flush was rejected.
+        """
+        with self.lock:
+            waiting = {pending.id for pending in self.core.outbox.values()}
+        if waiting and self._link is not None:
+            self._link.hurry()
+
+        def decided() -> bool:
+            return all(pending.id not in waiting for pending in self.core.outbox.values())
+
+        self.wait_for(lambda: decided() or self._hopeless(), timeout)
+        with self.lock:
+            left = sum(pending.id in waiting for pending in self.core.outbox.values())
+            if left:
+                why = f"{self.state}{': ' + self.core.reason if self.core.reason else ''}"
+                raise TimeoutError(f"{left} of {len(waiting)} transactions are not decided ({why})")
+            rejected, self._rejected = (self._rejected, {}) if strict else ({}, self._rejected)
+        if rejected:
+            reasons = ", ".join(sorted({receipt.reason or "unknown" for receipt in rejected.values()}))
+            raise RejectedError(f"{len(rejected)} transactions were rejected ({reasons}); db.receipts() says which")
+
+    def _hopeless(self) -> bool:
+        """True if nothing will be decided unless somebody does something."""
+        return self.closed or self._link is None or not self._link.wanted or self.core.state == "refused"
+
+    # -- the link ----------------------------------------------------------------------------------------------
+
+    def connect(self, token: str | None, *, label: str | None = None, pace: Pace | None = None) -> None:
+        """Starts to sync with `url`, from now on until `close`."""
+        with self.lock:
+            self._check_open()
+            self._link = Link(self, self.url, token, self.app, label=label, pace=pace)
+            self._link.start()
+
+    def go_offline(self) -> None:
+        """Stops syncing; writes queue up."""
+        with self.lock:
+            if self._link is not None and self._link.wanted:
+                self._link.go_offline()
+                self.core.disconnected("by choice")
+                self.changed.notify_all()
+
+    def go_online(self) -> None:
+        """Syncs again, at once."""
+        with self.lock:
+            self._check_open()
+            if self._link is not None:
+                if self.core.state in ("offline", "refused"):
+                    self.core.disconnected()
+                self._link.go_online()
+                self.changed.notify_all()
+
+    def link_up(self) -> None:
+        self._save_the_unsaved()
+        self._fault = None
+        self.core.connected(self._now())
+        self.changed.notify_all()
+
+    def link_received(self, frame: ServerFrame) -> None:
+        if isinstance(frame, Fault):
+            self._fault = frame
+        elif isinstance(frame, Welcome):
+            self._check_identity(frame)
+        update = self.core.receive(frame, self._now())
+        for receipt in update.receipts:
+            if receipt.outcome == "rejected":
+                self._rejected[receipt.id] = receipt
+        try:
+            if update.commit is not None:
+                self._save_received(update.commit)
+        finally:
+            self._tell(update.delta)
+
+    def _check_identity(self, welcome: Welcome) -> None:
+        """Refuses another server or user than this replica belongs to; its unsent writes are not for them."""
+        known = self.core.server_id, self.core.user
+        found = welcome.server, welcome.user
+        if known == found:
+            return
+        if known != ("", ""):
+            what = f"user {known[1]!r}" if known[0] == found[0] else "server"
+            said = f"this store belongs to another {what} than {self.url} now speaks for: connect again"
+            self._fault = Fault("forbidden", said)
+            raise ProtocolError("forbidden", said)
+        if self._on_identity is not None:
+            self._on_identity(*found)
+
+    def link_outgoing(self) -> Iterable[ClientFrame]:
+        self._save_the_unsaved()
+        return self.core.frames_to_send(self._now())
+
+    def link_tick(self) -> None:
+        self.core.ping(self._now())
+
+    def link_down(self, reason: str, refused: bool) -> None:
+        if self._fault is not None:
+            reason, refused = self._fault.message, self._fault.code in _REFUSING
+            self._fault = None
+        self.core.disconnected(reason, refused)
+        self.changed.notify_all()
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Ends it. Writes that are still unsent get `timeout` seconds while online; what does not make it is sent by
+        the next session that takes up this replica."""
+        if self._end_link(timeout):
+            with self.lock:
+                self.replica.close()
+
+    def wipe(self) -> None:
+        """Ends it and deletes the replica, unsent writes included."""
+        if self._end_link(0):
+            with self.lock:
+                self.replica.wipe()
+
+    def _end_link(self, timeout: float) -> bool:
+        """False if this session has ended already."""
+        deadline = time.monotonic() + timeout
+        if timeout and self.core.pending and self.core.state == "online" and not self.within_transaction:
+            try:
+                self.flush(timeout)
+            except TimeoutError as late:
+                log.info("%s is closed: %s", self.app, late)
+        with self.lock:
+            if self.closed:
+                return False
+            self.closed = True
+            self._compaction = None
+            if self.app:
+                self.core.disconnected("closed")
+            if self._jobs is not None:
+                self._jobs.put(None)
+            self.changed.notify_all()
+        if self._link is not None:
+            self._link.stop(max(0.0, deadline - time.monotonic()) + 0.5)
+        return True
+
+
+def _check_belongs(replica: Replica, state: LocalState, app: str) -> None:
+    """A replica is of one app for ever, or of none: what a local store holds, no server would ever hear of, and what a
+    server does not have, the first load would take away."""
+    owner = state.meta.get("app")
+    if owner is None:
+        replica.save(LocalCommit(meta={"app": app}))
+    elif owner != app:
+        what = f"a replica of the app {owner!r}: connect to that" if owner else "a store without a server: open it"
+        raise StorageError(f"{replica.path} is {what}")
+
+
+@contextmanager
+def held(session: Session) -> Iterator[Store]:
+    """The session's store, unchanged by others as long as the block lasts."""
+    with session.lock:
+        yield session.store
+
+
+def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    """The thread of the callbacks. A job is expected to deal with its own exceptions; one that does not is logged."""
+    while (job := jobs.get()) is not None:
+        try:
+            job()
+        except Exception:
+            log.exception("a callback failed")
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """What is still open at the end of the process is closed, with a little time for what is unsent."""
+    for session in list(_sessions):
+        try:
+            session.close(1.0)
+        except Exception:
+            log.exception("%s could not be closed", session.replica.path)
+
+
+atexit.register(_close_all)

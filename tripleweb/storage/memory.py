@@ -1,0 +1,152 @@
+"""Memory in the place of a disk: the same contract without one, for embedded servers and tests.
+
+What is durable here lives as long as the `MemoryStores` it came from: an app that is closed and opened again is as it
+was. It folds as the others do, from its log into a `Store`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+
+from tripleweb.change import Change
+from tripleweb.errors import StorageError
+from tripleweb.ids import check_app, nano_id
+from tripleweb.storage import TAIL, App
+from tripleweb.store import Store
+from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
+
+
+class _Data:
+    """What an app's file would be."""
+
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.seq = self.time = 0
+        self.log: list[Entry] = []
+        self.receipts: dict[tuple[str, int], tuple[str, bytes]] = {}
+        self.replicas: dict[str, ReplicaRow] = {}
+        self.table = Store()
+        self.folded = self.part = 0
+
+
+class MemoryTenant:
+    """One app; the contract is `storage.TenantStorage`."""
+
+    def __init__(self, app: str, data: _Data | None = None) -> None:
+        self.app = app
+        self.closed = False
+        self._data = _Data(nano_id(os.urandom)) if data is None else data
+        self._failure = ""
+
+    @property
+    def backlog(self) -> int:
+        return self._data.seq - self._data.folded
+
+    def load(self, tail: int = TAIL) -> TenantState:
+        data = self._ready()
+        registers: list[Change] = list(data.table.registers())
+        for entry in data.log[data.folded :]:
+            registers.extend(entry.registers)
+        return TenantState(
+            epoch=data.epoch,
+            seq=data.seq,
+            time=data.time,
+            registers=iter(registers),
+            replicas={replica: replace(row) for replica, row in data.replicas.items()},
+            receipts=dict(data.receipts),
+            tail=data.log[-tail:] if tail else [],
+        )
+
+    def commit(self, commit: Commit) -> None:
+        data = self._ready()
+        expected = list(range(data.seq + 1, commit.seq + 1))
+        if commit.seq < data.seq or [entry.seq for entry in commit.entries] != expected:
+            self._failure = f"commit {commit.batch} up to {commit.seq} does not continue {data.seq}"
+        keys = [(replica, number) for replica, number, _, _ in commit.receipts]
+        if len({*keys}) < len(keys) or any(key in data.receipts for key in keys):
+            self._failure = f"commit {commit.batch} brings a second receipt for a transaction"
+        self._ready()
+        data.log.extend(commit.entries)
+        data.receipts.update({(replica, number): (tx, body) for replica, number, tx, body in commit.receipts})
+        for replica, row in commit.replicas.items():
+            data.replicas[replica] = replace(row)
+        confirmed = {replica: row.confirmed for replica, row in commit.replicas.items()}
+        for key in [key for key in data.receipts if key[1] <= confirmed.get(key[0], 0)]:
+            del data.receipts[key]
+        data.seq, data.time = commit.seq, commit.time
+
+    def fold(self, limit: int = 500) -> int:
+        data = self._ready()
+        moved = 0
+        while moved < limit and data.folded < data.seq:
+            registers = data.log[data.folded].registers
+            piece = list(islice(registers, data.part, data.part + limit - moved))
+            data.table.apply(piece)
+            moved += max(len(piece), 1)
+            data.part += len(piece)
+            if data.part >= len(registers):
+                data.folded, data.part = data.folded + 1, 0
+        return moved
+
+    def since(self, seq: int, limit: int = 1_000) -> list[Entry]:
+        return self._ready().log[seq : seq + limit]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _ready(self) -> _Data:
+        if self._failure or self.closed:
+            raise StorageError(f"app {self.app!r}: {self._failure or 'was closed'}")
+        return self._data
+
+
+class MemoryStores:
+    """The tenants of a server that forgets everything when it ends; see `storage.TenantStores`."""
+
+    def __init__(self) -> None:
+        self.server_id = nano_id(os.urandom)
+        self._data: dict[str, _Data] = {}
+        self._open: dict[str, MemoryTenant] = {}
+        self._apps: dict[str, App] = {}
+
+    def open(self, app: str) -> MemoryTenant:
+        check_app(app)
+        self._check_closed(app)
+        if app not in self._data:
+            self._data[app] = _Data(nano_id(os.urandom))
+        tenant = self._open[app] = MemoryTenant(app, self._data[app])
+        return tenant
+
+    def _check_closed(self, app: str) -> None:
+        if app in self._open and not self._open[app].closed:
+            raise StorageError(f"app {app!r} is open already")
+
+    def tenants(self) -> list[str]:
+        return sorted(self._data)
+
+    def drop(self, app: str) -> None:
+        self._check_closed(app)
+        self._data.pop(app, None)
+
+    def apps(self) -> dict[str, App]:
+        return dict(sorted(self._apps.items()))
+
+    def put(self, app: App) -> None:
+        self._apps[check_app(app.id)] = app
+
+    def patch(
+        self, app: str, name: str | None = None, members: Mapping[str, str | None] | None = None
+    ) -> App:
+        patched = self._apps[app] = self._apps[app].patched(name, members or {})
+        return patched
+
+    def delete(self, app: str) -> None:
+        self.drop(app)
+        self._apps.pop(app, None)
+
+    def close(self) -> None:
+        for tenant in self._open.values():
+            tenant.close()

@@ -1,0 +1,459 @@
+"""A replica's durable file: what a client has, has written and has not yet been told the fate of.
+
+Log first: a save appends one row with the registers it set, packed, so that it costs the same whatever is already
+there; `chunks` hold the registers as they were at some save, and the content is the chunks with the later saves on
+top. `compact` writes new chunks in small steps, into a new generation that counts from one moment on; it never holds
+up a save for longer than one step. Opening reads the chunks and the rest of the log and compacts if the rest had
+outgrown them: it takes as long as there is data, not as long as there is history.
+
+Invariants: a save is there whole or not at all; with the durability "process" it survives the death of the process
+once it returned, with "full" that of the machine. One owner at a time, by a lock that dies with its process.
+
+    chunks   generation, n, body       registers, packed as `encode_registers` does
+    saves    n, body                   [clear, revive, registers, drop], applied in this order
+    outbox   number, id, time, changes
+    fates    what became of writes, the newest 10,000
+    meta     JSON values by name; names beginning with "_" are the file's own, `_format` says what it is
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from tripleweb.change import DELETED, Change, Key
+from tripleweb.errors import StorageError, StoreLockedError
+from tripleweb.ids import nano_id
+from tripleweb.storage.file import DatabaseFile, OwnerLock, delete_database
+from tripleweb.sync.records import Fate, LocalCommit, LocalState, Pending
+from tripleweb.terms import Ref
+
+Durability = Literal["process", "full"]
+
+VERSION = 1
+FORM = f"tripleweb replica {VERSION}"
+TABLES = """
+CREATE TABLE chunks (generation INTEGER NOT NULL, n INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (generation, n));
+CREATE TABLE saves (n INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE outbox (number INTEGER PRIMARY KEY, id TEXT NOT NULL, time INTEGER NOT NULL, changes BLOB NOT NULL);
+CREATE TABLE fates (n INTEGER PRIMARY KEY, time INTEGER NOT NULL, subject TEXT NOT NULL, predicate TEXT NOT NULL,
+    value TEXT NOT NULL, outcome TEXT NOT NULL, "by" TEXT NOT NULL, reason TEXT NOT NULL)"""
+FATES_MAX = 10_000
+CHUNK = 2_000  # registers in one row
+BACKLOG_MIN = 20_000  # a log shorter than this is not worth compacting
+
+# An adopted file carries the version in its name, so that versions that do not read each other keep apart.
+ENDING = f".v{VERSION}.replica"
+
+_Row = tuple[str, str, str, Any, int, str]
+
+
+def _pack_ref(value: Any) -> msgspec.msgpack.Ext:
+    if type(value) is Ref:
+        return msgspec.msgpack.Ext(1, value.encode())
+    raise TypeError(f"not a value: {value!r:.80}")
+
+
+def _unpack_ref(code: int, data: memoryview) -> Ref:
+    if code != 1:
+        raise ValueError(f"not a packed value: extension {code}")
+    return Ref(str(data, "utf-8"))
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_pack_ref).encode
+_decode_rows = msgspec.msgpack.Decoder(list[_Row], ext_hook=_unpack_ref).decode
+_decode_save = msgspec.msgpack.Decoder(
+    tuple[bool, list[str], list[_Row], list[Key]], ext_hook=_unpack_ref
+).decode
+
+
+def encode_registers(registers: Sequence[Change]) -> bytes:
+    """Registers, packed: MessagePack of their fields, the values in its own kinds and references as extension 1."""
+    return _encode(registers)
+
+
+def decode_registers(body: bytes) -> list[Change]:
+    """What `encode_registers` packed; raises `ValueError` for anything else.
+
+    >>> change = Change("ada", "user/boss", "", Ref("bob"), 1, "a")
+    >>> decode_registers(encode_registers([change])) == [change]
+    True
+    """
+    return [Change._make(row) for row in _decode_rows(body)]
+
+
+class Content:
+    """Registers as a series of commits leaves them, by subject."""
+
+    def __init__(self) -> None:
+        self._subjects: dict[str, dict[tuple[str, str], Change]] = {}
+
+    def apply(
+        self, clear: bool, revive: Iterable[str], registers: Iterable[Change], drop: Iterable[Key]
+    ) -> None:
+        """One commit, or a part of one; see `records.LocalCommit`."""
+        subjects = self._subjects
+        if clear:
+            subjects.clear()
+        for subject in revive:
+            subjects.get(subject, {}).pop((DELETED, ""), None)
+        for change in registers:
+            if change[1] == DELETED:
+                subjects[change[0]] = {(DELETED, ""): change}
+            else:
+                subjects.setdefault(change[0], {})[change[1:3]] = change
+        for subject, predicate, slot in drop:
+            if predicate != DELETED:
+                subjects.get(subject, {}).pop((predicate, slot), None)
+
+    def registers(self) -> list[Change]:
+        """Everything, those of one subject together."""
+        return [change for held in self._subjects.values() for change in held.values()]
+
+
+class Replica(Protocol):
+    """Where a session keeps its replica."""
+
+    @property
+    def path(self) -> str:
+        """The file, or ":memory:"."""
+        ...
+
+    @property
+    def due(self) -> bool:
+        """True if `compact` is worth its while."""
+        ...
+
+    def load(self) -> LocalState:
+        """The state after the last save."""
+        ...
+
+    def save(self, commit: LocalCommit) -> None:
+        """Atomic, and durable when it returns. Raises `StorageError`; then nothing of it is saved."""
+        ...
+
+    def compact(self, registers: Iterable[Change]) -> Iterator[None]:
+        """Rewrites the content as `registers`, which is everything that was saved up to the first step. One small
+        piece of work a step, saves may come in between; left before its end, it has changed nothing."""
+        ...
+
+    def close(self) -> None:
+        """Ends it and lets go of the file; more than once is fine."""
+        ...
+
+    def wipe(self) -> None:
+        """Ends it and deletes what is there."""
+        ...
+
+
+class ReplicaFile:
+    """A replica in a file of its own; see `Replica`.
+
+    Raises `StoreLockedError` if another running session (of this process or another) has it, and `StorageError` for
+    a file that is damaged, of another version, or not a replica at all; that file is not touched.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], durability: Durability = "process") -> None:
+        if durability not in ("process", "full"):
+            raise ValueError(f'durability is "process" or "full", not {durability!r}')
+        self._path = Path(path).absolute()
+        self._owner = OwnerLock(Path(f"{self._path}.lock"), self._path)
+        try:
+            self._file = DatabaseFile(self._path, FORM, TABLES, full=False, sole=True)
+            try:
+                self._begin()
+            except BaseException:
+                self._file.close()
+                raise
+        except BaseException:
+            self._owner.release(delete=True)  # it may be somebody else's file: leave nothing beside it
+            raise
+
+    def _begin(self) -> None:
+        if self._file.created:
+            with self._file.transaction():
+                self._file.set_meta({"_generation": 0, "_folded": 0})
+        with self._file.reading() as connection:
+            self._generation, self._folded = (
+                int(str(self._file.meta(name))) for name in ("_generation", "_folded")
+            )
+            self._saved, self._fate, self._outbox = connection.execute(
+                "SELECT max(?, (SELECT ifnull(max(n), 0) FROM saves)), (SELECT ifnull(max(n), 0) FROM fates),"
+                " (SELECT count(*) FROM outbox)",
+                (self._folded,),
+            ).fetchone()
+        self._chunked = 0  # registers in the chunks
+        self._backlog = 0  # registers in the saves that are not in the chunks
+        self._compacting = False
+
+    @property
+    def path(self) -> str:
+        return str(self._path)
+
+    @property
+    def unsent(self) -> int:
+        """How many transactions were in the outbox when the file was opened."""
+        return int(self._outbox)
+
+    @property
+    def due(self) -> bool:
+        return not self._compacting and self._backlog > max(BACKLOG_MIN, self._chunked)
+
+    def load(self) -> LocalState:
+        content = Content()
+        self._chunked = self._backlog = 0
+        try:
+            with self._file.reading() as connection:
+                for (body,) in connection.execute(
+                    "SELECT body FROM chunks WHERE generation = ? ORDER BY n", (self._generation,)
+                ):
+                    registers = decode_registers(body)
+                    self._chunked += len(registers)
+                    content.apply(False, (), registers, ())
+                for (body,) in connection.execute(
+                    "SELECT body FROM saves WHERE n > ? ORDER BY n", (self._folded,)
+                ):
+                    clear, revive, rows, drop = _decode_save(body)
+                    self._backlog += 1 + len(rows) + len(drop)
+                    content.apply(clear, revive, [Change._make(row) for row in rows], drop)
+                state = LocalState(
+                    registers=content.registers(),
+                    pending=[
+                        Pending(number, tx, time, decode_registers(changes))
+                        for number, tx, time, changes in connection.execute(
+                            "SELECT number, id, time, changes FROM outbox ORDER BY number"
+                        )
+                    ],
+                    fates=[
+                        Fate(time, subject, predicate, tuple(msgspec.json.decode(value)), outcome, by, reason)
+                        for time, subject, predicate, value, outcome, by, reason in connection.execute(
+                            'SELECT time, subject, predicate, value, outcome, "by", reason FROM fates ORDER BY n'
+                        )
+                    ],
+                    meta={
+                        name: msgspec.json.decode(value)
+                        for name, value in connection.execute("SELECT name, value FROM meta")
+                        if not name.startswith("_")
+                    },
+                )
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise StorageError(f"{self._path} is damaged: {error}") from error
+        if self.due:
+            for _ in self.compact(state.registers):
+                pass
+        return state
+
+    def save(self, commit: LocalCommit) -> None:
+        rows = _pieces(commit)
+        pending = [(p.number, p.id, p.time, _encode(p.changes)) for p in commit.pending]
+        _check_names(commit)
+        fate_values = [msgspec.json.encode(fate.value).decode() for fate in commit.fates]
+        meta = {name: msgspec.json.encode(value).decode() for name, value in commit.meta.items()}
+        self._file.ease()
+        with self._file.transaction() as connection:
+            first, self._saved = self._saved + 1, self._saved + len(rows)  # a number is not used twice
+            if rows:
+                connection.executemany("INSERT INTO saves (n, body) VALUES (?, ?)", enumerate(rows, first))
+            if commit.decided:
+                connection.executemany("DELETE FROM outbox WHERE number = ?", [(n,) for n in commit.decided])
+            if pending:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO outbox (number, id, time, changes) VALUES (?, ?, ?, ?)", pending
+                )
+            if commit.fates:
+                first, self._fate = self._fate + 1, self._fate + len(commit.fates)
+                connection.executemany(
+                    'INSERT INTO fates (n, time, subject, predicate, value, outcome, "by", reason)'
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (n, f.time, f.subject, f.predicate, value, f.outcome, f.by, f.reason)
+                        for n, (f, value) in enumerate(zip(commit.fates, fate_values, strict=True), first)
+                    ],
+                )
+                connection.execute("DELETE FROM fates WHERE n <= ?", (self._fate - FATES_MAX,))
+            if meta:
+                self._file.set_meta(meta)
+            self._backlog += len(rows) + len(commit.registers) + len(commit.drop)
+
+    def compact(self, registers: Iterable[Change]) -> Iterator[None]:
+        # What is in neither the old chunks nor the saves up to `folded` is in a later save, so registers that were
+        # saved while the steps ran may be in the new chunks or not: replaying the later saves comes to the same.
+        if self._compacting:
+            raise StorageError(f"{self._path} is being compacted already")
+        self._compacting = True
+        try:
+            yield from self._sweep()
+            generation, folded, backlog = self._generation + 1, self._saved, self._backlog
+            source, count, n = iter(registers), 0, 0
+            while piece := list(islice(source, CHUNK)):
+                with self._file.transaction() as connection:
+                    connection.execute(
+                        "INSERT INTO chunks (generation, n, body) VALUES (?, ?, ?)",
+                        (generation, n, encode_registers(piece)),
+                    )
+                count, n = count + len(piece), n + 1
+                yield
+            with self._file.transaction():
+                self._file.set_meta({"_generation": generation, "_folded": folded})
+            self._generation, self._folded, self._chunked = generation, folded, count
+            self._backlog -= backlog
+            yield
+            yield from self._sweep()
+            self._file.checkpoint()
+        finally:
+            self._compacting = False
+
+    def _sweep(self) -> Iterator[None]:
+        """Deletes what no longer counts: chunks of another generation, saves that are in the chunks."""
+        gone = 1
+        while gone:
+            with self._file.transaction() as connection:
+                gone = connection.execute(
+                    "DELETE FROM chunks WHERE rowid IN (SELECT rowid FROM chunks WHERE generation <> ? LIMIT 8)",
+                    (self._generation,),
+                ).rowcount
+                gone += connection.execute(
+                    "DELETE FROM saves WHERE n IN (SELECT n FROM saves WHERE n <= ? ORDER BY n LIMIT 64)",
+                    (self._folded,),
+                ).rowcount
+            if gone:
+                yield
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        finally:
+            self._owner.release()
+
+    def wipe(self) -> None:
+        self._file.check_process()
+        if self._file.closed:
+            raise StorageError(f"{self._path} was closed; it may be another session's by now")
+        try:
+            self._file.fail("was wiped")  # nothing more is written into it
+            self._file.close()
+            delete_database(self._path)
+        except OSError as error:
+            raise StorageError(f"{self._path}: {error}") from error
+        finally:
+            self._owner.release(delete=True)
+
+
+def _check_names(commit: LocalCommit) -> None:
+    for name in commit.meta:
+        if name.startswith("_"):
+            raise ValueError(f"names in meta do not begin with '_': {name!r}")
+
+
+def _pieces(commit: LocalCommit) -> list[bytes]:
+    """A commit's registers as rows of bounded size."""
+    registers, drop = commit.registers, commit.drop
+    if not (commit.clear or commit.revive or registers or drop):
+        return []
+    if len(registers) + len(drop) <= CHUNK:
+        return [_encode((commit.clear, commit.revive, registers, drop))]
+    rows = [_encode((commit.clear, commit.revive, (), ()))]
+    for i in range(0, len(registers), CHUNK):
+        rows.append(_encode((False, (), registers[i : i + CHUNK], ())))
+    for i in range(0, len(drop), CHUNK):
+        rows.append(_encode((False, (), (), drop[i : i + CHUNK])))
+    return rows
+
+
+def adopt(folder: str | os.PathLike[str], durability: Durability = "process") -> ReplicaFile:
+    """A replica of `folder` that no running session holds: one with unsent transactions first, then the one used
+    last; a new one where there is none. Sessions of several processes may choose at the same time.
+
+    Raises `StorageError` for a damaged file: it may hold what nobody else has, so it is not passed over.
+    """
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error}") from error
+    choosing = OwnerLock(place / "adopt.lock", place, wait=10)
+    best: ReplicaFile | None = None
+    try:
+        for path in sorted(place.glob("*" + ENDING), key=_last_used, reverse=True):
+            try:
+                found = ReplicaFile(path, durability)
+            except StoreLockedError:
+                continue
+            if best is not None and not found.unsent:
+                found.close()
+                continue
+            if best is not None:
+                best.close()
+            best = found
+            if best.unsent:
+                break
+        if best is None:
+            best = ReplicaFile(place / (nano_id(os.urandom, 12) + ENDING), durability)
+        return best
+    except BaseException:
+        if best is not None:
+            best.close()
+        raise
+    finally:
+        choosing.release()
+
+
+def _last_used(path: Path) -> float:
+    """When it was last written; a session that was killed has left that in the write-ahead log."""
+    return max((name.stat().st_mtime for name in (path, Path(f"{path}-wal")) if name.exists()), default=0)
+
+
+class MemoryReplica:
+    """A replica that ends with its process; see `Replica`."""
+
+    path = ":memory:"
+    due = False
+
+    def __init__(self) -> None:
+        self._content = Content()
+        self._outbox: dict[int, Pending] = {}
+        self._fates: list[Fate] = []
+        self._meta: dict[str, Any] = {}
+        self._closed = False
+
+    def load(self) -> LocalState:
+        self._check()
+        return LocalState(
+            registers=self._content.registers(),
+            pending=[replace(self._outbox[number]) for number in sorted(self._outbox)],
+            fates=list(self._fates),
+            meta=dict(self._meta),
+        )
+
+    def save(self, commit: LocalCommit) -> None:
+        self._check()
+        _check_names(commit)
+        self._content.apply(commit.clear, commit.revive, commit.registers, commit.drop)
+        for number in commit.decided:
+            self._outbox.pop(number, None)
+        for pending in commit.pending:
+            self._outbox[pending.number] = replace(pending)
+        self._fates.extend(commit.fates)
+        del self._fates[: max(0, len(self._fates) - FATES_MAX)]
+        self._meta.update(commit.meta)
+
+    def compact(self, registers: Iterable[Change]) -> Iterator[None]:
+        yield from ()
+
+    def close(self) -> None:
+        self._closed = True
+
+    def wipe(self) -> None:
+        self.close()
+        self._content = Content()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise StorageError("the replica was closed")

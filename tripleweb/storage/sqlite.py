@@ -1,0 +1,399 @@
+"""SQLite, the embedded default: one file for an app, in a directory that belongs to one server.
+
+What is durable before an acknowledgement is the log (with receipts, replicas and the clock): rows appended in one
+transaction, which is an order of magnitude cheaper than keeping the table of triples and its index. The table follows
+through `fold`; `load` reads the table and what of the log is not in it yet. Invariants: table plus the rest of the log
+is the whole log merged as `Store` merges it; `folded` in `meta` moves in the same transaction as the rows; the log
+stays (it is the history).
+
+The table has the columns of a plain triple store, so that it can be read with any SQLite:
+
+    subject predicate object object_type hlc    one register; `hlc` is its stamp, text that sorts as stamps do
+    slot deleted                                 `change.py` says what slots mean; deleted: it holds no value
+    seq tx author                                the transaction it came with
+
+Folding merges in SQL: the higher `hlc` stands; equal ones go by `change.outranks`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tripleweb.change import DELETED, RESET, SINGLE, Change, outranks
+from tripleweb.clock import parse_stamp, stamp_text
+from tripleweb.errors import ProtocolError, StorageError
+from tripleweb.ids import check_app, nano_id
+from tripleweb.storage import TAIL, App
+from tripleweb.storage.file import DatabaseFile, OwnerLock, delete_database
+from tripleweb.sync.messages import change_from_wire, decode_committed
+from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
+from tripleweb.terms import Ref, Value, date_text, kind, parse_date
+
+TENANT_FORM = "tripleweb tenant 1"
+TENANT_TABLES = """
+CREATE TABLE log (seq INTEGER PRIMARY KEY, replica TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL,
+    "by" TEXT NOT NULL, at INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE receipts (replica TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (replica, number));
+CREATE TABLE replicas (replica TEXT PRIMARY KEY, user TEXT NOT NULL, last INTEGER NOT NULL,
+    confirmed INTEGER NOT NULL, time INTEGER NOT NULL);
+CREATE TABLE triples (subject TEXT NOT NULL, predicate TEXT NOT NULL, object, object_type TEXT, hlc TEXT NOT NULL,
+    slot TEXT NOT NULL, deleted INTEGER NOT NULL, seq INTEGER NOT NULL, tx TEXT NOT NULL, author TEXT NOT NULL,
+    PRIMARY KEY (subject, predicate, slot))"""
+TAIL_BYTES_MAX = 16 << 20
+
+_ENTRY = 'SELECT seq, replica, number, id, "by", at, body FROM log '
+_PUT_TRIPLE = """
+INSERT INTO triples (subject, predicate, slot, object, object_type, hlc, deleted, seq, tx, author)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (subject, predicate, slot) DO UPDATE SET object = excluded.object, object_type = excluded.object_type,
+    hlc = excluded.hlc, deleted = excluded.deleted, seq = excluded.seq, tx = excluded.tx, author = excluded.author
+WHERE excluded.hlc > hlc
+    OR (excluded.hlc = hlc AND outranks(excluded.object, excluded.object_type, object, object_type))"""
+_TYPES = {"s": "string", "n": "number", "b": "boolean", "d": "date", "r": "ref"}
+
+
+def to_columns(value: Value | None) -> tuple[Any, str | None]:
+    """A value as (object, object_type); numbers stay numbers, a boolean is 0 or 1, a date its text."""
+    if value is None:
+        return None, None
+    letter = kind(value)
+    if letter == "d":
+        return date_text(value), "date"  # type: ignore[arg-type]
+    return (str(value) if letter == "r" else value), _TYPES[letter]
+
+
+def from_columns(held: Any, named: str | None) -> Value | None:
+    """The value of `to_columns`' pair; raises `ValueError` for what `to_columns` never makes."""
+    cls = type(held)
+    if (named == "string" and cls is str) or (named == "number" and cls in (int, float)):
+        return held  # type: ignore[no-any-return]
+    if named == "ref" and cls is str:
+        return Ref(held)
+    if named == "boolean" and held in (0, 1):
+        return bool(held)
+    if named == "date" and cls is str:
+        return parse_date(held)
+    if named is None and held is None:
+        return None
+    raise ValueError(f"not a stored object of type {named!r}: {held!r:.80}")
+
+
+class SqliteTenant:
+    """One app's file; the contract is `storage.TenantStorage`."""
+
+    def __init__(self, path: Path, app: str) -> None:
+        self.app = app
+        self._file = DatabaseFile(path, TENANT_FORM, TENANT_TABLES, full=True, sole=False)
+        try:
+            if self._file.created:
+                with self._file.transaction():
+                    self._file.set_meta(
+                        {"epoch": nano_id(os.urandom), "seq": 0, "time": 0, "folded": 0, "folded_part": 0}
+                    )
+            with self._file.reading() as connection:
+                connection.create_function("outranks", 4, _outranks, deterministic=True)
+                self._epoch = str(self._file.meta("epoch"))
+                self._seq, self._folded, self._part = (
+                    int(str(self._file.meta(name))) for name in ("seq", "folded", "folded_part")
+                )
+            self._folding: Entry | None = None  # the entry of which `_part` registers are in the table
+        except ValueError as error:
+            self._file.close()
+            raise StorageError(f"{path} is damaged: {error}") from error
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def backlog(self) -> int:
+        return self._seq - self._folded
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def load(self, tail: int = TAIL) -> TenantState:
+        with ExitStack() as stack:
+            connection = stack.enter_context(self._file.snapshot())
+            values = dict(connection.execute("SELECT name, value FROM meta"))
+            newest: list[Entry] = []
+            size = 0
+            for row in connection.execute(_ENTRY + "ORDER BY seq DESC LIMIT ?", (tail,)):
+                size += len(row[6])
+                if newest and size > TAIL_BYTES_MAX:
+                    break
+                newest.append(self._entry(row))
+            return TenantState(
+                epoch=self._epoch,
+                seq=values["seq"],
+                time=values["time"],
+                replicas={
+                    replica: ReplicaRow(*row)
+                    for replica, *row in connection.execute(
+                        "SELECT replica, user, last, confirmed, time FROM replicas"
+                    )
+                },
+                receipts={
+                    (replica, number): (tx, body)
+                    for replica, number, tx, body in connection.execute(
+                        "SELECT replica, number, id, body FROM receipts"
+                    )
+                },
+                tail=newest[::-1],
+                registers=self._registers(connection, values["folded"], stack.pop_all()),
+            )
+
+    def _registers(self, connection: sqlite3.Connection, folded: int, stack: ExitStack) -> Iterator[Change]:
+        with stack:
+            rows = connection.execute(
+                "SELECT subject, predicate, slot, object, object_type, hlc FROM triples"
+            )
+            try:
+                for subject, predicate, slot, held, named, hlc in rows:
+                    time, replica = int(hlc[:16], 16), hlc[17:]
+                    yield Change(subject, predicate, slot, from_columns(held, named), time, replica)
+            except (ValueError, TypeError) as error:
+                raise StorageError(f"{self._file.path} is damaged: {error}") from error
+            for row in connection.execute(_ENTRY + "WHERE seq > ? ORDER BY seq", (folded,)):
+                yield from self._entry(row).registers
+
+    def _entry(self, row: Any) -> Entry:
+        seq, replica, number, tx, by, at, packed = row
+        try:
+            body = decode_committed(packed)
+            stamp = parse_stamp(body.stamp)
+            registers = tuple([change_from_wire(wire, *stamp) for wire in body.changes])
+        except (ValueError, TypeError, ProtocolError) as error:
+            raise StorageError(f"{self._file.path} is damaged: log entry {seq}: {error}") from error
+        return Entry(seq, replica, number, tx, by, at, packed, registers)
+
+    def since(self, seq: int, limit: int = 1_000) -> list[Entry]:
+        with self._file.snapshot() as connection:
+            rows = connection.execute(_ENTRY + "WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit))
+            return [self._entry(row) for row in rows]
+
+    def commit(self, commit: Commit) -> None:
+        try:
+            self._file.ease()
+            with self._file.transaction() as connection:
+                self._check_continues(commit)
+                connection.executemany(
+                    'INSERT INTO log (seq, replica, number, id, "by", at, body) VALUES (?, ?, ?, ?, ?, ?, ?)',
+                    [(e.seq, e.replica, e.number, e.id, e.by, e.at, e.body) for e in commit.entries],
+                )
+                connection.executemany(
+                    "INSERT INTO receipts (replica, number, id, body) VALUES (?, ?, ?, ?)", commit.receipts
+                )
+                rows = commit.replicas.items()
+                connection.executemany(
+                    "INSERT INTO replicas (replica, user, last, confirmed, time) VALUES (?, ?, ?, ?, ?)"
+                    " ON CONFLICT (replica) DO UPDATE SET user = excluded.user, last = excluded.last,"
+                    " confirmed = excluded.confirmed, time = excluded.time",
+                    [(replica, row.user, row.last, row.confirmed, row.time) for replica, row in rows],
+                )
+                connection.executemany(
+                    "DELETE FROM receipts WHERE replica = ? AND number <= ?",
+                    [(replica, row.confirmed) for replica, row in rows],
+                )
+                self._file.set_meta({"seq": commit.seq, "time": commit.time})
+        except BaseException as error:
+            self._file.fail(f"a commit failed ({error}); open it again")
+            raise
+        self._seq = commit.seq
+
+    def _check_continues(self, commit: Commit) -> None:
+        expected = list(range(self._seq + 1, commit.seq + 1))
+        if commit.seq < self._seq or [entry.seq for entry in commit.entries] != expected:
+            raise StorageError(
+                f"{self._file.path}: commit {commit.batch} up to {commit.seq} does not continue {self._seq}"
+            )
+
+    def fold(self, limit: int = 500) -> int:
+        if not self.backlog:
+            self._file.checkpoint()
+            return 0
+        try:
+            with self._file.transaction() as connection:
+                moved, folded, part, entry = self._move(connection, limit)
+                self._file.set_meta({"folded": folded, "folded_part": part})
+        except StorageError as error:
+            self._file.fail(f"folding failed ({error}); open it again")
+            raise
+        self._folded, self._part, self._folding = folded, part, entry
+        return moved
+
+    def _move(self, connection: sqlite3.Connection, limit: int) -> tuple[int, int, int, Entry | None]:
+        """Merges the next registers; returns how many, and where that leaves off: the last entry that is in the
+        table, how many registers of the next one are, and that one."""
+        moved, folded, part, entry = 0, self._folded, self._part, self._folding
+        while moved < limit and folded < self._seq:
+            if entry is None:
+                row = connection.execute(_ENTRY + "WHERE seq = ?", (folded + 1,)).fetchone()
+                if row is None:
+                    raise StorageError(f"{self._file.path} is damaged: the log has no entry {folded + 1}")
+                entry = self._entry(row)
+            piece = entry.registers[part : part + limit - moved]
+            self._merge(connection, entry, piece)
+            moved += max(len(piece), 1)
+            part += len(piece)
+            if part >= len(entry.registers):
+                folded, part, entry = folded + 1, 0, None
+        return moved, folded, part, entry
+
+    def _merge(self, connection: sqlite3.Connection, entry: Entry, registers: tuple[Change, ...]) -> None:
+        buried: dict[str, bool] = {}
+        for change in registers:
+            subject = change.subject
+            if subject not in buried:
+                found = connection.execute(
+                    "SELECT 1 FROM triples WHERE subject = ? AND predicate = ? AND slot = ?",
+                    (subject, DELETED, SINGLE),
+                )
+                buried[subject] = found.fetchone() is not None
+            if change.predicate == DELETED:
+                if not buried[subject]:
+                    connection.execute("DELETE FROM triples WHERE subject = ?", (subject,))
+                    buried[subject] = True
+            elif buried[subject]:
+                continue
+            held, named = to_columns(change.value)
+            deleted = change.predicate == DELETED or (change.value is None and change.slot != RESET)
+            hlc = stamp_text(change.time, change.replica)
+            connection.execute(
+                _PUT_TRIPLE,
+                (
+                    *(subject, change.predicate, change.slot, held, named, hlc, deleted),
+                    *(entry.seq, entry.id, entry.by),
+                ),
+            )
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _outranks(new: Any, new_type: str | None, old: Any, old_type: str | None) -> bool:
+    return outranks(from_columns(new, new_type), from_columns(old, old_type))
+
+
+REGISTRY_FORM = "tripleweb registry 1"
+REGISTRY_TABLES = """
+CREATE TABLE apps (id TEXT PRIMARY KEY, name TEXT NOT NULL, created INTEGER NOT NULL, members TEXT NOT NULL)"""
+ENDING = ".tenant.sqlite"
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+
+
+def file_name(app: str) -> str:
+    """The name of an app's file: no two apps share one, also where file names have no case; none is a device.
+
+    >>> file_name("my-app"), file_name("My.App"), file_name("aux")
+    ('my-app.tenant.sqlite', '%4dy%2e%41pp.tenant.sqlite', '%61ux.tenant.sqlite')
+    """
+    plain = "abcdefghijklmnopqrstuvwxyz0123456789_-"
+    name = "".join(c if c in plain else f"%{ord(c):02x}" for c in check_app(app))
+    if name in _RESERVED:
+        name = f"%{ord(name[0]):02x}{name[1:]}"
+    return name + ENDING
+
+
+def app_of(name: str) -> str:
+    """The app whose file has this name.
+
+    >>> app_of(file_name("My.App"))
+    'My.App'
+    """
+    first, *rest = name.removesuffix(ENDING).split("%")
+    return first + "".join(chr(int(piece[:2], 16)) + piece[2:] for piece in rest)
+
+
+class SqliteStores:
+    """A server's directory: `server.sqlite`, a file for each tenant, and the lock; see `storage.TenantStores`."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StorageError(f"{folder}: {error}") from error
+        self._open: dict[str, SqliteTenant] = {}
+        self._guard = threading.Lock()
+        self._owner = OwnerLock(self.folder / "server.lock", self.folder)
+        try:
+            self._registry = DatabaseFile(
+                self.folder / "server.sqlite", REGISTRY_FORM, REGISTRY_TABLES, full=True, sole=True
+            )
+            if self._registry.created:
+                with self._registry.transaction():
+                    self._registry.set_meta({"server_id": nano_id(os.urandom)})
+            with self._registry.reading():
+                self.server_id = str(self._registry.meta("server_id"))
+        except BaseException:
+            self._owner.release()
+            raise
+
+    def open(self, app: str) -> SqliteTenant:
+        path = self.folder / file_name(app)
+        with self._guard:
+            self._check_closed(app)
+            tenant = self._open[app] = SqliteTenant(path, app)
+            return tenant
+
+    def _check_closed(self, app: str) -> None:
+        held = self._open.get(app)
+        if held is not None and not held.closed:
+            raise StorageError(f"app {app!r} is open already")
+
+    def tenants(self) -> list[str]:
+        return sorted(app_of(path.name) for path in self.folder.glob("*" + ENDING))
+
+    def drop(self, app: str) -> None:
+        with self._guard:
+            self._check_closed(app)
+            try:
+                delete_database(self.folder / file_name(app))
+            except OSError as error:
+                raise StorageError(f"{self.folder}: {error}") from error
+
+    def apps(self) -> dict[str, App]:
+        with self._registry.reading() as connection:
+            rows = connection.execute("SELECT id, name, created, members FROM apps ORDER BY id")
+            return {row[0]: App(row[0], row[1], row[2], msgspec.json.decode(row[3])) for row in rows}
+
+    def put(self, app: App) -> None:
+        check_app(app.id)
+        with self._registry.transaction() as connection:
+            self._put(connection, app)
+
+    def _put(self, connection: sqlite3.Connection, app: App) -> None:
+        connection.execute(
+            "INSERT OR REPLACE INTO apps (id, name, created, members) VALUES (?, ?, ?, ?)",
+            (app.id, app.name, app.created, msgspec.json.encode(app.members).decode()),
+        )
+
+    def patch(
+        self, app: str, name: str | None = None, members: Mapping[str, str | None] | None = None
+    ) -> App:
+        with self._registry.transaction() as connection:
+            patched = self.apps()[app].patched(name, members or {})
+            self._put(connection, patched)
+            return patched
+
+    def delete(self, app: str) -> None:
+        self.drop(app)
+        with self._registry.transaction() as connection:
+            connection.execute("DELETE FROM apps WHERE id = ?", (app,))
+
+    def close(self) -> None:
+        with self._guard, ExitStack() as stack:
+            stack.callback(self._owner.release)
+            stack.callback(self._registry.close)
+            for tenant in self._open.values():
+                stack.callback(tenant.close)

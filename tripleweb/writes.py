@@ -1,0 +1,333 @@
+"""The writes of a client, by the rules of its schema: what `db.insert`, `update`, `add` … put into a transaction.
+
+Each function takes the `Transaction` to write to and the `Schema` (`SCHEMALESS` for none). Invariant: whatever can
+be wrong is found before anything is written, so that a call that raises has changed nothing, also in the middle of a
+longer transaction. What they raise: `SchemaError` (the data does not fit), `DeletedError` (the entity was deleted),
+`ValueError` and `TypeError` (not a value, not an id).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from tripleweb.errors import DeletedError, SchemaError
+from tripleweb.ids import RandomBytes, check_id, check_predicate, kind_of, nano_id
+from tripleweb.schema import Field, Schema
+from tripleweb.terms import Value, normalise, slot
+from tripleweb.transaction import Transaction
+
+EVERYTHING: Final = object()  # `unset` without a value: all of them
+_Plan = list[tuple[Field, Any]]
+
+
+class Inserted(NamedTuple):
+    """What became of the rows of `insert_columns`."""
+
+    ids: list[str]  # of the rows written, in their order
+    skipped: list[str]  # ids left out because they were deleted
+
+
+class _Empty(SchemaError, ValueError):
+    """An entity without anything in it."""
+
+
+def insert(
+    tx: Transaction,
+    schema: Schema,
+    kind: str,
+    fields: Mapping[str, Any],
+    *,
+    id: str | None = None,
+    random_bytes: RandomBytes,
+) -> str:
+    """Writes an entity and returns its id: a new nano id, or the given one (which merges with what is there).
+
+    Fields left out (or None) get their default; required ones must be given, unless the id has a value already.
+
+    >>> from tripleweb.schema import SCHEMALESS
+    >>> from tripleweb.store import Store
+    >>> tx = Transaction(Store(), 1, "a")
+    >>> insert(tx, SCHEMALESS, "airport", {"name": "Kennedy"}, id="JFK", random_bytes=bytes)
+    'JFK'
+    """
+    known = schema.fields(kind)
+    subject = nano_id(random_bytes) if id is None else check_id(id)
+    tx.check(subject)
+    plan: _Plan = []
+    for name, value in fields.items():
+        field = schema.field(kind, name, value)
+        taken = field.amount(value) if field.counter else field.take(value)
+        if taken is not None:
+            plan.append((field, taken))
+    given = {field.name for field, _ in plan}
+    for field in known.values():
+        if field.name not in given and (filled := _missing(tx, field, subject)) is not None:
+            plan.append((field, filled))
+    if all(taken == [] for _, taken in plan):
+        raise _Empty(f"{kind} {subject!r}: expected at least one field with a value")
+    _check_counts(tx, subject, plan)
+    for field, taken in plan:
+        _write(tx, subject, field, taken)
+    return subject
+
+
+def update(tx: Transaction, schema: Schema, kind: str, id: str, fields: Mapping[str, Any]) -> None:
+    """Assigns fields of an entity (of an unknown id: creates it). None removes; a set is assigned whole."""
+    schema.fields(kind)
+    subject = check_id(id)
+    tx.check(subject)
+    plan: _Plan = []
+    for name, value in fields.items():
+        field = schema.field(kind, name, value)
+        taken = field.take(value)
+        if taken is None:
+            field.check_removal(value)
+        plan.append((field, taken))
+    for field, taken in plan:
+        _write(tx, subject, field, taken)
+
+
+def add(tx: Transaction, schema: Schema, kind: str, id: str, fields: Mapping[str, Any]) -> None:
+    """Adds members to many-valued fields: each merges by itself with what others add and remove."""
+    subject, plan = _members(tx, schema, kind, id, fields, guard=True)
+    for field, members in plan:
+        for member in members:
+            tx.add(subject, field.predicate, member)
+
+
+def remove(tx: Transaction, schema: Schema, kind: str, id: str, fields: Mapping[str, Any]) -> None:
+    """Removes members from many-valued fields."""
+    subject, plan = _members(tx, schema, kind, id, fields, guard=False)
+    for field, members in plan:
+        for member in members:
+            tx.remove(subject, field.predicate, member)
+
+
+def increment(tx: Transaction, schema: Schema, kind: str, id: str, amounts: Mapping[str, Any]) -> None:
+    """Counts amounts (of either sign) in counters."""
+    schema.fields(kind)
+    subject = check_id(id)
+    tx.check(subject)
+    plan: _Plan = []
+    for name, value in amounts.items():
+        field = schema.field(kind, name, value)
+        counted = field.amount(value)
+        if counted is None:
+            raise field.misfit(value, "a number to count")
+        plan.append((field, counted))
+    for field, counted in plan:
+        tx.counted(subject, field.predicate, counted)
+    for field, counted in plan:
+        tx.increment(subject, field.predicate, counted)
+
+
+def delete(tx: Transaction, id: str) -> None:
+    """Deletes an entity, every kind of it, for ever."""
+    tx.delete(check_id(id))
+
+
+def set_triple(tx: Transaction, schema: Schema, subject: str, predicate: str, value: Any) -> None:
+    """Writes one triple. On a many-valued field a scalar adds one member and a collection assigns the whole;
+    elsewhere a scalar assigns. None removes, as `unset_triple` does."""
+    subject, field = check_id(subject), schema.at(check_predicate(predicate))
+    tx.check(subject)
+    if field.many and (isinstance(value, str) or not hasattr(value, "__iter__")):
+        members = field.members(value)
+        if members:
+            tx.add(subject, field.predicate, members[0])
+            return
+        value = None
+    taken = field.take(value)
+    if taken is None:
+        field.check_removal(value)
+    _write(tx, subject, field, taken)
+
+
+def unset_triple(
+    tx: Transaction, schema: Schema, subject: str, predicate: str, value: Any = EVERYTHING
+) -> None:
+    """Removes everything at a predicate, or one member of it."""
+    subject, field = check_id(subject), schema.at(check_predicate(predicate))
+    tx.check(subject)
+    if value is EVERYTHING:
+        field.check_removal()
+        _write(tx, subject, field, None)
+        return
+    field.check_removal(value)
+    member = field.one(value, guard=False)
+    if member is None:
+        raise ValueError(f"{predicate}: expected a value to remove, got {value!r}")
+    tx.remove(subject, predicate, member)
+
+
+def insert_columns(
+    tx: Transaction,
+    schema: Schema,
+    kind: str,
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    id: str | Sequence[str] | None = None,
+    prefix: str = "",
+    deleted: str = "raise",
+    random_bytes: RandomBytes,
+) -> Inserted:
+    """Inserts many entities of a kind at once; `columns` are lists of the same length, one cell a row. NaN, None
+    and pandas' missing values are no values: such a cell leaves alone what is there.
+
+    `id` names the column whose text is the id, or the columns whose texts are joined by `/` (integers in decimal,
+    dates as stored), after `prefix`. They are written as fields, too, except one called `id` and those that the
+    schema does not know. Errors name the row, counted from 0; a missing or repeated key is a `ValueError`.
+    `deleted="skip"` leaves out rows whose id was deleted.
+    """
+    if deleted not in ("raise", "skip"):
+        raise ValueError(f'deleted={deleted!r}: expected "raise" or "skip"')
+    known = schema.fields(kind)
+    lengths = {name: len(cells) for name, cells in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns of different lengths: {lengths}")
+    count = next(iter(lengths.values()), 0)
+    keys = [] if id is None else [id] if isinstance(id, str) else list(id)
+    subjects = _subjects(columns, keys, prefix, count, random_bytes)
+    fields: _Plan = []
+    for name, cells in columns.items():
+        if name in keys and (name == "id" or not (schema.is_open or name in known)):
+            continue
+        field = schema.field(kind, name, cells[0] if count else None)
+        fields.append((field, _taken(field, cells)))
+    rows = range(count)
+    skipped: list[str] = []
+    if deleted == "skip":
+        rows_alive = [row for row in rows if tx.store.deleted(subjects[row]) is None]
+        if len(rows_alive) < count:
+            skipped = [subject for subject in subjects if tx.store.deleted(subject) is not None]
+            subjects = [subjects[row] for row in rows_alive]
+            fields = [(field, [cells[row] for row in rows_alive]) for field, cells in fields]
+            rows = range(len(subjects))
+    for row in rows:
+        _in_row(row, tx.check, subjects[row])
+    given = {field.name: cells for field, cells in fields}
+    for field in known.values():
+        if field.name not in given:
+            given[field.name] = [None] * len(subjects)
+            fields.append((field, given[field.name]))
+        cells = given[field.name]
+        for row in rows:
+            if cells[row] is None:
+                cells[row] = _in_row(row, _missing, tx, field, subjects[row])
+    for row in rows:
+        if all(cells[row] is None or cells[row] == [] for _, cells in fields):
+            if all(kind_of(predicate) != kind for predicate, _ in tx.store.about(subjects[row])):
+                raise _Empty(f"row {row}: {kind} {subjects[row]!r}: expected at least one field with a value")
+    counters = [(field, cells) for field, cells in fields if field.counter]
+    for row in rows if counters else ():
+        _in_row(row, _check_counts, tx, subjects[row], [(field, cells[row]) for field, cells in counters])
+    singles = [(field.predicate, cells) for field, cells in fields if not (field.many or field.counter)]
+    tx.set_all(
+        (subject, predicate, cells[row])
+        for row, subject in enumerate(subjects)
+        for predicate, cells in singles
+        if cells[row] is not None and type(cells[row]) is not list
+    )
+    for field, cells in fields:
+        for subject, taken in zip(subjects, cells, strict=True):
+            if type(taken) is list or (field.counter and taken is not None):
+                _write(tx, subject, field, taken)
+    return Inserted(subjects, skipped)
+
+
+# -- inside ----------------------------------------------------------------------------------------------------
+
+
+def _missing(tx: Transaction, field: Field, subject: str) -> Any:
+    """What `insert` writes for a field that was not given: its default, unless the entity has a value."""
+    if not field.required and field.default is None:
+        return None
+    if any(field.fits(value) for value in tx.store.values(subject, field.predicate)):
+        return None
+    if field.required:
+        raise field.misfit(None, f"{field.description}: the field is required")
+    return field.fill()
+
+
+def _members(
+    tx: Transaction, schema: Schema, kind: str, id: str, fields: Mapping[str, Any], *, guard: bool
+) -> tuple[str, _Plan]:
+    schema.fields(kind)
+    subject = check_id(id)
+    tx.check(subject)
+    plan: _Plan = []
+    for name, value in fields.items():
+        field = schema.field(kind, name, value)
+        plan.append((field, field.members(value, guard=guard)))
+    return subject, plan
+
+
+def _check_counts(tx: Transaction, subject: str, plan: _Plan) -> None:
+    """Raises `ValueError` if an amount would make a counter outgrow its 64 bits."""
+    for field, amount in plan:
+        if field.counter and amount is not None:
+            tx.counted(subject, field.predicate, amount)
+
+
+def _write(tx: Transaction, subject: str, field: Field, taken: Value | list[Value] | None) -> None:
+    """Writes what `Field.take`, `amount` or `fill` returned; None removes."""
+    if field.counter:
+        assert isinstance(taken, int | float)
+        tx.increment(subject, field.predicate, taken)
+    elif isinstance(taken, list):
+        tx.assign(subject, field.predicate, taken)
+    elif taken is None and field.many:
+        tx.assign(subject, field.predicate, [])
+    else:
+        tx.set(subject, field.predicate, taken)
+
+
+def _subjects(
+    columns: Mapping[str, Sequence[Any]],
+    keys: list[str],
+    prefix: str,
+    count: int,
+    random_bytes: RandomBytes,
+) -> list[str]:
+    if not keys:
+        return [check_id(prefix + nano_id(random_bytes)) for _ in range(count)]
+    for name in keys:
+        if name not in columns:
+            raise KeyError(f"no column {name!r} to take ids from; there are {', '.join(columns)}")
+    seen: dict[str, int] = {}
+    for row, cells in enumerate(zip(*(columns[name] for name in keys), strict=True)):
+        parts = [_in_row(row, _key_text, name, cell) for name, cell in zip(keys, cells, strict=True)]
+        subject = _in_row(row, check_id, prefix + "/".join(parts))
+        before = seen.setdefault(subject, row)
+        if before != row:
+            raise ValueError(f"row {row}: the key {subject!r} is that of row {before}, too; keys must differ")
+    return list(seen)
+
+
+def _key_text(name: str, cell: Any) -> str:
+    """A cell as (a part of) an id: text as it is, other values in their canonical form."""
+    value = None if isinstance(cell, float) and cell != cell else normalise(cell)
+    if value is None:
+        raise ValueError(f"no value in the key column {name!r}")
+    return str(value) if isinstance(value, str) else slot(value)[2:]
+
+
+def _taken(field: Field, cells: Sequence[Any]) -> list[Any]:
+    """A column as its field takes it; None where there is no value."""
+    take = field.amount if field.counter else field.take
+    out: list[Any] = []
+    try:
+        for cell in cells:
+            out.append(None if isinstance(cell, float) and cell != cell else take(cell))
+    except (SchemaError, ValueError, TypeError) as error:
+        raise type(error)(f"row {len(out)}: {error}") from None
+    return out
+
+
+def _in_row(row: int, step: Any, *arguments: Any) -> Any:
+    """Calls `step`; what it raises names the row."""
+    try:
+        return step(*arguments)
+    except (SchemaError, DeletedError, ValueError, TypeError) as error:
+        raise type(error)(f"row {row}: {error}") from None
