@@ -78,7 +78,9 @@ def test_a_kernel_whose_notebook_was_renamed_has_one_notebook() -> None:
     assert [access.grant(token).notebook for token in (old, new)] == ["b.ipynb", "b.ipynb"]
 
 
-APPS = {"notes": App("notes", "Notes", 0, {"bob": "reader", "cy": "admin", "dan": "writer", "odd": "emperor"})}
+APPS = {
+    "notes": App("notes", "Notes", 0, {"bob": "reader", "cy": "admin", "dan": "writer", "odd": "emperor"})
+}
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import os
 import random
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -18,7 +20,9 @@ from tests.test_storage import child, kill
 from tests.test_store import random_changes
 from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.errors import StorageError, StoreLockedError
+from tripleweb.storage import file as storage_file
 from tripleweb.storage import replica as storage_replica
+from tripleweb.storage.file import OwnerLock
 from tripleweb.storage.replica import (
     FATES_MAX,
     MemoryReplica,
@@ -134,6 +138,12 @@ def test_after_any_history_the_state_is_that_of_a_store(
     local.check(replica)
     for _ in replica.compact(local.store.registers()):
         local.check(replica)
+    for _ in range(3):  # what follows a compaction, in other sessions
+        if isinstance(replica, ReplicaFile):
+            replica.close()
+            replica.__init__(replica.path)
+        local.check(replica)
+        replica.save(local.commit())
     local.check(replica)
 
 
@@ -223,11 +233,14 @@ def test_compaction_goes_in_small_steps_and_one_at_a_time(tmp_path: Path) -> Non
     steps = replica.compact(store.registers())
     assert sum(1 for _ in zip(range(5), steps, strict=False)) == 5
     assert not replica.due and rows(replica, "chunks") == 5
+    replica.save(LocalCommit(registers=many))
     with pytest.raises(StorageError, match="already"):
         next(replica.compact(store.registers()))
     assert sum(1 for _ in steps) >= 6
-    assert (rows(replica, "saves"), rows(replica, "chunks"), replica.due) == (0, 11, False)
+    later = len(range(0, len(many), storage_replica.CHUNK)) + 1
+    assert (rows(replica, "saves"), rows(replica, "chunks"), replica.due) == (later, 11, True)
     assert sorted(replica.load().registers) == sorted(many)
+    assert (rows(replica, "saves"), rows(replica, "chunks"), replica.due) == (0, 11, False)
     replica.close()
 
 
@@ -377,6 +390,24 @@ def test_a_file_has_one_owner_and_a_killed_one_leaves_it(tmp_path: Path) -> None
     ReplicaFile(path).close()
 
 
+def test_a_lock_whose_file_its_last_owner_deletes_is_taken_on_the_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = OwnerLock(tmp_path / "lock", tmp_path)
+    really_lock = storage_file._lock
+
+    def lock(handle: int) -> bool:
+        first.release(delete=True)  # between the opening and the locking of the second
+        return really_lock(handle)
+
+    monkeypatch.setattr(storage_file, "_lock", lock)
+    second = OwnerLock(tmp_path / "lock", tmp_path)
+    with pytest.raises(StoreLockedError):
+        OwnerLock(tmp_path / "lock", tmp_path)
+    second.release(delete=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def hold_replica(path: str) -> None:
     replica = ReplicaFile(path)
     print(replica.path, flush=True)
@@ -433,6 +464,22 @@ def test_sessions_that_choose_at_once_choose_different_files(tmp_path: Path) -> 
     first, second = five(), five()
     assert len(set(first)) == 5 and all(Path(path).parent == tmp_path for path in first)
     assert sorted(second) == sorted(first), "free files are taken before new ones are made"
+
+
+def test_choosing_at_once_makes_no_new_files_while_there_are_free_ones(tmp_path: Path) -> None:
+    names = {replica.path for replica in [adopt(tmp_path) for _ in range(6)] if replica.close() is None}
+    with ThreadPoolExecutor(6) as threads:
+        for _ in range(10):
+            together = Barrier(6)
+
+            def choose(together: Barrier = together) -> ReplicaFile:
+                together.wait(20)
+                return adopt(tmp_path)
+
+            chosen = [future.result(20) for future in [threads.submit(choose) for _ in range(6)]]
+            assert {replica.path for replica in chosen} == names
+            for replica in chosen:
+                replica.close()
 
 
 def test_unsent_writes_are_adopted_first_then_the_file_used_last(tmp_path: Path) -> None:

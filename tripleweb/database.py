@@ -16,17 +16,19 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from tripleweb import discovery, places, writes
 from tripleweb.datalog import evaluate, query
-from tripleweb.datalog.clauses import Constant, Not, Or, Pattern, Variable
+from tripleweb.datalog.clauses import Clause, Constant, Or, Pattern, Variable
+from tripleweb.datalog.live import LiveQuery
 from tripleweb.discovery import Unreachable
 from tripleweb.errors import IncompleteError, NoServerError, StorageError, TriplewebError
 from tripleweb.ids import check_app, check_id, kind_of
 from tripleweb.schema import SCHEMALESS, Schema, field_of
-from tripleweb.session import Session, held
+from tripleweb.session import Session
 from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile
 from tripleweb.storage.shelf import Identity, Shelf
 from tripleweb.terms import from_wire
@@ -34,7 +36,7 @@ from tripleweb.terms import from_wire
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tripleweb.live import LiveFrame
+    from tripleweb.live import LiveFrame, LiveQueries
 
 log = logging.getLogger("tripleweb")
 
@@ -42,7 +44,9 @@ Query = query.Query
 Path = str | os.PathLike[str]
 
 
-def open(path: Path | None = None, *, schema: Schema | None = None, durability: Durability = "process") -> Database:
+def open(
+    path: Path | None = None, *, schema: Schema | None = None, durability: Durability = "process"
+) -> Database:
     """A store without a server: in memory, or in a durable file.
 
     `durability`: what a write that returned survives, the death of the process ("process") or of the machine
@@ -89,7 +93,9 @@ def connect(
                 f"{error}: it has no tripleweb. Install tripleweb where that server runs, and restart it."
             ) from None
         log.info("opening %s offline: %s", app, error)
-    replica = _replica(path, durability) if path is not None else shelf.adopt(place.url, app, identity, durability)
+    replica = (
+        _replica(path, durability) if path is not None else shelf.adopt(place.url, app, identity, durability)
+    )
     try:
         session = Session(replica, app=app, url=place.url, on_identity=_remembering(shelf, place.url))
     except BaseException:
@@ -133,19 +139,21 @@ class Status:
         return f"<tripleweb: {', '.join(words)}{f' ({self.reason})' if self.reason else ''}>"
 
     def _repr_html_(self) -> str:
-        colours = {"online": "#2e7d32", "local": "#2e7d32", "connecting": "#b26a00", "offline": "#b26a00"}
+        shown = {
+            "app": self.app,
+            "server": self.server,
+            "user": self.user,
+            "pending": str(self.pending),
+            "reason": self.reason,
+        }
+        left = "style='text-align:left'"
         rows = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{html.escape(str(value))}</td></tr>"
-            for name, value in (
-                ("app", self.app),
-                ("server", self.server),
-                ("user", self.user),
-                ("pending", self.pending),
-                ("reason", self.reason),
-            )
-            if value != ""
+            f"<tr><th {left}>{name}</th><td {left}>{html.escape(text)}</td></tr>"
+            for name, text in shown.items()
+            if text
         )
-        dot = f"<span style='color:{colours.get(self.state, '#c62828')}'>●</span>"
+        colour = {"online": "#2e7d32", "local": "#2e7d32", "refused": "#c62828"}.get(self.state, "#b26a00")
+        dot = f"<span style='color:{colour}'>●</span>"
         return f"<div>{dot} tripleweb: <b>{html.escape(self.state)}</b><table>{rows}</table></div>"
 
 
@@ -154,6 +162,7 @@ class Database:
 
     def __init__(self, session: Session, schema: Schema | None = None) -> None:
         self._session = session
+        self._lives: LiveQueries | None = None
         self._finalizer = weakref.finalize(self, session.close, 0)
         self._finalizer.atexit = False  # then it gets a little time for what is unsent: see session
         self.schema = SCHEMALESS if schema is None else schema
@@ -239,7 +248,9 @@ class Database:
         )
         if inserted.skipped:
             count = len(inserted.skipped)
-            warnings.warn(f"{count} {'row was' if count == 1 else 'rows were'} left out: deleted ids", stacklevel=2)
+            warnings.warn(
+                f"{count} {'row was' if count == 1 else 'rows were'} left out: deleted ids", stacklevel=2
+            )
         return inserted.ids
 
     def transaction(self) -> _Block:
@@ -272,54 +283,82 @@ class Database:
 
         parsed = query.parse(query_text)
         self._load(timeout, strict)
-        with held(self._session) as store:
-            result = evaluate.run(parsed, inputs, store)
+        with self._session.lock:
+            result = evaluate.run(parsed, inputs, self._session.store)
             attrs = self._attrs()
         attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}
         return shape(result, parsed.shape, kinds=self._kinds(parsed), attrs=attrs)
+
+    def live(self, query_text: str, /, *inputs: Any, timeout: float = 10) -> LiveFrame:
+        """A live frame of a query: `q`, kept fresh. Returns at once; the first look waits up to `timeout` seconds for
+        the first complete answer. Raises `QueryError`.
+
+        >>> db = open()
+        >>> live = db.live("[:find ?name :where [_ :user/name ?name]]")
+        >>> len(live)
+        0
+        >>> ada = db.insert("user", name="Ada")
+        >>> live.df["name"].tolist()
+        ['Ada']
+        """
+        from tripleweb.live import LiveQueries
+
+        live = LiveQuery(query_text, inputs, self._session.store)
+        with self._session.lock:
+            if self._lives is None:
+                self._lives = LiveQueries(_Host(self), self._session.anchored)
+                self._session.watch(self._lives)
+            return self._lives.open(live, inputs, kinds=self._kinds(live.query), timeout=timeout)
 
     async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
         """`q` for async code: the event loop runs on meanwhile."""
         return await asyncio.to_thread(self.q, query_text, *inputs, timeout=timeout, strict=strict)
 
-    def get(self, kind: str, id: str, /, *, timeout: float = 10, strict: bool = False) -> dict[str, Any] | None:
+    def get(
+        self, kind: str, id: str, /, *, timeout: float = 10, strict: bool = False
+    ) -> dict[str, Any] | None:
         """What is known of an entity as one kind: a dict with `id`; None if there is none. Loads as `q` does."""
         subject = check_id(id)
         self._load(timeout, strict)
-        with held(self._session) as store:
-            return self.schema.entity(store, kind, subject)
+        with self._session.lock:
+            return self.schema.entity(self._session.store, kind, subject)
 
     def kinds(self, *, timeout: float = 10, strict: bool = False) -> list[str]:
         """The kinds that there is data of, sorted."""
         self._load(timeout, strict)
-        with held(self._session) as store:
-            return sorted({kind_of(predicate) for predicate in store.predicates()})
+        with self._session.lock:
+            return sorted({kind_of(predicate) for predicate in self._session.store.predicates()})
 
     def fields(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> list[str]:
         """The fields of a kind that there is data of, sorted."""
         self._load(timeout, strict)
-        with held(self._session) as store:
-            return sorted(field_of(name) for name in store.predicates() if kind_of(name) == kind)
+        with self._session.lock:
+            return sorted(
+                field_of(name) for name in self._session.store.predicates() if kind_of(name) == kind
+            )
 
     def frame(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> pd.DataFrame:
         """All entities of a kind as a DataFrame: `id`, then its fields. Raises `SchemaError` for an unknown kind."""
         from tripleweb.frame import kind_frame
 
         self._load(timeout, strict)
-        with held(self._session) as store:
-            frame = kind_frame(store, self.schema, kind)
+        with self._session.lock:
+            frame = kind_frame(self._session.store, self.schema, kind)
             frame.attrs["tripleweb"] = self._attrs()
         return frame
 
-    def _load(self, timeout: float, strict: bool) -> None:
-        """Waits for what the server has; within a transaction, and on the way out, what is here has to do."""
+    def _settle(self, timeout: float) -> bool:
+        """Waits for what the server has, as long as that makes sense; True if all of it was here at some time."""
         session = self._session
-        if not session.app or session.within_transaction:
-            return
-        if session.settling:
+        if session.app and session.settling and not session.within_transaction:
             session.wait_for(lambda: not session.settling, timeout)
-        if session.core.complete:
+        return session.core.complete
+
+    def _load(self, timeout: float, strict: bool) -> None:
+        """What is asked for is here, or it is said that it is not."""
+        if self._settle(timeout):
             return
+        session = self._session
         reason = session.core.reason
         said = f"not all of {session.app} is here ({session.state}{f': {reason}' if reason else ''})"
         if strict:
@@ -338,18 +377,16 @@ class Database:
     def _kinds(self, parsed: Query) -> Mapping[str, str]:
         """The kinds of a query's columns as far as the schema says them, for columns that turn out to be empty."""
         letters: dict[str, str] = {}
-        clauses = list(parsed.where)
+        clauses: list[Clause] = list(parsed.where)
         while clauses:
             clause = clauses.pop()
             if isinstance(clause, Or):
                 clauses.extend(inner for branch in clause.branches for inner in branch)
-            elif isinstance(clause, Pattern) and isinstance(clause.predicate, Constant):
+            elif isinstance(clause, Pattern):
                 if isinstance(clause.subject, Variable):
                     letters[clause.subject.name] = "s"
-                if isinstance(clause.value, Variable):
+                if isinstance(clause.predicate, Constant) and isinstance(clause.value, Variable):
                     letters.setdefault(clause.value.name, self.schema.at(str(clause.predicate.value)).type)
-            elif isinstance(clause, Not):
-                continue
         kinds: dict[str, str] = {}
         for column, element in zip(parsed.columns, parsed.find, strict=True):
             if isinstance(element, Variable):
@@ -382,17 +419,15 @@ class Database:
 
     def receipts(self) -> pd.DataFrame:
         """What became of writes, oldest first: `time subject predicate value outcome by reason`."""
-        from tripleweb.frame import moments, result_frame
+        from tripleweb.frame import result_frame
 
         with self._session.lock:
             fates = list(self._session.fates)
-        values = [from_wire(*fate.value) for fate in fates]
-        texts = [(f.subject, f.predicate, f.outcome, f.by, f.reason) for f in fates]
-        frame = result_frame(("subject", "predicate", "outcome", "by", "reason"), texts, kinds=_RECEIPT_KINDS)
-        frame.insert(0, "time", moments([fate.time for fate in fates]))
-        frame.insert(3, "value", frame["subject"].astype(object).where(False, None))
-        frame["value"] = values
-        return frame
+        rows = [
+            (_moment(f.time), f.subject, f.predicate, from_wire(*f.value), f.outcome, f.by, f.reason)
+            for f in fates
+        ]
+        return result_frame(tuple(_RECEIPTS), rows, kinds=_RECEIPTS)
 
     def go_offline(self) -> None:
         """Stops syncing; writes queue up durably."""
@@ -404,20 +439,62 @@ class Database:
 
     def close(self) -> None:
         """Ends the store. Unsent writes stay in its replica and are sent by the next session that takes it up."""
-        self._finalizer.detach()
-        self._session.close()
+        self._end(self._session.close)
 
     def disconnect(self, forget: bool = False) -> None:
         """Ends the store; with `forget` it deletes the replica, unsent writes included."""
+        self._end(self._session.wipe if forget else self._session.close)
+
+    def _end(self, end: Callable[[], None]) -> None:
         self._finalizer.detach()
-        if forget:
-            self._session.wipe()
-        else:
-            self._session.close()
+        try:
+            end()
+        finally:
+            if self._lives is not None:
+                self._lives.close()
 
 
 _NUMERIC = frozenset(("count", "count-distinct", "sum", "avg", "median", "variance", "stddev"))
-_RECEIPT_KINDS = dict.fromkeys(("subject", "predicate", "outcome", "by", "reason"), "s")
+_RECEIPTS = {
+    "time": "d",
+    "subject": "s",
+    "predicate": "s",
+    "value": "",
+    "outcome": "s",
+    "by": "s",
+    "reason": "s",
+}
+
+
+def _moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)
+
+
+class _Host:
+    """A database as its live frames need it; see `live.LiveHost`. It keeps the database alive with them."""
+
+    def __init__(self, database: Database) -> None:
+        session = database._session
+        self.lock = session.lock
+        self.submit = session.submit
+        self.wait_for = session.wait_for
+        self._session = session
+        self._database = database
+
+    @property
+    def state(self) -> str:
+        return self._session.state
+
+    @property
+    def within_transaction(self) -> bool:
+        return self._session.within_transaction
+
+    def settle(self, parsed: Query, timeout: float) -> bool:
+        return self._database._settle(timeout)
+
+    def attrs(self, parsed: Query) -> dict[str, Any]:
+        with self.lock:
+            return self._database._attrs()
 
 
 class _Block:

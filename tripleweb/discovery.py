@@ -4,6 +4,7 @@
     2. TRIPLEWEB_URL and TRIPLEWEB_TOKEN: the server extension sets both for its kernels
     3. JUPYTERHUB_SERVICE_URL and JUPYTERHUB_API_TOKEN: a single-user server of a JupyterHub
     4. the running Jupyter server that started this kernel (its process is JPY_PARENT_PID)
+    5. the server of this user on this machine: `tripleweb serve`, or a Jupyter server with the extension
 
 A place that is named is taken as it is, whether anybody answers there or not: a server that is down is no error. No
 address holds a token, and neither does any message.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
@@ -21,15 +23,16 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from tripleweb import places
 from tripleweb.errors import NoServerError
 from tripleweb.link import API, SCHEMES
 
 Environment = Mapping[str, str]
 
 _ADVICE = (
-    "found no server to connect to. Either run this notebook on a Jupyter server that has tripleweb installed "
-    "(restart one that was started before), or give url= and token=, or set TRIPLEWEB_URL and TRIPLEWEB_TOKEN, or use "
-    "tripleweb.open() for a store without a server."
+    "found no server to connect to. Run this notebook on a Jupyter server that has tripleweb installed (restart one "
+    "that was started before it was), or give url= and token=, or set TRIPLEWEB_URL and TRIPLEWEB_TOKEN; "
+    "tripleweb.open() makes a store without a server."
 )
 
 
@@ -70,7 +73,7 @@ def find(url: str | None = None, token: str | None = None, environment: Environm
     """
     if url is not None:
         return Place(tidy_url(url), token or _token_for(url, environment), "url=")
-    for look in (_in_environment, _on_hub, _parent):
+    for look in (_in_environment, _on_hub, _parent, _on_this_machine):
         place = look(environment)
         if place is not None:
             return Place(place.url, token or place.token, place.source)
@@ -98,7 +101,10 @@ def _ask(place: Place, scheme: str, timeout: float) -> Info:
         with _opener.open(request, timeout=timeout) as answer:
             held = json.loads(answer.read(1 << 20))
         return Info(
-            str(held["server_id"]), str(held["user"]), str(held.get("version", "")), int(held.get("protocol", 0))
+            str(held["server_id"]),
+            str(held["user"]),
+            str(held.get("version", "")),
+            int(held.get("protocol", 0)),
         )
     except urllib.error.HTTPError as error:
         with error:
@@ -144,10 +150,11 @@ def _without_query(url: str) -> str:
 
 
 def _token_for(url: str, environment: Environment) -> str | None:
-    """The token of the environment, if it is for this very address."""
-    named = environment.get("TRIPLEWEB_URL")
-    if named and tidy_url(named) == tidy_url(url):
-        return environment.get("TRIPLEWEB_TOKEN")
+    """The token that is there for this very address."""
+    for look in (_in_environment, _on_hub, _on_this_machine):
+        place = look(environment)
+        if place is not None and place.url == tidy_url(url):
+            return place.token
     return None
 
 
@@ -182,3 +189,23 @@ def _parent(
         if str(server.get("pid")) == pid and url.startswith(("http://", "https://")):
             return Place(tidy_url(url), server.get("token") or None, "the Jupyter server of this kernel")
     return None
+
+
+def _on_this_machine(environment: Environment) -> Place | None:
+    """The server that holds this user's data folder."""
+    held = places.announced(places.data_dir(environment) / "server")
+    if held is None or not _alive(held["pid"]):
+        return None
+    return Place(tidy_url(held["url"]), held["token"], "the server on this machine")
+
+
+def _alive(pid: int) -> bool:
+    if sys.platform == "win32":  # there, signal 0 is Ctrl-C; who is dead does not answer either
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is there, though not ours
+    return True

@@ -9,7 +9,8 @@ text here; lists (many values) and dicts (pulls) stay as they are, in `object`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -161,6 +162,75 @@ def frame_columns(frame: pd.DataFrame, id: str | Sequence[str] | None = None) ->
             raise ValueError(f"two columns are called {name!r}")
         out[name] = frame.iloc[:, position].tolist()
     return out
+
+
+class FrameLike:
+    """Whatever has a `df` and should behave in expressions like it: items, attributes, iteration, operators, numpy.
+
+    Attributes of its own come first; `frame_like["name"]` always means the column.
+    """
+
+    __slots__ = ()
+    __pandas_priority__ = 5000  # above a DataFrame's: pandas leaves `frame + frame_like` to us
+    __hash__ = object.__hash__
+
+    @property
+    def df(self) -> pd.DataFrame:
+        raise AttributeError("df")
+
+    def __getattr__(self, name: str) -> Any:
+        own = getattr(type(self), name, None)
+        if isinstance(own, property) and own.fget is not None:
+            return own.fget(self)  # it raised an AttributeError: that one is to be seen
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.df, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.df)})
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.df[key]
+
+    def __len__(self) -> int:
+        return len(self.df)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.df)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.df
+
+    def __bool__(self) -> bool:
+        return bool(self.df)  # raises, as a frame's truth is ambiguous
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return np.asarray(self.df, dtype=dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return getattr(ufunc, method)(*map(_plain, inputs), **options)
+
+
+def _plain(value: Any) -> Any:
+    return value.df if isinstance(value, FrameLike) else value
+
+
+def _add_operator(name: str, function: Callable[..., Any], *, reflected: bool = False) -> None:
+    def forward(self: FrameLike, *others: Any) -> Any:
+        return function(self.df, *map(_plain, others))
+
+    def backward(self: FrameLike, other: Any) -> Any:
+        return function(_plain(other), self.df)
+
+    setattr(FrameLike, f"__{name}__", backward if reflected else forward)
+
+
+for _name in "add sub mul truediv floordiv mod pow matmul and or xor".split():
+    _function = getattr(operator, f"__{_name}__")
+    _add_operator(_name, _function)
+    _add_operator(f"r{_name}", _function, reflected=True)
+for _name in "lt le eq ne gt ge neg pos invert abs".split():
+    _add_operator(_name, getattr(operator, f"__{_name}__"))
 
 
 def _moments(values: Sequence[datetime | None]) -> np.ndarray[Any, Any]:

@@ -497,10 +497,12 @@ class Hub:
         return len(lines)
 
     async def close(self, timeout_s: float = 10) -> None:
-        """Everything taken in is made durable and acknowledged, then all is closed, the stores included.
+        """Everything taken in is made durable and acknowledged, then all is closed, the stores included; once.
 
         Raises `TimeoutError` if that took too long; the stores are closed then, too.
         """
+        if self._closing:
+            return
         self._closing = True
         tasks = [tenant.task for tenant in self._tenants.values()]
         for tenant in self._tenants.values():

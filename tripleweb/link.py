@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from tripleweb.errors import ProtocolError
 from tripleweb.sync import messages
@@ -54,8 +54,8 @@ class Peer(Protocol):
         """A connection stands."""
         ...
 
-    def link_received(self, frame: ServerFrame) -> None:
-        """A frame arrived. `ProtocolError` ends the connection."""
+    def link_received(self, frame: ServerFrame, waited: float) -> None:
+        """A frame arrived, `waited` seconds ago. `ProtocolError` ends the connection."""
         ...
 
     def link_outgoing(self) -> Iterable[ClientFrame]:
@@ -92,7 +92,14 @@ class Link:
     """
 
     def __init__(
-        self, peer: Peer, url: str, token: str | None, app: str, *, label: str | None = None, pace: Pace | None = None
+        self,
+        peer: Peer,
+        url: str,
+        token: str | None,
+        app: str,
+        *,
+        label: str | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.url = url
         self.wanted = True
@@ -101,10 +108,13 @@ class Link:
         self._token = token
         self._pace = pace or Pace()
         path = f"{API}apps/{quote(app, safe='')}/sync"
-        self._address = "ws" + url.removeprefix("http") + path + (f"?label={quote(label, safe='')}" if label else "")
+        self._address = (
+            "ws" + url.removeprefix("http") + path + (f"?label={quote(label, safe='')}" if label else "")
+        )
         self._schemes = list(SCHEMES if token else SCHEMES[:1])
         self._stopping = False
         self._generation = 0  # grows when what stands is given up
+        self._serving = 0  # the generation of the attempt or connection that there is
         self._woken = False
         self._hurried = False
         self._pauses = 0
@@ -167,10 +177,11 @@ class Link:
 
     def _cut(self) -> None:
         self._set_wake()
-        if self._attempt is not None:
-            self._attempt.cancel()
-        if self._socket is not None:
-            self._socket.close()
+        if self._serving != self._generation:  # else it has been replaced already
+            if self._attempt is not None:
+                self._attempt.cancel()
+            if self._socket is not None:
+                self._socket.close()
 
     def _run(self) -> None:
         try:
@@ -185,7 +196,7 @@ class Link:
             if not self.wanted:
                 await self._sleep(None)
                 continue
-            generation = self._generation
+            generation = self._serving = self._generation
             begun = time.monotonic()
             try:
                 reason, refused = await self._connection(generation)
@@ -271,7 +282,10 @@ class Link:
         for left in range(len(self._schemes) - 1, -1, -1):
             headers = {"Authorization": f"{self._schemes[0]} {self._token}"} if self._token else {}
             request = HTTPRequest(
-                self._address, headers=headers, connect_timeout=self._pace.connect, request_timeout=self._pace.connect
+                self._address,
+                headers=headers,
+                connect_timeout=self._pace.connect,
+                request_timeout=self._pace.connect,
             )
             try:
                 return await websocket_connect(
@@ -287,10 +301,14 @@ class Link:
         try:
             while (message := await socket.read_message()) is not None:
                 if self._socket is socket:
-                    await self._locked(generation, self._peer.link_received, messages.decode_server(message))
+                    frame, arrived = messages.decode_server(message), time.monotonic()
+                    await self._locked(generation, self._deliver, frame, arrived)
                     self._set_wake()
         finally:
             self._set_wake()
+
+    def _deliver(self, frame: ServerFrame, arrived: float) -> None:
+        self._peer.link_received(frame, time.monotonic() - arrived)
 
     async def _converse(
         self, socket: WebSocketClientConnection, reader: asyncio.Task[None], generation: int
@@ -322,5 +340,3 @@ class Link:
             return function(*arguments)
         finally:
             lock.release()
-
-

@@ -6,10 +6,14 @@ to the server of this user and machine, `replicas` to the kernels.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+ANNOUNCEMENT = "serving.json"
 
 
 def data_dir(environment: Mapping[str, str] = os.environ) -> Path:
@@ -37,3 +41,28 @@ def server_dir() -> Path:
 def replicas_dir() -> Path:
     """The folder of the replicas that this user's kernels keep."""
     return data_dir() / "replicas"
+
+
+def announce(folder: Path, url: str, token: str) -> None:
+    """Leaves word in a server's folder where it can be reached, for this user's eyes only."""
+    path = folder / ANNOUNCEMENT
+    fresh = path.with_suffix(f".{os.getpid()}")
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        json.dump({"url": url, "token": token, "pid": os.getpid()}, file)
+    fresh.replace(path)
+
+
+def withdraw(folder: Path) -> None:
+    """Takes back what this process announced."""
+    if (held := announced(folder)) is not None and held["pid"] == os.getpid():
+        (folder / ANNOUNCEMENT).unlink(missing_ok=True)
+
+
+def announced(folder: Path) -> dict[str, Any] | None:
+    """What the server of a folder left word of: `url`, `token`, `pid`. None if there is none, or it was not taken
+    back by a server that has died (then nobody answers, either)."""
+    try:
+        held = json.loads((folder / ANNOUNCEMENT).read_text(encoding="utf-8"))
+        return {"url": str(held["url"]), "token": str(held["token"]), "pid": int(held["pid"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

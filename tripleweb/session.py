@@ -21,9 +21,8 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tripleweb.errors import ProtocolError, RejectedError, StorageError, TriplewebError
 from tripleweb.link import Link, Pace
@@ -87,6 +86,22 @@ class Shield:
                 raise KeyboardInterrupt
 
 
+class Watcher(Protocol):
+    """Who follows what a session holds. All of it is called with the lock held, and must not raise."""
+
+    def changed(self, delta: Delta) -> None:
+        """A transaction, of this session or from the server, has changed the triples."""
+        ...
+
+    def catch_up(self) -> None:
+        """The user's code is about to run within a transaction: now is the last whole state until its end."""
+        ...
+
+    def state_changed(self) -> None:
+        """`state` or `complete` may have changed."""
+        ...
+
+
 class Session:
     """One replica at work. `app` and `url` are "" for a store without a server.
 
@@ -120,7 +135,10 @@ class Session:
         self._tx: Transaction | None = None
         self._depth = 0
         self._unsaved: deque[LocalCommit] = deque()
-        self._listeners: list[Callable[[Delta], None]] = []
+        self._watchers: list[weakref.ref[Watcher]] = []
+        self.anchored: dict[
+            int, Any
+        ] = {}  # whom callbacks or displays need is kept alive here, by their watcher
         self._rejected: dict[str, Receipt] = {}
         self._fault: Fault | None = None
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] | None = None
@@ -178,6 +196,9 @@ class Session:
         with Shield() as shield:
             shield.acquire(self.lock)
             try:
+                if self._tx is None:
+                    for watcher in self._alive():
+                        watcher.catch_up()
                 tx = self._begin() if self._tx is None else self._tx
                 if shield.struck:
                     if self._depth == 0:
@@ -278,26 +299,24 @@ class Session:
 
     # -- news --------------------------------------------------------------------------------------------------
 
-    def listen(self, listener: Callable[[Delta], None]) -> Callable[[], None]:
-        """Has `listener` called with what each transaction changed, in order, with the lock held; it must be quick
-        and not raise. Returns a function that ends that."""
+    def watch(self, watcher: Watcher) -> None:
+        """Tells `watcher` what happens from now on, as long as somebody else keeps it alive."""
         with self.lock:
-            self._listeners.append(listener)
+            self._watchers.append(weakref.ref(watcher))
 
-        def stop() -> None:
-            with self.lock:
-                if listener in self._listeners:
-                    self._listeners.remove(listener)
+    def _alive(self) -> list[Watcher]:
+        found = [watcher for held in self._watchers if (watcher := held()) is not None]
+        if len(found) < len(self._watchers):
+            self._watchers = [held for held in self._watchers if held() is not None]
+        return found
 
-        return stop
-
-    def _tell(self, delta: Delta) -> None:
-        if delta:
-            for listener in list(self._listeners):
-                try:
-                    listener(delta)
-                except Exception:
-                    log.exception("a listener failed")
+    def _tell(self, delta: Delta, state: bool = False) -> None:
+        """Tells watchers what changed, then wakes who waits. `state`: more than triples may have changed."""
+        for watcher in self._alive():
+            if delta:
+                watcher.changed(delta)
+            if state:
+                watcher.state_changed()
         self.changed.notify_all()
 
     def submit(self, job: Callable[[], None]) -> None:
@@ -354,7 +373,9 @@ class Session:
             rejected, self._rejected = (self._rejected, {}) if strict else ({}, self._rejected)
         if rejected:
             reasons = ", ".join(sorted({receipt.reason or "unknown" for receipt in rejected.values()}))
-            raise RejectedError(f"{len(rejected)} transactions were rejected ({reasons}); db.receipts() says which")
+            raise RejectedError(
+                f"{len(rejected)} transactions were rejected ({reasons}); db.receipts() says which"
+            )
 
     def _hopeless(self) -> bool:
         """True if nothing will be decided unless somebody does something."""
@@ -375,7 +396,7 @@ class Session:
             if self._link is not None and self._link.wanted:
                 self._link.go_offline()
                 self.core.disconnected("by choice")
-                self.changed.notify_all()
+                self._tell(Delta(), state=True)
 
     def go_online(self) -> None:
         """Syncs again, at once."""
@@ -385,20 +406,22 @@ class Session:
                 if self.core.state in ("offline", "refused"):
                     self.core.disconnected()
                 self._link.go_online()
-                self.changed.notify_all()
+                self._tell(Delta(), state=True)
 
     def link_up(self) -> None:
         self._save_the_unsaved()
         self._fault = None
         self.core.connected(self._now())
-        self.changed.notify_all()
+        self._tell(Delta(), state=True)
 
-    def link_received(self, frame: ServerFrame) -> None:
+    def link_received(self, frame: ServerFrame, waited: float) -> None:
         if isinstance(frame, Fault):
             self._fault = frame
         elif isinstance(frame, Welcome):
             self._check_identity(frame)
-        update = self.core.receive(frame, self._now())
+        before = self.core.state, self.core.caught_up
+        # as of its arrival: the core reads clocks from it, and somebody may have held the lock for long
+        update = self.core.receive(frame, self._now() - int(waited * 1000))
         for receipt in update.receipts:
             if receipt.outcome == "rejected":
                 self._rejected[receipt.id] = receipt
@@ -406,7 +429,7 @@ class Session:
             if update.commit is not None:
                 self._save_received(update.commit)
         finally:
-            self._tell(update.delta)
+            self._tell(update.delta, state=before != (self.core.state, self.core.caught_up))
 
     def _check_identity(self, welcome: Welcome) -> None:
         """Refuses another server or user than this replica belongs to; its unsent writes are not for them."""
@@ -434,7 +457,7 @@ class Session:
             reason, refused = self._fault.message, self._fault.code in _REFUSING
             self._fault = None
         self.core.disconnected(reason, refused)
-        self.changed.notify_all()
+        self._tell(Delta(), state=True)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
@@ -481,15 +504,12 @@ def _check_belongs(replica: Replica, state: LocalState, app: str) -> None:
     if owner is None:
         replica.save(LocalCommit(meta={"app": app}))
     elif owner != app:
-        what = f"a replica of the app {owner!r}: connect to that" if owner else "a store without a server: open it"
+        what = (
+            f"a replica of the app {owner!r}: connect to that"
+            if owner
+            else "a store without a server: open it"
+        )
         raise StorageError(f"{replica.path} is {what}")
-
-
-@contextmanager
-def held(session: Session) -> Iterator[Store]:
-    """The session's store, unchanged by others as long as the block lasts."""
-    with session.lock:
-        yield session.store
 
 
 def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:

@@ -145,13 +145,14 @@ class TripleWeb(ExtensionApp):
     def _watch_kernels(self) -> None:
         """Gives each kernel of a notebook a grant of its own: minted with its environment, bound when it has an id."""
         assert self.serverapp is not None
-        sessions, kernels = self.serverapp.session_manager, self.serverapp.kernel_manager
+        sessions: Any = self.serverapp.session_manager
+        kernels: Any = self.serverapp.kernel_manager
         access = self.site.access
         get_kernel_env, start_kernel = sessions.get_kernel_env, kernels.start_kernel
 
         @functools.wraps(get_kernel_env)
         def env_with_grant(path: str | None, name: Any = None) -> dict[str, str]:
-            env = get_kernel_env(path, name)
+            env: dict[str, str] = get_kernel_env(path, name)
             if self._exported is None:  # not started yet, or stopped: there is nobody to connect to
                 return env
             self.sweep()

@@ -1,17 +1,20 @@
 """The magics: `%tripleweb` (or `%tw`) for the store, `%%datalog` and `%datalog` for queries.
 
-They work on the store that the notebook calls `db`, whoever bound it, and keep nothing else of their own but the list
-of stores that `%tripleweb connect` opened, which unloading closes. Invariants: text is never interpolated, since values
+They work on the store that the notebook calls `db`, whoever bound it; of their own they only remember which stores
+`%tripleweb connect` opened, since unloading closes those. Invariants: text is never interpolated, since values
 reach a query only as inputs; what goes wrong is a real exception, at which a run of all cells stops, shown in a line or
 two: with the place in the query where it has one.
 """
 
 from __future__ import annotations
 
+import re
+import time
+import weakref
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -34,8 +37,10 @@ from tripleweb.errors import QueryError, TriplewebError
 
 if TYPE_CHECKING:
     from tripleweb.database import Database
+    from tripleweb.live import LiveFrame
 
 WIDTH = 100  # of the line of the query that an error shows
+PATIENCE_S = 3  # for the status that is shown after connecting
 NOT_CONNECTED = "no store here is called db; connect one first:  %tripleweb connect my-app"
 
 
@@ -69,7 +74,7 @@ def pointed(query: str, line: int, column: int) -> list[str]:
      :where (?x)]
             ^
     """
-    lines = query.splitlines()
+    lines = query.split("\n")
     if not 1 <= line <= len(lines):
         return []
     text, place = lines[line - 1].replace("\t", " "), column - 1
@@ -134,13 +139,47 @@ def _forms(form: Form) -> Iterator[Form]:
             yield from _forms(part)
 
 
+def limited(query: Query, count: int) -> str:
+    """The text of the query with at most `count` rows.
+
+    >>> limited(parse("[:find ?x :where [?x :a 1]] ; [sic]"), 5)
+    '[:find ?x :where [?x :a 1] :limit 5] ; [sic]'
+    >>> limited(parse("{:find [?x], :where [[?x :a 1]], :limit 10}"), 5)
+    '{:find [?x], :where [[?x :a 1]], :limit 5}'
+    """
+    text = query.text
+    if query.limit is None:
+        # The closing bracket is the last one that, with a limit before it, makes a query with that limit.
+        end = len(text)
+        while (end := text.rfind("]" if query.form.kind == "vector" else "}", 0, end)) >= 0:
+            attempt = f"{text[:end]} :limit {count}{text[end:]}"
+            try:
+                if parse(attempt).limit == count:
+                    return attempt
+            except QueryError:
+                continue
+        raise QueryError("no place for a limit", form=str(query.form), expected="[:find … ]")
+    if query.limit <= count:
+        return text
+    parts = query.form.value
+    number = next(
+        after for word, after in pairwise(parts) if word.kind == "keyword" and word.value == "limit"
+    )
+    lines = text.split("\n")
+    line = lines[number.line - 1]
+    lines[number.line - 1] = line[: number.column - 1] + re.sub(
+        r"^\+?\d+N?", str(count), line[number.column - 1 :]
+    )
+    return "\n".join(lines)
+
+
 @magics_class
 class TriplewebMagics(Magics):
     """`%tripleweb`, `%tw`, `%%datalog`, `%datalog`."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self.opened: list[Database] = []
+        self.opened: weakref.WeakSet[Database] = weakref.WeakSet()
 
     @no_var_expand
     @line_magic("tripleweb")
@@ -183,27 +222,27 @@ class TriplewebMagics(Magics):
         # A cell that is run again must not leave a second session of the same app behind.
         before = self.shell.user_ns.get("db")
         if before in self.opened and before.status.app == app:
-            self._close(before)
+            before.close()
         with shown_briefly(also=(ValueError, TypeError)):
             db = tripleweb.connect(app, url=url, schema=schema)
-        self.opened.append(db)
+        self.opened.add(db)
         self.shell.user_ns["db"] = db
+        deadline = time.monotonic() + PATIENCE_S
+        while db.status.state == "connecting" and time.monotonic() < deadline:
+            time.sleep(0.01)
         return db.status
 
     def _disconnect(self) -> None:
         db = self._database(self.shell.user_ns)
-        self.opened = [other for other in self.opened if other is not db]
+        self.opened.discard(db)
         db.disconnect()
         del self.shell.user_ns["db"]
-
-    def _close(self, db: Database) -> None:
-        self.opened = [other for other in self.opened if other is not db]
-        db.close()
 
     def close(self) -> None:
         """Closes the stores that `%tripleweb connect` opened; nothing that was written is lost."""
         for db in list(self.opened):
-            self._close(db)
+            db.close()
+        self.opened.clear()
 
     def _database(self, names: Mapping[str, Any]) -> Database:
         from tripleweb.database import Database
@@ -212,6 +251,12 @@ class TriplewebMagics(Magics):
         if not isinstance(db, Database):
             raise UsageError(NOT_CONNECTED)
         return db
+
+    @staticmethod
+    def _live(db: Database, text: str, inputs: list[Any]) -> LiveFrame:
+        live = db.live(text, *inputs)
+        assert live.version >= 0  # evaluated now, so that an error is this cell's and not that of whoever looks
+        return live
 
     @no_var_expand
     @needs_local_scope
@@ -240,10 +285,8 @@ class TriplewebMagics(Magics):
             query = parse(text)
             inputs = inputs_from(query, names)
             if given.limit is not None:
-                query = replace(
-                    query, limit=min(given.limit, given.limit if query.limit is None else query.limit)
-                )
-            answer = db.q(query, *inputs) if given.once else db.live(query, *inputs)
+                text = limited(query, given.limit)
+            answer = db.q(text, *inputs) if given.once else self._live(db, text, inputs)
             if given.name is not None:
                 self.shell.user_ns[given.name] = answer
             return answer

@@ -82,7 +82,6 @@ def stamp_is_new(node: ClientNode, tx: Transaction) -> None:
         return
     last = node.issued.get(tx.replica, -1)
     hold("hlc monotone", tx.time > last, f"{node.name} stamps {tx.time} after {last}")
-    node.issued[tx.replica] = tx.time
     bound = pack(node.now_ms + core.offset_ms + core.limits.tolerance_ms)
     newest = max(
         (r.time for c in tx.changes for r in core.store.registers_of(c.subject) if r.time <= bound), default=0
@@ -157,7 +156,8 @@ def no_acknowledged_write_lost(world: World) -> None:
     for tx, receipt in world.acknowledged.items():
         entry = logged.get(tx)
         if receipt.outcome == "rejected":
-            hold("rejected stays rejected", entry is None, f"{tx} was rejected, and is in the log")
+            kept = entry is None or world.nodes[world.written[tx].by].lossy
+            hold("rejected stays rejected", kept, f"{tx} was rejected, and is in the log")
         else:
             written = world.written.get(tx)
             all_lost = written is not None and len(receipt.lost) > 0
@@ -257,17 +257,14 @@ def receipt_is_truthful(world: World, node: ClientNode, receipt: Receipt) -> Non
     written = world.written.get(receipt.id)
     hold("receipts truthful", written is not None, f"a receipt for {receipt.id}, which nobody wrote")
     if receipt.outcome == "rejected":
-        hold("receipts truthful", entry is None, f"{receipt.id} is rejected, and in the log")
+        hold("receipts truthful", entry is None or node.lossy, f"{receipt.id} is rejected, and in the log")
     elif entry is not None:
         stamp = messages.decode_committed(entry.body).stamp
         hold("receipts truthful", stamp == receipt.stamp, f"{receipt.id} has {stamp}, its receipt {receipt.stamp}")
     else:
         hold("receipts truthful", bool(receipt.lost), f"{receipt.id} is applied, and not in the log")
-    core = node.core
-    if core is not None and any(p.id != receipt.id for p in core.outbox.values()):
-        node.ran_ahead = node.ran_ahead or core.clock.last < node.issued.get(core.replica, -1)
-    if core is not None:  # the server's word may set a clock back
-        node.issued[core.replica] = min(node.issued.get(core.replica, -1), core.clock.last)
+    if written is not None and parse_stamp(receipt.stamp)[0] < written.time:
+        node.ran_ahead = True
 
 
 # -- the server --------------------------------------------------------------------------------------------------------
@@ -361,7 +358,7 @@ def everything_is_decided(world: World) -> None:
     """Every write that returned has its receipt, unless its replica's file was damaged."""
     for written in world.written.values():
         if not world.nodes[written.by].lossy:
-            hold("decided once", written.id in world.acknowledged, f"{written} never got a receipt")
+            hold("decided once", written.id in world.settled, f"{written} never got a receipt")
 
 
 def counters_count(world: World) -> None:

@@ -84,9 +84,9 @@ class Options:
             limits=Limits(
                 tolerance_ms=either(300, 5_000, 60_000, 60_000),
                 # what is copied and pushed by several is known by the tail
-                tail_max=20_000 if copies else either(0, 3, 20, 200, 20_000),
+                tail_max=20_000 if copies else either(5, 20, 200, 20_000),
                 poke_transactions_max=either(1, 2, 7, 2_000),
-                part_registers=either(1, 5, 500),
+                part_registers=either(3, 10, 500),
                 subscriptions_max=1_000,
                 slice_units=either(10, 100, 5_000),
             ),
@@ -133,9 +133,8 @@ class Written:
 
     id: str
     by: str
-    counts: list[tuple[str, str, int]]
-    fate: str = ""  # the outcome of its receipt
-    logged: bool = False  # accepted with at least one change that took effect
+    time: int  # of its first stamp
+    counts: list[tuple[str, str, int]]  # increments: subject, predicate, amount
 
 
 class ServerNode:
@@ -226,7 +225,7 @@ class ServerNode:
             self.core = None
 
     def _disk_ms(self) -> float:
-        mean = self.world.options.commit_ms
+        mean = self.world.options.commit_ms if self.world.faults else 1
         return self.rng.expovariate(1 / mean) if mean else 0
 
     def _step(self) -> None:
@@ -298,6 +297,7 @@ class ClientNode:
         self.displays: dict[str, Counter[Any]] = {}
         self.cut = checks.Cut()
         self.dead: set[str] = set()  # what the server told it to be deleted
+        self.outbox: dict[int, str] = {}  # number -> id, as its disk has it
         self.issued: dict[str, int] = {}  # replica -> last time of a stamp
         self.lossy = disk is not None  # has lost or shares its past: some promises do not hold
         self.ran_ahead = False  # has re-stamped what is pending
@@ -309,8 +309,10 @@ class ClientNode:
         return self.clock.now(self.world.now)
 
     def start(self) -> None:
+        state = self.disk.load()
+        self.outbox = {pending.number: pending.id for pending in state.pending}
         self.core = core = ClientCore(
-            self.disk.load(), random_bytes=self.rng.randbytes, limits=self.world.options.client_limits
+            state, random_bytes=self.rng.randbytes, limits=self.world.options.client_limits
         )
         self.world.say(self.name, "starts", core.replica, core.next, sorted(core.outbox))
         self.view = checks.view(core.store)
@@ -335,6 +337,7 @@ class ClientNode:
             self.world.say(self.name, "loses", lost)
             self.disk.lose_tail(lost)
             self.lossy = True
+            self.issued.clear()
         elif why != "dies saving":
             checks.local_write_survives(self, core)
         self.world.after(self.rng.randint(0, 4_000) if down_ms is None else down_ms, self.start)
@@ -479,6 +482,7 @@ class World:
         self._done = 0
         self._digest = sha256()
         self.written: dict[str, Written] = {}
+        self.settled: set[str] = set()  # ids whose receipt is on their replica's disk
         self.acknowledged: dict[str, Any] = {}  # id -> receipt, as clients have it
         self.refusals: list[str] = []
         self.network = Network(self, self.options.weather, self.random("network"))
@@ -642,11 +646,20 @@ class World:
 
     def note(self, node: ClientNode, commit: LocalCommit) -> None:
         """A commit of a replica is on its disk: its user may rely on what it wrote."""
+        kept = {pending.id for pending in commit.pending}
+        self.settled.update(node.outbox.pop(number) for number in commit.decided)
+        self.settled -= kept
+        if commit.decided:  # the server's word may set a clock back
+            replica, clock = str(node.core.replica), int(commit.meta["clock"])
+            node.issued[replica] = min(node.issued.get(replica, -1), clock)
         for pending in commit.pending:
+            node.outbox[pending.number] = pending.id
             if pending.id not in self.written:
+                node.issued[pending.changes[0].replica] = pending.time
                 self.written[pending.id] = Written(
                     pending.id,
                     node.name,
+                    pending.time,
                     [(c.subject, c.predicate, int(c.value)) for c in pending.changes if c.slot == "c:"],  # type: ignore[arg-type]
                 )
 

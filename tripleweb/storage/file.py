@@ -44,22 +44,25 @@ class OwnerLock:
 
     def _acquired(self) -> bool:
         try:
-            self._file = FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
-            if _lock(self._file.fileno()) and self._is_current():
-                self._file.truncate(0)
-                self._file.write(f"{os.getpid()}\n".encode())
-                return True
+            while True:
+                self._file = FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+                if not _lock(self._file.fileno()):
+                    self.release()
+                    return False
+                if self._is_current():
+                    self._file.truncate(0)
+                    self._file.write(f"{os.getpid()}\n".encode())
+                    return True
+                self.release()
         except OSError as error:
             raise StorageError(f"{self.path}: {error}") from error
-        self.release()
-        return False
 
     def _is_current(self) -> bool:
-        """False if the file that was locked has been deleted meanwhile, and perhaps made again."""
+        """False if the file that was locked was deleted in between by its last owner, and perhaps made again."""
         assert self._file is not None
         try:
-            return (
-                sys.platform == "win32" or os.fstat(self._file.fileno()).st_ino == os.stat(self.path).st_ino
+            return sys.platform == "win32" or os.path.samestat(
+                os.fstat(self._file.fileno()), os.stat(self.path)
             )
         except FileNotFoundError:
             return False

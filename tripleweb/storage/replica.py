@@ -18,8 +18,10 @@ once it returned, with "full" that of the machine. One owner at a time, by a loc
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -87,6 +89,18 @@ def decode_registers(body: bytes) -> list[Change]:
     True
     """
     return [Change._make(row) for row in _decode_rows(body)]
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """No garbage collection inside: where everything that is made stays, it takes two thirds of the time."""
+    resting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if resting:
+            gc.enable()
 
 
 class Content:
@@ -166,7 +180,7 @@ class ReplicaFile:
         self._path = Path(path).absolute()
         self._owner = OwnerLock(Path(f"{self._path}.lock"), self._path)
         try:
-            self._file = DatabaseFile(self._path, FORM, TABLES, full=False, sole=True)
+            self._file = DatabaseFile(self._path, FORM, TABLES, full=durability == "full", sole=True)
             try:
                 self._begin()
             except BaseException:
@@ -210,7 +224,7 @@ class ReplicaFile:
         content = Content()
         self._chunked = self._backlog = 0
         try:
-            with self._file.reading() as connection:
+            with _collector_at_rest(), self._file.reading() as connection:
                 for (body,) in connection.execute(
                     "SELECT body FROM chunks WHERE generation = ? ORDER BY n", (self._generation,)
                 ):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tripleweb.change import COUNTER, DELETED, Change, Key
-from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text, unpack
+from tripleweb.clock import TOLERANCE_MS, Clock, pack, parse_stamp, stamp_text, unpack
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import nano_id, replica_id
 from tripleweb.store import Delta, Store, net
@@ -69,6 +69,8 @@ class _Step:
     deltas: list[Delta] = field(default_factory=list)
     touched: dict[Key, None] = field(default_factory=dict)
     shares: set[Key] = field(default_factory=set)  # our counter shares that the server has set
+    last: int = 0  # the latest stamp that the server gave one of our transactions
+    ahead: Receipt | None = None  # of a transaction whose stamp the server has set back
 
 
 class ClientCore:
@@ -99,6 +101,7 @@ class ClientCore:
         self.role: str = ""
         self.session: str = ""
         self.offset_ms = 0  # the server's clock minus ours
+        self.seen: int = int(meta.get("seen", 0))  # the latest time of a stamp that came from the server
         self.state = "local" if local else "offline"
         self.reason = ""
         self.subscriptions: dict[str, Subscription] = {}
@@ -106,6 +109,8 @@ class ClientCore:
         self._random_bytes = random_bytes
         self._live: set[str] = set()  # triples subscriptions that came to life on this connection
         self._parts: list[messages.WireRegister] = []
+        self._hello_due = False
+        self._hello_ms = 0  # when hello left, by our clock
         self._sent = 0  # highest number pushed on this connection
         self._confirmed = self.decided
         self._queue: list[ClientFrame] = []
@@ -160,41 +165,51 @@ class ClientCore:
     def subscribe(self, subscription: Subscription) -> None:
         """Asks for data; kept over reconnects until `unsubscribe`."""
         self.subscriptions[subscription.id] = subscription
-        if self.state == "online":
+        if self._introduced:
             self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
 
     def unsubscribe(self, name: str) -> None:
-        if self.subscriptions.pop(name, None) is not None and self.state == "online":
+        if self.subscriptions.pop(name, None) is not None and self._introduced:
             self._queue.append(messages.Unsubscribe(name))
         self._live.discard(name)
 
+    @property
+    def _introduced(self) -> bool:
+        """Hello has left: what is subscribed from now on it does not list."""
+        return self.state in ("connecting", "online") and not self._hello_due
+
     def connected(self, now_ms: int) -> None:
         """A connection stands; hello is the first that leaves on it."""
-        self.state, self.reason = "connecting", ""
-        self._live.clear()
-        self._parts.clear()
-        self._hello(now_ms)
+        self.reason = ""
+        self._introduce()
 
     def disconnected(self, reason: str = "", refused: bool = False) -> None:
         """The connection is gone. `refused`: the server does not want us; somebody has to do something."""
+        self._introduce()
+        self._hello_due = False
         self.state, self.reason = ("refused" if refused else "offline"), reason
+
+    def _introduce(self) -> None:
+        """Says hello (again). What the server says before its welcome answers an earlier one, and is ignored."""
+        self.state = "connecting"
+        self._hello_due = True
         self._live.clear()
         self._parts.clear()
         self._queue.clear()
 
-    def _hello(self, now_ms: int) -> None:
-        self._queue = [
-            Hello(
-                (PROTOCOL, PROTOCOL),
-                self.replica,
-                self.incarnation,
-                self.next,
-                self.decided,
-                now_ms,
-                subscriptions=[self._with_cursor(s) for s in self.subscriptions.values()],
-            )
-        ]
+    def _hello(self, now_ms: int) -> Hello:
+        self._hello_due = False
+        self._hello_ms = now_ms
         self._confirmed = self.decided
+        return Hello(
+            (PROTOCOL, PROTOCOL),
+            self.replica,
+            self.incarnation,
+            self.next,
+            self.decided,
+            now_ms,
+            subscriptions=[self._with_cursor(s) for s in self.subscriptions.values()],
+        )
 
     def _with_cursor(self, subscription: Subscription) -> Subscription:
         at = self.cursors.get(subscription.id)
@@ -204,6 +219,8 @@ class ClientCore:
     def frames_to_send(self, now_ms: int) -> list[ClientFrame]:
         """What may leave now. Everything in it is saved, provided the caller saved each commit in its turn."""
         frames, self._queue = self._queue, []
+        if self._hello_due:
+            frames.insert(0, self._hello(now_ms))
         if self.state == "online":
             frames.extend(self._pushes())
             if self.decided > self._confirmed:
@@ -219,29 +236,24 @@ class ClientCore:
         """The pending transactions that were not yet pushed on this connection, in frames of bounded size."""
         frames: list[ClientFrame] = []
         batch: list[PushedTransaction] = []
-        room, size = self.limits.frame_changes_max, 0
-        in_flight = sum(1 for number in self.outbox if number <= self._sent)
-        for number, pending in self.outbox.items():
-            if number <= self._sent:
-                continue
-            if in_flight >= self.limits.in_flight_max:
-                break
-            in_flight += 1
+        limits = self.limits
+        changes, size = 0, 0
+        first = next(iter(self.outbox), self.next)
+        for number in range(max(first, self._sent + 1), min(self.next, first + limits.in_flight_max)):
+            pending = self.outbox[number]
             self._sent = number
             stamp = stamp_text(pending.time, self.replica)
             piece: list[messages.WireChange] = []
             for change in pending.changes:
-                if len(piece) >= room or size >= self.limits.frame_bytes_max:
-                    batch.append(PushedTransaction(number, pending.id, stamp, piece, more=True))
+                if changes >= limits.frame_changes_max or size >= limits.frame_bytes_max:
+                    if piece:
+                        batch.append(PushedTransaction(number, pending.id, stamp, piece, more=True))
                     frames.append(messages.Push(batch))
-                    batch, piece, room, size = [], [], self.limits.frame_changes_max, 0
+                    batch, piece, changes, size = [], [], 0, 0
                 piece.append(messages.change_to_wire(change))
-                size += 4 * len(change.value) if isinstance(change.value, str) else 0
+                changes += 1
+                size += messages.wire_bytes(change)
             batch.append(PushedTransaction(number, pending.id, stamp, piece))
-            room -= len(piece)
-            if room <= 0:
-                frames.append(messages.Push(batch))
-                batch, room, size = [], self.limits.frame_changes_max, 0
         if batch:
             frames.append(messages.Push(batch))
         return frames
@@ -251,37 +263,30 @@ class ClientCore:
     def receive(self, frame: ServerFrame, now_ms: int) -> Update:
         """Takes one decoded frame. Raises `ProtocolError` if it does not fit: close, connect, say hello again."""
         if isinstance(frame, Poke):
-            return self._poke(frame, now_ms)
-        if isinstance(frame, Part):
-            self._parts.extend(frame.registers)
+            if self.state == "online":
+                return self._poke(frame, now_ms)
+        elif isinstance(frame, Part):
+            if self.state == "online":
+                self._parts.extend(frame.registers)
         elif isinstance(frame, Welcome):
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
             self.offset_ms = frame.now - (frame.echo + now_ms) // 2
         elif isinstance(frame, Fault):
             self.reason = frame.message
-            if (
-                frame.code == "replaced"
-            ):  # somebody else has our identity: a copy of this replica, or we are one
-                step = _Step()
-                self._rekey(step)
-                return Update(net(step.deltas), step.commit)
+            if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
+                return self._rekey()
         else:
             return Update(frame=frame)
         return Update()
 
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
-        self.offset_ms = welcome.now - now_ms
+        self.offset_ms = welcome.now - (self._hello_ms + now_ms) // 2
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
         self.server_id = welcome.server
         first = next(iter(self.outbox), self.next)
-        if (
-            welcome.rekey or first > welcome.last + 1
-        ):  # we are a copy; or the server has forgotten some of our numbers
-            step = _Step()
-            self._rekey(step)
-            self._hello(now_ms)
-            return Update(net(step.deltas), step.commit)
+        if welcome.rekey or first > welcome.last + 1:  # a copy; or the server has forgotten some of our numbers
+            return self._rekey()
         self.state = "online"
         self._sent = welcome.last
         return Update(commit=LocalCommit(meta={"server": welcome.server, "user": welcome.user}))
@@ -290,40 +295,40 @@ class ClientCore:
         self._check_joins(poke)
         try:
             parts = [messages.register_from_wire(wire) for wire in self._parts]
+            committed = [messages.decode_committed(body) for body in poke.transactions]
             entries = []
-            for body in poke.transactions:
-                entry = messages.decode_committed(body)
+            for entry in committed:
                 stamp = parse_stamp(entry.stamp)
                 entries.append([messages.change_from_wire(wire, *stamp) for wire in entry.changes])
         except ValueError as error:
             raise ProtocolError("malformed", str(error)) from None
+        if any(r.number in self.outbox and self.outbox[r.number].id != r.id for r in poke.receipts):
+            return self._rekey()  # the number was used by a copy of this replica
         full = any(base is None for base in poke.cursors.values())
         update, step = Update(), _Step()
-        copied = False
-        for receipt in poke.receipts:
-            pending = self.outbox.get(receipt.number)
-            if pending is None:
-                continue
-            if pending.id != receipt.id:
-                copied = True
-                break
-            self._settle(pending, receipt, step, full, now_ms)
-            update.receipts.append(receipt)
+        # the server's clock is at least where it was when it decided this
+        latest = max([0, *(entry.at for entry in committed), *(receipt.at for receipt in poke.receipts)])
+        self.offset_ms = max(self.offset_ms, latest - now_ms)
+        self._witness((change for changes in (parts, *entries) for change in changes), now_ms)
         if full:
             self._load(parts, step)
-        self._parts.clear()
-        newest = max((change.time for changes in (parts, *entries) for change in changes), default=0)
-        self.clock.witness(newest, now_ms + self.offset_ms)
-        for changes in entries:
+        for receipt in poke.receipts:
+            pending = self.outbox.get(receipt.number)
+            if pending is not None:
+                self._settle(pending, receipt, step, full, now_ms)
+                update.receipts.append(receipt)
+        self._restamp(step, now_ms)
+        for changes in entries if full else [parts, *entries]:
             step.deltas.append(self.store.apply(changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
+        self._parts.clear()
         self._put_pending_on_top(step, full)
-        self.epoch = poke.epoch
-        self._live.update(name for name in poke.cursors if name in self.subscriptions)
-        for name in sorted(self._live):
-            self.cursors[name] = poke.seq
+        self._stand_at(poke)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
             self.decided += 1
+        if any(receipt.reload for receipt in update.receipts) and not full:
+            self.cursors.clear()
+            self._introduce()
         commit = step.commit
         if full:
             commit.clear, commit.registers = True, list(self.store.registers())
@@ -334,24 +339,43 @@ class ClientCore:
                     commit.registers.append(register)
                 else:
                     commit.drop.append(key)
-        commit.meta = {"epoch": self.epoch, "cursors": dict(self.cursors), "decided": self.decided}
-        if copied:
-            self._rekey(step)
-            self._hello(now_ms)
-        commit.meta["clock"] = self.clock.last
+        commit.meta = {
+            "epoch": self.epoch,
+            "cursors": dict(self.cursors),
+            "decided": self.decided,
+            "clock": self.clock.last,
+            "seen": self.seen,
+        }
         update.delta, update.commit = net(step.deltas), commit
         return update
 
-    def _check_joins(self, poke: Poke) -> None:
-        """A poke fits if it starts where each of its subscriptions stands."""
+    def _witness(self, changes: Iterable[Change], now_ms: int) -> None:
+        """What is written after seeing these is later than they, except than those that lie beyond the tolerance."""
+        bound = pack(now_ms + self.offset_ms + self.limits.tolerance_ms)
+        self.seen = max((change.time for change in changes if self.seen < change.time <= bound), default=self.seen)
+        self.clock.witness(self.seen, now_ms + self.offset_ms)
+
+    def _stand_at(self, poke: Poke) -> None:
+        """Moves the cursors to where a poke leads."""
+        if poke.epoch != self.epoch:  # a cursor of another epoch means nothing in this one
+            self.cursors.clear()
+            self.epoch = poke.epoch
         for name, base in poke.cursors.items():
-            if base is not None and (poke.epoch != self.epoch or self.cursors.get(name) != base):
-                raise ProtocolError("order", f"subscription {name!r} does not stand at {base}")
-        for name in sorted(self._live - set(poke.cursors)):
-            if poke.epoch != self.epoch or self.cursors.get(name) != poke.since:
-                raise ProtocolError(
-                    "order", f"a poke from {poke.since}, where {self.cursors.get(name)} was due"
-                )
+            if name in self.subscriptions:
+                self._live.add(name)
+                if base is None:
+                    self.cursors.pop(name, None)
+        for name in sorted(self._live):
+            self.cursors[name] = max(self.cursors.get(name, 0), poke.seq)
+
+    def _check_joins(self, poke: Poke) -> None:
+        """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged."""
+        for name in sorted(self._live | poke.cursors.keys()):
+            since = poke.cursors.get(name, poke.since)
+            at = self.cursors.get(name)
+            stands = at is not None and poke.epoch == self.epoch and (since is None or since <= at)
+            if name in self.subscriptions and since is not None and not stands:
+                raise ProtocolError("order", f"{name!r} stands at {at}, a poke from {since} has a gap")
 
     def _settle(self, pending: Pending, receipt: Receipt, step: _Step, full: bool, now_ms: int) -> None:
         """Takes a decided transaction out of the outbox, and the store to what the server says of it."""
@@ -363,6 +387,7 @@ class ClientCore:
             pass
         elif receipt.current or receipt.absent:
             current = [messages.register_from_wire(wire) for wire in receipt.current]
+            self._witness(current, now_ms)
             absent: list[Key] = [(s, p, place) for s, p, place in receipt.absent]
             revive = [s for s, p, _ in absent if p == DELETED]
             step.deltas.append(self.store.put(current, absent, revive))
@@ -372,8 +397,10 @@ class ClientCore:
             step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
         else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
             self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
-        if receipt.outcome == "applied" and time < pending.time:
-            self._restamp(time, step, now_ms)
+        if receipt.outcome == "applied":
+            step.last = time
+            if time < pending.time:
+                step.ahead = receipt
 
     def _put_again(self, pending: Pending, step: _Step, changes: list[Change]) -> None:
         """Applies changes of ours over what the server said; increments only where it has set our share."""
@@ -392,10 +419,17 @@ class ClientCore:
                 step.touched[key] = None
         step.deltas.append(self.store.apply(again))
 
-    def _restamp(self, time: int, step: _Step, now_ms: int) -> None:
-        """The server set one of our stamps back: our clock ran ahead. Everything pending gets a new stamp, in order,
-        so that what is written from now on is later than all of it."""
-        self.clock.lower(time)
+    def _restamp(self, step: _Step, now_ms: int) -> None:
+        """What is pending has to be later than what the server decided, and so has what is written from now on: if
+        the server set one of our stamps back (our clock ran ahead, and follows as far as causality allows) or
+        forward (it was behind our own last), the pending ones get new stamps, in order."""
+        if step.ahead is not None:
+            self.clock.lower(max(step.last, self.seen))
+            if now_ms + self.offset_ms > step.ahead.at + self.limits.tolerance_ms:
+                self.offset_ms = step.ahead.at - now_ms
+        self.clock.last = max(self.clock.last, step.last)
+        if step.ahead is None and all(pending.time > step.last for pending in self.outbox.values()):
+            return
         for pending in self.outbox.values():
             old, pending.time = pending.time, self.clock.tick(now_ms + self.offset_ms)
             pending.changes = [change._replace(time=pending.time) for change in pending.changes]
@@ -410,6 +444,11 @@ class ClientCore:
     def _load(self, parts: list[Change], step: _Step) -> None:
         """Replaces the whole content by the parts that were sent."""
         keys = {register.key for register in parts}
+        if len(keys) < len(parts):  # a register came again, as it was later
+            merged = Store()
+            merged.apply(parts)
+            parts = list(merged.registers())
+            keys = {register.key for register in parts}
         gone = [register.key for register in self.store.registers() if register.key not in keys]
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
         step.deltas.append(self.store.put(parts, gone, revive))
@@ -423,31 +462,37 @@ class ClientCore:
                 step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
             self._put_again(pending, step, pending.changes)
 
-    def _rekey(self, step: _Step) -> None:
-        """Takes a new identity: this replica is a copy of another. What is pending is numbered and stamped anew; the
-        cursors go, so that the next hello loads afresh what the old identity has counted."""
+    def _rekey(self) -> Update:
+        """Takes a new identity, since this replica is a copy of another or has lost its tail, and says hello with it.
+        What is pending keeps its ids, by which the server knows what a copy has pushed already, and is numbered and
+        stamped anew. The cursors go: the next load brings what the old identity has counted."""
         old, self.replica = self.replica, replica_id(self._random_bytes)
-        pending = list(self.outbox.values())
-        step.commit.decided.extend(self.outbox)
-        self.outbox.clear()
-        self.next, self.decided, self._confirmed, self._sent = 1, 0, 0, 0
-        for moved in pending:
+        commit, deltas = LocalCommit(decided=list(self.outbox)), []
+        pending, self.outbox = self.outbox, {}
+        self.next, self.decided, self._sent = 1, 0, 0
+        for moved in pending.values():
             for change in moved.changes:
                 if change.slot == COUNTER:
                     continue
                 held = self.store.register(change.key)
                 if held is not None and held.stamp == (moved.time, old):
-                    step.deltas.append(self.store.put([held._replace(replica=self.replica)]))
-                    step.commit.registers.append(held._replace(replica=self.replica))
+                    held = held._replace(replica=self.replica)
+                    deltas.append(self.store.put([held]))
+                    commit.registers.append(held)
             changes = [change._replace(replica=self.replica) for change in moved.changes]
             self.outbox[self.next] = Pending(self.next, moved.id, moved.time, changes)
             self.next += 1
-        step.commit.pending = list(self.outbox.values())
+        commit.pending = list(self.outbox.values())
         self.cursors.clear()
-        self._live.clear()
-        step.commit.meta.update(
-            replica=self.replica, next=self.next, decided=0, cursors={}, clock=self.clock.last
-        )
+        commit.meta = {
+            "replica": self.replica,
+            "next": self.next,
+            "decided": 0,
+            "cursors": {},
+            "clock": self.clock.last,
+        }
+        self._introduce()
+        return Update(net(deltas), commit)
 
     def _stored_key(self, change: Change) -> Key:
         """The register that a change of ours stands in: an increment in our share."""

@@ -49,7 +49,7 @@ class Display:
         """Evaluates the query on `view`; returns the frame that brings the client there, None if it is there."""
         self.stale = False
         budget = evaluate.Budget(limits.query_units)
-        steps: Generator[int, None, evaluate.Result] = evaluate.steps(
+        steps = evaluate.steps(
             self.query, self.inputs, view, rules=self.rules, budget=budget
         )
         work = 0
@@ -60,7 +60,7 @@ class Display:
                     work = 0
                     yield
         except StopIteration as done:
-            result: evaluate.Result = done.value
+            result = done.value
         except QueryError as error:
             return Failed(self.id, "budget" if isinstance(error, BudgetError) else "query", str(error))
         finally:

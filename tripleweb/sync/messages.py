@@ -130,6 +130,7 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     lost: list[tuple[int, str, str]] = []
     current: list[WireRegister] = []
     absent: list[tuple[str, str, str]] = []
+    reload: bool = False
 
 
 class Committed(msgspec.Struct, omit_defaults=True):
@@ -307,6 +308,13 @@ def _pair(wire: Any) -> Value | None:
 
 def change_to_wire(change: Change) -> WireChange:
     return (change.subject, change.predicate, change.slot, *to_wire(change.value))
+
+
+def wire_bytes(change: Change) -> int:
+    """An upper bound of the bytes that a change or register takes in a frame: JSON escapes a byte as six at most."""
+    value = change.value
+    size = 6 * (len(value) if value.isascii() else len(value.encode())) if isinstance(value, str) else 40
+    return size + 6 * (len(change.subject) + len(change.predicate) + len(change.slot)) + 120
 
 
 def register_to_wire(change: Change) -> WireRegister:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -43,7 +43,7 @@ from tripleweb.sync.messages import (
     register_to_wire,
 )
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
-from tripleweb.terms import to_wire
+from tripleweb.terms import from_wire, to_wire
 
 Conn = Hashable
 
@@ -70,6 +70,9 @@ class Limits:
     tail_max: int = 20_000  # transactions kept in memory for those who come back
     poke_transactions_max: int = 2_000
     part_registers: int = 500
+    frame_bytes: int = 4 << 20  # where pokes and parts are cut
+    receipt_bytes_max: int = 1 << 20  # what a receipt tells of the server's registers; beyond it, load again
+    lost_max: int = 10_000  # changes of which a receipt says singly that they lost
     subscriptions_max: int = 1_000
     rows_max: int = 10_000
     query_units: int = 5_000_000
@@ -86,6 +89,7 @@ class _Connection:
     displays: dict[str, Display] = field(default_factory=dict)
     entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
     loads: int = 0  # first loads still running
+    loaded: int = 0  # what they contain reaches up to this seq
     generation: int = 0  # of hello; work begun for an older one is dropped
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
     out: deque[tuple[int, ServerFrame]] = field(default_factory=deque)  # likewise
@@ -116,6 +120,7 @@ class TenantCore:
         self.connections: dict[Conn, _Connection] = {}
         self._random_bytes = random_bytes
         self._tail = list(state.tail)
+        self._ids = {entry.id: entry.seq for entry in self._tail}
         self._receipts: dict[str, dict[int, tuple[str, Receipt, int]]] = {}
         for (replica, number), (tx_id, body) in sorted(state.receipts.items()):
             receipt = messages.decode_receipt(body)
@@ -171,8 +176,9 @@ class TenantCore:
             self._subscribe(conn, link, frame.subscription)
         elif isinstance(frame, messages.Unsubscribe):
             link.triples.pop(frame.id, None)
-            link.entering.pop(frame.id, None)
             link.displays.pop(frame.id, None)
+            if link.entering.get(frame.id) is not None:  # a load under way is told to its end
+                del link.entering[frame.id]
 
     def _hello(self, conn: Conn, link: _Connection, hello: Hello, now_ms: int) -> None:
         low, high = hello.protocol
@@ -186,7 +192,9 @@ class TenantCore:
             raise ProtocolError("malformed", f"confirmed {hello.confirmed} is not below next {hello.next}")
         row = self.replicas.get(hello.replica)
         last = 0 if row is None else row.last
-        rekey = row is not None and (row.user != link.actor.user or hello.next <= last)
+        rekey = row is not None and (
+            row.user != link.actor.user or hello.next <= last or hello.confirmed < row.confirmed
+        )
         fresh = _Connection(link.actor, generation=link.generation + 1, out=link.out, rekeying=rekey)
         self.connections[conn] = fresh
         if not rekey:
@@ -194,7 +202,7 @@ class TenantCore:
             fresh.replica, fresh.incarnation = hello.replica, hello.incarnation
             if row is None:
                 row = self.replicas[hello.replica] = ReplicaRow(link.actor.user)
-            self._confirm(hello.replica, min(hello.confirmed, last))
+            self._confirm(hello.replica, hello.confirmed)
             for _, receipt, batch in self._receipts.get(hello.replica, {}).values():
                 fresh.receipts.append((batch, receipt))
         fresh.out.append(
@@ -224,11 +232,15 @@ class TenantCore:
         """One replica, one connection: an older one is a half-open socket of the same process, or a copy."""
         for other, link in self.connections.items():
             if other != conn and link.replica == hello.replica:
-                link.out.append((0, Fault("replaced", "this replica has connected again from elsewhere")))
-                link.replica, link.rekeying = "", True
-                link.triples.clear()
-                link.displays.clear()
-                link.receipts.clear()
+                self._expel(link, "this replica has connected again from elsewhere")
+
+    def _expel(self, link: _Connection, message: str) -> None:
+        """Takes the identity from a connection: it has to say hello with another. All that it waited for is dropped."""
+        link.out.append((0, Fault("replaced", message)))
+        link.replica, link.rekeying = "", True
+        link.generation += 1
+        for waiting in (link.triples, link.displays, link.entering, link.receipts):
+            waiting.clear()
 
     def _confirm(self, replica: str, number: int) -> None:
         row = self.replicas[replica]
@@ -264,8 +276,7 @@ class TenantCore:
             if held is not None and held[0] == pushed.id:
                 link.receipts.append((held[2], held[1]))
             else:  # the number is taken by another transaction: this replica is a copy
-                link.out.append((0, Fault("replaced", f"number {pushed.number} of this replica is taken")))
-                link.replica, link.rekeying = "", True
+                self._expel(link, f"number {pushed.number} of this replica is taken")
             return
         try:
             time, replica = parse_stamp(pushed.stamp)
@@ -273,7 +284,11 @@ class TenantCore:
             raise ProtocolError("malformed", str(error)) from None
         if replica != link.replica:
             raise ProtocolError("malformed", f"a stamp of replica {replica!r} from replica {link.replica!r}")
-        receipt = self._decide(link, row, pushed, time, now_ms)
+        known = self._ids.get(pushed.id)
+        if known is None:
+            receipt = self._decide(link, row, pushed, time, now_ms)
+        else:
+            receipt = self._recall(link, pushed, self._tail[known - self._floor - 1], now_ms)
         row.last = pushed.number
         self._building.replicas[link.replica] = row
         self._building.receipts.append((link.replica, pushed.number, pushed.id, messages.encode(receipt)))
@@ -290,7 +305,6 @@ class TenantCore:
         time = self.clock.tick(now_ms) if self.clock.is_ahead(sent_time, now_ms) else sent_time
         if time <= row.time:
             time = row.time + 1
-        keys: list[Key] = []
         try:
             if link.actor.role not in ("writer", "admin"):
                 raise PermissionError(f"a {link.actor.role} may not write")
@@ -301,11 +315,7 @@ class TenantCore:
         except (ValueError, TypeError, PermissionError) as error:
             receipt.outcome = "rejected"
             receipt.reason = "permission" if isinstance(error, PermissionError) else "invalid"
-            keys = [
-                (s, p, COUNTER + replica if place == COUNTER else place)
-                for s, p, place, _, _ in pushed.changes
-            ]
-            self._tell_current(receipt, keys, [])
+            self._tell_current(receipt, self._keys(link, pushed), [])
             return receipt
         self.clock.witness(time, now_ms)
         row.time = time
@@ -313,15 +323,30 @@ class TenantCore:
         fates: list[Fate | None] = []
         delta = self.store.apply(changes, fates)
         for i, fate in enumerate(fates):
-            if fate is not None:
+            if fate is not None and len(receipt.lost) < self.limits.lost_max:
                 by = self.replicas.get(fate[2])
                 receipt.lost.append((i, fate[0], "" if by is None else by.user))
         stands = [c for c, fate in zip(changes, fates, strict=True) if fate is None or fate[0] == "reset"]
         if stands:
             self._log(link, row, receipt, stands, now_ms)
-        if receipt.lost or time != sent_time:
+        if any(fates) or time != sent_time:
             self._tell_current(receipt, [c.key for c in changes], fates)
         self._notice(delta)
+        return receipt
+
+    @staticmethod
+    def _keys(link: _Connection, pushed: PushedTransaction) -> list[Key]:
+        """The registers that a transaction was to set."""
+        return [
+            (s, p, COUNTER + link.replica if place == COUNTER else place) for s, p, place, _, _ in pushed.changes
+        ]
+
+    def _recall(self, link: _Connection, pushed: PushedTransaction, entry: Entry, now_ms: int) -> Receipt:
+        """The receipt of a transaction that this replica pushed before, or a copy of it did, as somebody else."""
+        stamp = stamp_text(entry.registers[0].time, entry.replica)
+        receipt = Receipt(pushed.number, pushed.id, "applied", stamp, self.seq, now_ms)
+        keys = dict.fromkeys([*self._keys(link, pushed), *(change.key for change in entry.registers)])
+        self._tell_current(receipt, list(keys), [])
         return receipt
 
     def _total(self, increment: Change) -> Change:
@@ -331,7 +356,7 @@ class TenantCore:
         key = (increment.subject, increment.predicate, COUNTER + increment.replica)
         held = self.store.register(key)
         before = held.value if held is not None and held.value is not None else 0
-        value = messages.from_wire(*to_wire(before + increment.value))  # type: ignore[operator,arg-type]
+        value = from_wire(*to_wire(before + increment.value))  # type: ignore[operator]
         return Change(*key, value, increment.time, increment.replica)
 
     def _log(
@@ -355,8 +380,17 @@ class TenantCore:
         )
         self._building.entries.append(entry)
         self._tail.append(entry)
+        self._ids[entry.id] = entry.seq
         if len(self._tail) > 2 * self.limits.tail_max:
-            del self._tail[: len(self._tail) - self.limits.tail_max]
+            surplus = len(self._tail) - self.limits.tail_max
+            for old in self._tail[:surplus]:
+                del self._ids[old.id]
+            del self._tail[:surplus]
+
+    @property
+    def _floor(self) -> int:
+        """The seq after which the tail begins."""
+        return self.seq - len(self._tail)
 
     def _tell_current(self, receipt: Receipt, keys: list[Key], fates: list[Fate | None]) -> None:
         """Puts into a receipt what the server has for the keys of its transaction, and what beat them."""
@@ -366,6 +400,7 @@ class TenantCore:
                 wanted[(key[0], key[1], SINGLE)] = wanted[(key[0], key[1], RESET)] = None
             elif fate is not None and fate[0] == "deleted":
                 wanted[(key[0], DELETED, SINGLE)] = None
+        size = 0
         for key in list(wanted):
             if key[1] == DELETED and self.store.deleted(key[0]) is None:
                 wanted.update(dict.fromkeys(register.key for register in self.store.registers_of(key[0])))
@@ -373,8 +408,12 @@ class TenantCore:
             register = self.store.register(key)
             if register is not None:
                 receipt.current.append(register_to_wire(register))
+                size += messages.wire_bytes(register)
             else:
                 receipt.absent.append(key)
+            if size + 500 * len(receipt.absent) > self.limits.receipt_bytes_max:
+                receipt.current, receipt.absent, receipt.reload = [], [], True
+                return
 
     def _notice(self, delta: Delta) -> None:
         """Displays whose predicates a delta touches are stale."""
@@ -395,10 +434,11 @@ class TenantCore:
                 (0, Failed(subscription.id, "limits", "too many subscriptions on this connection"))
             )
         elif subscription.kind == "triples":
+            if not link.triples:
+                link.seq = self.seq
             link.triples[subscription.id] = subscription
             cursor = subscription.cursor
-            floor = self.seq - len(self._tail)
-            if cursor is not None and cursor[0] == self.epoch and floor <= cursor[1] <= self.durable_seq:
+            if cursor is not None and cursor[0] == self.epoch and self._floor <= cursor[1] <= self.durable_seq:
                 link.entering[subscription.id] = cursor[1]
                 link.seq = min(link.seq, cursor[1])
             else:
@@ -421,15 +461,26 @@ class TenantCore:
     def _load(self, link: _Connection) -> Iterator[None]:
         """Sends every register there is, in parts. Changes of the meantime follow in the poke that ends the load:
         the connection's seq stays where it was when its interest was registered."""
-        registers: list[Change] = []
-        for register in self.store.registers():
-            registers.append(register)
-            if len(registers) >= self.limits.part_registers:
-                link.out.append((self._last_batch(), Part([register_to_wire(r) for r in registers])))
-                registers = []
-                yield
-        link.out.append((self._last_batch(), Part([register_to_wire(r) for r in registers])))
+        for part in self._parts(self.store.registers()):
+            link.out.append((self._last_batch(), part))
+            yield
+        link.loaded = self.seq
+        link.out.append((self._last_batch(), Part([])))
         link.loads -= 1
+
+    def _parts(self, registers: Iterable[Change]) -> Iterator[Part]:
+        """Registers in frames of bounded size."""
+        part, size = Part([]), 0
+        for register in registers:
+            if part.registers and (
+                size > self.limits.frame_bytes or len(part.registers) >= self.limits.part_registers
+            ):
+                yield part
+                part, size = Part([]), 0
+            part.registers.append(register_to_wire(register))
+            size += messages.wire_bytes(register)
+        if part.registers:
+            yield part
 
     def _last_batch(self) -> int:
         """The commit that must be durable before the store's present content may be shown."""
@@ -484,62 +535,88 @@ class TenantCore:
     def frames_to_send(self) -> list[tuple[Conn, ServerFrame]]:
         """Everything that may leave now, in order for each connection. A fault is a connection's last frame."""
         out: list[tuple[Conn, ServerFrame]] = []
-        shared: dict[tuple[int, int], Poke] = {}
+        shared: dict[tuple[int, int], list[ServerFrame]] = {}
         for conn, link in self.connections.items():
             if link.paused:
                 continue
             while link.out and link.out[0][0] <= self._durable_batch:
                 out.append((conn, link.out.popleft()[1]))
             if link.replica and not link.loads and not link.out:
-                out.extend((conn, poke) for poke in self._pokes(link, shared))
+                out.extend((conn, frame) for frame in self._pokes(link, shared))
         return out
 
-    def _pokes(self, link: _Connection, shared: dict[tuple[int, int], Poke]) -> list[Poke]:
-        behind = bool(link.triples) and link.seq < self.durable_seq
-        receipts = []
-        while link.receipts and link.receipts[0][0] <= self._durable_batch:
-            receipts.append(link.receipts.pop(0)[1])
-        if not (behind or receipts or link.entering):
+    def _pokes(self, link: _Connection, shared: dict[tuple[int, int], list[ServerFrame]]) -> list[ServerFrame]:
+        """Takes a connection from where it stands to what is durable, in as many pokes as that needs."""
+        durable = sum(1 for batch, _ in link.receipts if batch <= self._durable_batch)
+        if not (durable or link.entering or (link.triples and link.seq < self.durable_seq)):
             return []
         if not link.triples:
             link.seq = self.durable_seq
-        floor = self.seq - len(self._tail)
-        if link.seq < floor:  # it was slow for longer than the tail is: from nothing again
-            link.receipts[:0] = [(0, receipt) for receipt in receipts]
+        if link.seq < self._floor:  # it was slow for longer than the tail is: from nothing again
             self._reload(link)
             return []
-        out = []
+        receipts = [receipt for _, receipt in link.receipts[:durable]]
+        del link.receipts[:durable]
         catching_up = bool(link.entering)
+        frames: list[ServerFrame] = []
         while True:
-            since, upto = link.seq, min(link.seq + self.limits.poke_transactions_max, self.durable_seq)
-            entries = self._tail[since - floor : upto - floor]
-            plain = not receipts and not catching_up
-            own = plain and any(entry.replica == link.replica for entry in entries)
-            if plain and not own and (since, upto) in shared:
-                poke = shared[since, upto]
+            full = None in link.entering.values()
+            since, (upto, told) = link.seq, self._stretch(link.seq, receipts, link.loaded if full else 0)
+            entries = self._tail[since - self._floor : upto - self._floor]
+            if not catching_up:  # its own it has, unless it comes back
+                others = [entry for entry in entries if entry.replica != link.replica]
+                alone, entries = len(others) < len(entries), others
             else:
-                poke = Poke(
-                    self.epoch,
-                    since,
-                    upto,
-                    cursors=dict(link.entering),
-                    transactions=[
-                        msgspec.Raw(entry.body)
-                        for entry in entries
-                        if catching_up
-                        or entry.replica != link.replica  # its own it has, unless it comes back
-                    ],
-                    # a receipt goes with the poke that reaches the point where it was decided
-                    receipts=[r for r in receipts if r.seq <= upto],
-                )
-                if plain and not own:
-                    shared[since, upto] = poke
-            out.append(poke)
+                alone = True
+            if alone or told:
+                frames.extend(self._poke(link, since, upto, entries, told))
+            else:
+                if (since, upto) not in shared:
+                    shared[since, upto] = self._poke(link, since, upto, entries, [])
+                frames.extend(shared[since, upto])
             link.seq = upto
             link.entering.clear()
-            receipts = [r for r in receipts if r.seq > upto]
-            if upto == self.durable_seq:
-                return out
+            receipts = receipts[len(told) :]
+            if upto == self.durable_seq and not receipts:
+                return frames
+
+    def _stretch(self, since: int, receipts: list[Receipt], least: int) -> tuple[int, list[Receipt]]:
+        """(upto, the receipts told): how far the next poke goes. A receipt goes with the poke that reaches the point
+        where it was decided, for what it says is true of that point; `least`: it must reach so far, whatever its
+        size, since the load that goes with it does."""
+        upto, size = since, 0
+        while upto < self.durable_seq and upto - since < self.limits.poke_transactions_max:
+            size += len(self._tail[upto - self._floor].body)
+            if upto > since and size > self.limits.frame_bytes:
+                break
+            upto += 1
+        upto, told, size = max(upto, least), 0, 0
+        for receipt in receipts:
+            if receipt.seq > upto:
+                break
+            size += len(messages.encode(receipt)) if receipt.current or receipt.absent else 0
+            if told and size > self.limits.frame_bytes and not least:
+                upto = max(since, receipt.seq)
+                break
+            told += 1
+        return upto, receipts[:told]
+
+    def _poke(
+        self, link: _Connection, since: int, upto: int, entries: list[Entry], receipts: list[Receipt]
+    ) -> list[ServerFrame]:
+        """A poke; what a large transaction set goes before it in parts."""
+        frames: list[ServerFrame] = []
+        transactions = []
+        for entry in entries:
+            body = entry.body
+            if len(body) > self.limits.frame_bytes // 2:
+                frames.extend(self._parts(entry.registers))
+                body = messages.encode(msgspec.structs.replace(messages.decode_committed(body), changes=[]))
+            transactions.append(msgspec.Raw(body))
+        if None in link.entering.values():  # the load has it all
+            receipts = [msgspec.structs.replace(r, current=[], absent=[], reload=False) for r in receipts]
+        frames.append(Poke(self.epoch, since, upto, dict(link.entering), transactions, receipts))
+        return frames
 
     def _reload(self, link: _Connection) -> None:
         link.seq = self.seq

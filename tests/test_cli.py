@@ -1,0 +1,74 @@
+"""`tripleweb serve` as a person starts it, and `connect` finding it on the same machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tripleweb
+from tripleweb import places
+from tripleweb.cli import main
+
+
+@pytest.fixture
+def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
+    monkeypatch.setenv("TRIPLEWEB_DATA", str(tmp_path))
+    for name in ("TRIPLEWEB_URL", "TRIPLEWEB_TOKEN", "JPY_PARENT_PID", "JUPYTERHUB_SERVICE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tripleweb.cli", "serve"], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    try:
+        assert process.stdout is not None
+        assert "serves" in process.stdout.readline()
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def test_a_kernel_without_jupyter_finds_the_server_on_this_machine(serving: subprocess.Popen[str]) -> None:
+    with tripleweb.connect("notes", path=":memory:") as one, tripleweb.connect("notes", path=":memory:") as other:
+        one.insert("note", text="hello")
+        one.flush(10)
+        assert one.status.state == "online"
+        live = other.live("[:find ?t :where [_ :note/text ?t]]")
+        live.wait(10, until=lambda df: list(df["t"]) == ["hello"])
+
+
+def test_the_word_it_leaves_is_for_its_user_alone_and_taken_back_at_the_end(
+    serving: subprocess.Popen[str],
+) -> None:
+    word = places.server_dir() / places.ANNOUNCEMENT
+    assert word.stat().st_mode & 0o077 == 0
+    serving.send_signal(signal.SIGTERM)
+    assert serving.wait(20) == 0
+    assert not word.exists()
+    with pytest.raises(tripleweb.NoServerError, match="tripleweb serve"):
+        tripleweb.connect("notes")
+
+
+def test_a_second_server_of_the_same_folder_says_who_has_it(
+    serving: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve"]) == 1
+    assert "server" in capsys.readouterr().err
+
+
+def test_a_dead_servers_word_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPLEWEB_DATA", str(tmp_path))
+    for name in ("TRIPLEWEB_URL", "JPY_PARENT_PID", "JUPYTERHUB_SERVICE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(20)
+    folder = places.server_dir()
+    folder.mkdir(parents=True)
+    (folder / places.ANNOUNCEMENT).write_text(f'{{"url": "http://127.0.0.1:1/", "token": "t", "pid": {ended.pid}}}')
+    with pytest.raises(tripleweb.NoServerError):
+        tripleweb.connect("notes")

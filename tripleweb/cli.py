@@ -1,0 +1,60 @@
+"""The command line: `tripleweb serve`, a server without Jupyter, for scripts, IPython and editors on this machine.
+
+    tripleweb serve [--data DIR] [--port N]
+
+It listens on loopback only, keeps its apps in DIR (by default where the Jupyter extension keeps them), and leaves word
+of its address and token in that folder, readable by this user alone, where `tripleweb.connect` finds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from tripleweb import __version__, places
+from tripleweb.errors import TriplewebError
+from tripleweb.ids import nano_id
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, 1 for what went wrong, 2 for bad usage."""
+    parser = argparse.ArgumentParser(prog="tripleweb", description="The collaborative data layer for Jupyter.")
+    parser.add_argument("--version", action="version", version=f"tripleweb {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="run a server without Jupyter, on loopback")
+    serve.add_argument("--data", type=Path, default=None, metavar="DIR", help="where the apps are kept")
+    serve.add_argument("--port", type=int, default=0, metavar="N", help="the port; a free one by default")
+    options = parser.parse_args(arguments)
+    try:
+        return _serve(options.data or places.server_dir(), options.port)
+    except (TriplewebError, OSError, OverflowError) as error:
+        print(f"tripleweb: {error}", file=sys.stderr)
+        return 1
+
+
+def _serve(folder: Path, port: int) -> int:
+    from tripleweb.storage.sqlite import SqliteStores
+    from tripleweb.web import WebServer
+
+    token = nano_id(secrets.token_bytes, 43)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    with WebServer(SqliteStores(folder), port=port, token=token) as server:
+        places.announce(folder, server.url, token)
+        try:
+            print(f"tripleweb {__version__} serves {folder} at {server.url} (Ctrl-C ends it)", flush=True)
+            while not ended.wait(3600):
+                pass
+        finally:
+            places.withdraw(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,504 @@
+"""Live frames: DataFrames that follow their query, and the book of which queries are followed.
+
+`LiveQueries` belongs to one store. Frames of equal queries share one `LiveQuery`, which is evaluated when somebody
+looks, or at once after a transaction where somebody listens; so a write does not pay for a query that nobody reads.
+
+Invariants: everything here that is shared is guarded by the store's one lock; a query is never evaluated in the
+middle of a transaction, so nobody is shown what may still be undone; each change of an answer that has listeners
+goes to them once and in order, on the store's thread of callbacks and outside of its lock; a frame that was handed
+out never changes and is its owner's to modify. A live frame stays alive while it is displayed or listened to, else
+as long as somebody holds it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+import pandas as pd
+
+from tripleweb.datalog.answer import Result
+from tripleweb.datalog.live import LiveQuery, Rows
+from tripleweb.datalog.query import Query
+from tripleweb.display import Display, current_cell, show
+from tripleweb.errors import TriplewebError
+from tripleweb.frame import FrameLike, result_frame, shape
+from tripleweb.store import Delta
+from tripleweb.table import table_html, table_text
+
+log = logging.getLogger("tripleweb")
+
+_COPIES_ARE_LAZY = int(pd.__version__.partition(".")[0]) >= 3  # copy on write
+_DISPLAY_WAITS = 1.0  # seconds for a first complete answer; a cell that shows a table should not stand still
+
+
+class LiveHost(Protocol):
+    """What live frames need of the store that they follow."""
+
+    @property
+    def lock(self) -> Any:
+        """The re-entrant lock that guards the store, held for the whole of a transaction."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """A word for people: local, online, offline …"""
+        ...
+
+    @property
+    def within_transaction(self) -> bool:
+        """True if this thread has a transaction open."""
+        ...
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Runs `job` on the thread of the callbacks: in order, outside of the lock."""
+        ...
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float | None) -> bool:
+        """Waits until `condition`, asked with the lock held whenever something may have changed, is true."""
+        ...
+
+    def settle(self, query: Query, timeout: float) -> bool:
+        """Waits until all that the query needs is here; False if it is not by then (at once in a transaction)."""
+        ...
+
+    def attrs(self, query: Query) -> dict[str, Any]:
+        """What a frame of this query says about itself now: flat JSON, at least `complete` (bool)."""
+        ...
+
+
+@dataclass(frozen=True)
+class LiveDelta:
+    """What a transaction did to an answer: the rows that came and those that went, as DataFrames."""
+
+    _rows: Rows
+    _columns: Sequence[str]
+    _kinds: Mapping[str, str]
+    _nullable: Collection[str]
+
+    @cached_property
+    def added(self) -> pd.DataFrame:
+        return self._frame(self._rows.added)
+
+    @cached_property
+    def removed(self) -> pd.DataFrame:
+        return self._frame(self._rows.removed)
+
+    def _frame(self, rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+        return result_frame(self._columns, rows, kinds=self._kinds, nullable=self._nullable)
+
+    def __repr__(self) -> str:
+        return f"LiveDelta({len(self._rows.added)} added, {len(self._rows.removed)} removed)"
+
+
+class LiveQueries:
+    """The live queries of one store."""
+
+    def __init__(self, host: LiveHost, anchored: dict[int, Any] | None = None) -> None:
+        """`anchored` is where frames are kept alive while they are listened to or displayed; a host that outlives
+        whoever holds it passes one of its own."""
+        self.host = host
+        self._shared: dict[Hashable, _Shared] = {}
+        # by id(): a LiveFrame compares like its frame
+        self._anchored: dict[int, LiveFrame] = {} if anchored is None else anchored
+
+    def open(
+        self,
+        live: LiveQuery,
+        inputs: Sequence[Any] = (),
+        *,
+        kinds: Mapping[str, str] | None = None,
+        nullable: Collection[str] = (),
+        timeout: float = 10.0,
+    ) -> LiveFrame:
+        """A live frame of this query; `live` is dropped where an equal query with equal `inputs` is followed already.
+
+        `kinds` and `nullable` are those of `result_frame`; `timeout` is how long the first look waits for a
+        complete answer. Nothing is evaluated yet.
+        """
+        key = _key((live.query.text, live.query.rules, inputs)) or object()
+        with self.host.lock:
+            shared = self._shared.get(key)
+            if shared is None:
+                shared = self._shared[key] = _Shared(live, self.host, dict(kinds or {}), frozenset(nullable))
+            frame = LiveFrame(self, shared, timeout)
+            shared.frames[id(frame)] = frame
+            return frame
+
+    def changed(self, delta: Delta) -> None:
+        """Tells the queries that this delta touches. Call with the lock held, after each transaction and before
+        those who wait are notified. Does not raise: what a listener's query raises goes to `LiveFrame.error`."""
+        for key, shared in list(self._shared.items()):
+            if not shared.frames:
+                del self._shared[key]
+            elif shared.live.touched(delta):
+                shared.dirty = True
+                frames = list(shared.frames.values())
+                if any(frame._listeners for frame in frames):
+                    try:
+                        shared.refresh()
+                    except Exception as error:  # noqa: BLE001 (a callable of the user's may raise anything)
+                        for frame in frames:
+                            frame._fail(error, "evaluating a live query")
+                for frame in frames:
+                    frame._touch()
+
+    def catch_up(self) -> None:
+        """Brings up to date what was looked at before. Call with the lock held, before the user's code runs in a
+        transaction: until its end those live frames show the state at its beginning. (One that nobody has looked
+        at sees, like `q`, what the transaction has written so far.)"""
+        for shared in list(self._shared.values()):
+            if shared.dirty and shared.evaluated and shared.frames:
+                try:
+                    shared.refresh()
+                except Exception as error:  # noqa: BLE001 (as above)
+                    for frame in list(shared.frames.values()):
+                        frame._fail(error, "evaluating a live query")
+
+    def state_changed(self) -> None:
+        """Has displayed tables show the store's new state (offline, loaded …)."""
+        with self.host.lock:
+            for frame in list(self._anchored.values()):
+                frame._touch()
+
+    def close(self) -> None:
+        """Closes every live frame of the store."""
+        with self.host.lock:
+            frames = [frame for shared in self._shared.values() for frame in shared.frames.values()]
+        for frame in frames:
+            frame.close()
+
+    def _release(self, frame: LiveFrame) -> None:
+        self._anchored.pop(id(frame), None)
+        for key, shared in list(self._shared.items()):
+            if shared is frame._shared:
+                shared.frames.pop(id(frame), None)
+                if not shared.frames:
+                    del self._shared[key]
+
+
+class _Shared:
+    """One followed query and the frames that show it. Guarded by the host's lock."""
+
+    def __init__(
+        self, live: LiveQuery, host: LiveHost, kinds: Mapping[str, str], nullable: Collection[str]
+    ) -> None:
+        self.live = live
+        self.host = host
+        self.kinds = kinds
+        self.nullable = nullable
+        self.frames: WeakValueDictionary[int, LiveFrame] = WeakValueDictionary()
+        self.dirty = True
+        self.evaluated = False
+        self.memo: tuple[int, pd.DataFrame] | None = None
+
+    def refresh(self) -> None:
+        """Brings the answer up to date and tells the listeners; raises what the evaluation raises."""
+        if not self.dirty:
+            return
+        inside = self.host.within_transaction
+        if inside and self.evaluated:
+            return
+        change = self.live.refresh()
+        self.dirty, first, self.evaluated = inside, not self.evaluated, True
+        if change is not None and not first:
+            delta = LiveDelta(change, self.live.query.columns, self.kinds, self.nullable)
+            for frame in list(self.frames.values()):
+                for listener in frame._listeners:
+                    self.host.submit(partial(frame._call, listener, delta))
+
+    def freeze(self) -> _Shared:
+        """A copy that follows nothing any more."""
+        copy = _Shared(_Still(self.live), self.host, self.kinds, self.nullable)  # type: ignore[arg-type]
+        copy.dirty, copy.evaluated, copy.memo = False, True, self.memo
+        return copy
+
+
+class _Still:
+    """The answer of a `LiveQuery` as it was."""
+
+    def __init__(self, live: LiveQuery) -> None:
+        self.query, self.version, self.result = live.query, live.version, live.result
+
+
+class _Listener:
+    __slots__ = ("call", "shown", "stopped")
+
+    def __init__(self, call: Callable[[LiveFrame, LiveDelta], object]) -> None:
+        self.call = call
+        self.stopped = False
+        self.shown = False
+
+
+class LiveFrame(FrameLike):
+    """A DataFrame that follows its query. In expressions it behaves like its present frame.
+
+    `live["age"].mean()`, `len(live)`, `live.plot()`, `live + 1` work as they do for `live.df`; functions that insist
+    on a DataFrame, such as `pandas.concat`, want `live.df` itself. As the last value of a cell it shows a table
+    that keeps itself up to date until it is closed or its cell is run again.
+    """
+
+    __slots__ = (
+        "__weakref__", "_cell", "_closed", "_displays", "_error", "_failed", "_host", "_listeners", "_owner",
+        "_seen", "_settled", "_shared", "_timeout",
+    )  # fmt: skip
+
+    def __init__(self, owner: LiveQueries, shared: _Shared, timeout: float) -> None:
+        self._owner = owner
+        self._host = owner.host
+        self._shared = shared
+        self._timeout = timeout
+        self._seen = -1  # the version of the last frame given out
+        self._settled = False
+        self._closed = False
+        self._error: BaseException | None = None
+        self._failed = False  # evaluation failed, and that was shown
+        self._listeners: list[_Listener] = []
+        self._displays: list[Display] = []
+        self._cell = current_cell()
+
+    # -- looking -----------------------------------------------------------------------------------------------
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """The present answer: an ordinary DataFrame, yours to modify; the next access gives the fresh one."""
+        version, frame = self._look()
+        self._seen = max(self._seen, version)
+        return frame
+
+    @property
+    def value(self) -> Any:
+        """The present answer in the shape that `db.q` gives: a DataFrame, a Series, a tuple or a single value."""
+        form = self._shared.live.query.shape
+        if form == "relation":
+            return self.df
+        version, result = self._result()
+        self._seen = max(self._seen, version)
+        return shape(
+            result, form, kinds=self._shared.kinds, nullable=self._shared.nullable, attrs=self._attrs(result)
+        )
+
+    @property
+    def version(self) -> int:
+        """A number that grows with each change of the answer."""
+        with self._host.lock:
+            self._shared.refresh()
+            return self._shared.live.version
+
+    @property
+    def error(self) -> BaseException | None:
+        """What a callback (or an evaluation for one) raised last; None if nothing did."""
+        return self._error
+
+    @property
+    def closed(self) -> bool:
+        """True once it follows its query no more."""
+        return self._closed
+
+    def wait(
+        self, timeout: float | None = 30, until: Callable[[pd.DataFrame], Any] | None = None
+    ) -> LiveFrame:
+        """Returns this live frame as soon as it is newer than the last `.df` seen, or as soon as `until(df)` is
+        true (asked at once and after each change). Raises `TimeoutError` otherwise, or when it is closed.
+
+        Not within a transaction: nothing new would come.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._settle(None if timeout is None else min(timeout, self._timeout))
+        looked = self._seen
+        while True:
+            if until is not None:
+                looked, frame = self._look()
+                self._seen = max(self._seen, looked)
+                if until(frame):
+                    return self
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._host.wait_for(partial(self._is_newer, looked), left):
+                wanted = "a newer answer" if until is None else "the answer that was waited for"
+                raise TimeoutError(f"{wanted} did not come within {timeout} seconds ({self._host.state})")
+            if until is None and not self._closed:
+                return self
+            if self._closed:
+                raise TimeoutError("the live frame was closed: nothing new will come")
+
+    def _is_newer(self, than: int) -> bool:
+        return self._closed or self.version > than
+
+    def _settle(self, timeout: float | None = None) -> None:
+        """The first look waits for a complete answer; what is here by then has to do."""
+        if not self._settled:
+            limit = self._timeout if timeout is None else timeout
+            complete = self._host.settle(self._shared.live.query, limit)
+            self._settled = complete or limit >= self._timeout
+
+    def _result(self) -> tuple[int, Result]:
+        self._settle()
+        with self._host.lock:
+            self._shared.refresh()
+            return self._shared.live.version, self._shared.live.result
+
+    def _look(self) -> tuple[int, pd.DataFrame]:
+        version, result = self._result()
+        memo = self._shared.memo
+        if memo is None or memo[0] != version:
+            frame = result_frame(
+                result.columns, result.rows, kinds=self._shared.kinds, nullable=self._shared.nullable
+            )
+            memo = version, frame
+            self._shared.memo = memo
+        copy = memo[1].copy(deep=not _COPIES_ARE_LAZY)
+        copy.attrs["tripleweb"] = self._attrs(result)
+        return memo[0], copy
+
+    def _attrs(self, result: Result) -> dict[str, Any]:
+        skipped = {f"skipped_{column}": count for column, count in result.skipped.items()}
+        return {**self._host.attrs(self._shared.live.query), **skipped}
+
+    # -- following ---------------------------------------------------------------------------------------------
+
+    def on_change(self, fn: Callable[[LiveFrame, LiveDelta], object]) -> Callable[[], None]:
+        """Calls `fn(live, delta)` after each transaction that changes the answer, in order, on the store's one
+        thread of callbacks and outside of its lock; `delta.added` and `delta.removed` are DataFrames. Returns a
+        function that stops it. What `fn` raises goes to `error` and is logged once.
+        """
+        if not callable(fn):
+            raise TypeError(f"on_change expects a function of (live, delta), not {type(fn).__name__}")
+        listener = _Listener(fn)
+        with self._host.lock:
+            if self._closed:
+                raise TriplewebError("this live frame was closed; open it again")
+            self._shared.refresh()  # what is there already is no change
+            self._listeners.append(listener)
+            self._anchor()
+
+        def stop() -> None:
+            listener.stopped = True
+            with self._host.lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+                self._anchor()
+
+        return stop
+
+    def close(self) -> None:
+        """Ends all following: callbacks, waiting and displays. What was seen last stays."""
+        with self._host.lock:
+            if self._closed:
+                return
+            if not self._shared.evaluated:
+                try:
+                    self._shared.refresh()
+                except Exception as error:  # noqa: BLE001 (a query that cannot be run ends, too)
+                    self._fail(error, "evaluating a live query")
+            self._owner._release(self)
+            self._shared = self._shared.freeze()
+            self._closed = True
+            for listener in self._listeners:
+                listener.stopped = True
+            self._listeners.clear()
+            displays, self._displays = self._displays, []
+        for display in displays:
+            display.close()
+
+    def _call(self, listener: _Listener, delta: LiveDelta) -> None:
+        """One call of a listener, on the thread of the callbacks."""
+        self._settle()
+        if listener.stopped:
+            return
+        try:
+            listener.call(self, delta)
+        except Exception as error:
+            self._error = error
+            if not listener.shown:
+                listener.shown = True
+                log.error("a callback of a live frame failed", exc_info=error)
+            self._touch()
+
+    def _fail(self, error: Exception, what: str) -> None:
+        self._error = error
+        if not self._failed:
+            self._failed = True
+            log.error("%s failed", what, exc_info=error)
+
+    def _anchor(self) -> None:
+        """Keeps this frame alive exactly while it is listened to or displayed."""
+        if (self._listeners or self._displays) and not self._closed:
+            self._owner._anchored[id(self)] = self
+        else:
+            self._owner._anchored.pop(id(self), None)
+
+    def _touch(self) -> None:
+        for display in self._displays:
+            display.touch()
+
+    # -- showing -----------------------------------------------------------------------------------------------
+
+    def _ipython_display_(self) -> None:
+        self._settle(min(_DISPLAY_WAITS, self._timeout))
+        before = self.version
+        display = show(self._bundle, ended=self._display_ended)
+        if display is not None and not self._closed:
+            with self._host.lock:
+                self._displays.append(display)
+                self._anchor()
+                if self.version != before:  # it changed before the display could hear of it
+                    display.touch()
+
+    def _display_ended(self, cell: Hashable) -> None:
+        """The cell of a display runs again. A frame that was made by the same cell goes with it."""
+        with self._host.lock:
+            self._displays = [display for display in self._displays if display.cell != cell]
+            self._anchor()
+        if cell == self._cell:
+            self.close()
+
+    def _bundle(self, note: str = "") -> dict[str, str]:
+        """The table as it is now, in the forms that notebooks know; waits for nothing."""
+        with self._host.lock:
+            self._shared.refresh()
+            result = self._shared.live.result
+        state = "closed" if self._closed else self._host.state
+        notes = [note, "" if state == "local" else state]
+        if not self._host.attrs(self._shared.live.query).get("complete", True):
+            notes.append("incomplete")
+        if self._error is not None:
+            notes.append(f"{type(self._error).__name__}: {self._error}")
+        return {
+            "text/plain": table_text(result.columns, result.rows, notes=notes),
+            "text/html": table_html(result.columns, result.rows, notes=notes),
+        }
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        self._settle()
+        return self._bundle()
+
+    def _repr_html_(self) -> str:
+        return self._repr_mimebundle_()["text/html"]
+
+    def __repr__(self) -> str:
+        return self._repr_mimebundle_()["text/plain"]
+
+    def __len__(self) -> int:
+        return len(self._result()[1].rows)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._shared.live.query.columns)
+
+
+def _key(value: Any) -> Hashable | None:
+    """A key that is equal for equal inputs only (True is not 1, 1 is not 1.0); None where equality is not known."""
+    if isinstance(value, list | tuple):
+        parts = tuple(_key(part) for part in value)
+        return None if None in parts else ("list", *parts)
+    if isinstance(value, Mapping):
+        return _key([list(pair) for pair in value.items()]) if value else ("empty",)
+    try:
+        hash(value)
+    except TypeError:
+        return None
+    return type(value), value
