@@ -91,7 +91,7 @@ class Generator:
             for predicate, kind in PREDICATES.items():
                 if kind == "m" and not self.mixed:
                     continue
-                count = self.random.choice([0, 1, 1] if predicate not in MANY else [0, 1, 2, 3])
+                count = self.random.choice([0, 1, 1, 1, 1] if predicate not in MANY else [0, 2, 3, 4])
                 for value in self.random.sample(self.values(kind), count):
                     out.append((entity, predicate, Ref(value) if kind == "e" else value))
         return out
@@ -137,11 +137,11 @@ class Generator:
         """A variable that is bound, a new one, a constant or a blank."""
         choice = self.random.random()
         old = self.old(kind, bound)
-        if old and choice < 0.6:
+        if old and choice < 0.5:
             return old
-        if new and choice < 0.85:
+        if new and choice < 0.93:
             return self.variable(kind, bound)
-        return self.constant(kind) if choice < 0.95 else "_"
+        return self.constant(kind) if choice < 0.97 else "_"
 
     def pattern(self, bound: dict[str, str]) -> str:
         predicate = self.random.choice([p for p, kind in PREDICATES.items() if self.mixed or kind != "m"])
@@ -150,7 +150,7 @@ class Generator:
 
     def clause(self, depth: int) -> str:
         bound = self.bound
-        make = [self.pattern] * 5 + [self.test, self.function, self.lookup, self.rule]
+        make = [self.pattern] * 5 + [self.test, self.function, self.lookup] + [self.rule] * 2
         if depth:
             make += [self.negation, self.negation_join, self.either, self.either_join]
         return self.random.choice(make)(bound)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,6 +123,52 @@ def test_updates_come_at_most_ten_times_a_second(
     assert len(outputs[0].shown) <= 3
     assert display.PAUSE >= 0.1
     live.close()
+
+
+def test_the_pause_between_updates(shell: Shell, outputs: list[Output], host: Host) -> None:
+    live = host.live()
+    live._ipython_display_()
+    quiet()
+    began = time.monotonic()
+    for age in range(4):
+        host.set("a", age=age)
+        wait_until(lambda: len(outputs[0].shown) == age + 2)
+    assert time.monotonic() - began >= 3 * display.PAUSE
+    live.close()
+
+
+def test_a_change_while_it_is_being_shown(
+    shell: Shell, outputs: list[Output], host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = host.live()
+    show = display.show
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        shown = show(*arguments, **options)
+        host.set("a", age=99)
+        return shown
+
+    monkeypatch.setattr("tripleweb.live.show", slow)
+    live._ipython_display_()
+    wait_until(lambda: "Ada    99" in outputs[0].text)
+    live.close()
+
+
+def test_an_update_that_comes_too_late_is_dropped(shell: Shell, outputs: list[Output], host: Host) -> None:
+    live, slow = host.live(), host.live()
+    slow._ipython_display_()
+    shell.run_cell("two")
+    live._ipython_display_()
+    for output in outputs:
+        output.pause = threading.Event()
+    host.set("a", age=1)
+    wait_until(lambda: display._screen._touched == {})  # the screen has them in hand, and waits for the first
+    shell.run_cell("two")
+    for output in outputs:
+        output.pause.set()  # type: ignore[union-attr]
+    quiet()
+    assert [len(output.shown) for output in outputs] == [2, 1]
+    slow.close()
 
 
 def test_a_closed_frame_shows_its_end(shell: Shell, outputs: list[Output], host: Host) -> None:

@@ -77,12 +77,14 @@ class Disk(MemoryStores):
         self.open_gate.set()
         self.commit_gate.set()
         self.failure: Exception | None = None
+        self.opened = 0  # apps
         self.begun = 0  # commits that have reached the disk
         self.commits: list[Commit] = []  # and those that are on it
         self.threads: set[str] = set()
 
     def open(self, app: str) -> MemoryTenant:
         assert self.open_gate.wait(DEADLINE)
+        self.opened += 1
         self._check_closed(app)
         tenant = super().open(app)
         held: MemoryTenant = _DiskTenant(self, app, tenant._data)
@@ -342,6 +344,20 @@ async def test_a_broken_protocol_costs_its_connection_only(data: str | bytes, co
 
 
 @on_loop
+async def test_nothing_is_taken_after_what_broke_the_protocol() -> None:
+    hub = Hub(Disk())
+    ada, bob = await page(hub, "ada"), await page(hub, "bob")
+    ada.reads.clear()  # the fault is on its way, the socket still open
+    await ada.line.receive("{")
+    await ada.push("too late")
+    await bob.hear_receipt(await bob.push("in time"))
+    assert [frame.seq for frame in bob.frames if isinstance(frame, Poke)][-1] == 1
+    ada.reads.set()
+    assert await ada.hear_goodbye() == ("malformed", 1008)
+    await hub.close()
+
+
+@on_loop
 async def test_the_same_frame_is_encoded_once_for_everybody() -> None:
     hub = Hub(Disk())
     pages = [await page(hub, f"user{i}", replica=f"{i:0>12}") for i in range(5)]
@@ -478,6 +494,18 @@ async def test_an_app_is_opened_by_the_first_client_and_entered_into_the_registr
     await hub.close()
 
 
+@on_loop
+async def test_an_app_that_somebody_waits_for_is_not_closed_as_idle() -> None:
+    disk = Disk()
+    hub = Hub(disk, limits=HubLimits(linger_s=0))
+    for opened in (1, 2, 3):
+        ada = await page(hub, "ada")
+        assert disk.opened == opened
+        ada.line.leave()
+        await until(lambda: "app" not in hub.connections)
+    await hub.close()
+
+
 @pytest.mark.parametrize("app", ["", ".hidden", "a/b", "ä", "x" * 65, "a b"])
 @on_loop
 async def test_what_is_no_app_id_is_not_opened(app: str) -> None:
@@ -564,8 +592,13 @@ async def test_a_clean_close_makes_everything_durable_and_says_so_first() -> Non
     disk = Disk()
     hub = Hub(disk)
     ada = await page(hub, "ada")
-    numbers = [await ada.push(i) for i in range(20)]
-    await hub.close()
+    with disk.held_up():
+        begun = disk.begun
+        numbers = [await ada.push(i) for i in range(20)]
+        await until(lambda: disk.begun > begun)
+        closing = asyncio.create_task(hub.close())
+        await asyncio.sleep(0)
+    await closing
     assert ada.receipts() == numbers
     assert await ada.hear_goodbye() == ("closing", 1001)
     assert all(tenant.closed for tenant in disk._open.values())

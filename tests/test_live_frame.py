@@ -321,6 +321,21 @@ def test_a_transaction_is_seen_when_it_is_done(host: Host) -> None:
     assert ("Ada", 2) in people(live.df) and fresh.value == 2
 
 
+def test_what_is_undone_was_never_told(host: Host) -> None:
+    seen: list[Any] = []
+    with pytest.raises(ZeroDivisionError), host.transaction():
+        host.set("a", age=1)
+        live = host.live()
+        live.on_change(lambda live, delta: seen.append(people(delta.added)))
+        host.set("a", age=2)
+        assert ("Ada", 1) in people(live.df), "as at its first look"
+        raise ZeroDivisionError
+    assert ("Ada", 36) in people(live.df)
+    host.set("b", age=1)
+    wait_until(lambda: seen and seen[-1] == [("Bob", 1)])
+    assert [("Ada", 2)] not in seen
+
+
 # ---------------------------------------- waiting
 
 

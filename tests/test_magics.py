@@ -58,7 +58,7 @@ def run(shell: InteractiveShell, cell: str) -> Any:
     return result.result
 
 
-def fail(shell: InteractiveShell, cell: str, error: type[BaseException]) -> ExecutionResult:
+def expect_failure(shell: InteractiveShell, cell: str, error: type[BaseException]) -> ExecutionResult:
     """The outcome of a cell that must fail so, as run-all would notice."""
     result = shell.run_cell(cell)
     assert not result.success
@@ -106,14 +106,14 @@ def test_unload_takes_everything_away(shell: InteractiveShell, capsys: pytest.Ca
 def test_without_a_store_it_says_how_to_get_one(
     shell: InteractiveShell, cell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fail(shell, cell, UsageError)
+    expect_failure(shell, cell, UsageError)
     shown = "".join(capsys.readouterr())
     assert "%tripleweb connect my-app" in shown and len(shown.strip().splitlines()) == 1, shown
 
 
 def test_something_else_called_db_is_no_store(shell: InteractiveShell) -> None:
     shell.user_ns["db"] = "sqlite://"
-    fail(shell, f"%datalog {NAMES}", UsageError)
+    expect_failure(shell, f"%datalog {NAMES}", UsageError)
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_something_else_called_db_is_no_store(shell: InteractiveShell) -> None:
 def test_a_magic_called_wrongly(
     shell: InteractiveShell, cell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fail(shell, cell, UsageError)
+    expect_failure(shell, cell, UsageError)
     assert len("".join(capsys.readouterr()).strip().splitlines()) == 1
 
 
 def test_connect_without_any_server(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
-    fail(shell, "%tripleweb connect my-app", NoServerError)
+    expect_failure(shell, "%tripleweb connect my-app", NoServerError)
     shown = "".join(capsys.readouterr())
     assert "NoServerError" in shown and "Traceback" not in shown and "db" not in shell.user_ns
 
@@ -184,7 +184,7 @@ def test_limit(shell: InteractiveShell, people: Database, limit: str, expected: 
 
 @pytest.mark.parametrize("line", ["--nope", "a b", "no-name", "--limit many", "--limit -1"])
 def test_a_wrong_line_above_a_query(shell: InteractiveShell, people: Database, line: str) -> None:
-    fail(shell, f"%%datalog {line}\n{NAMES}", UsageError)
+    expect_failure(shell, f"%%datalog {line}\n{NAMES}", UsageError)
 
 
 # ---------------------------------------- inputs
@@ -235,13 +235,13 @@ def test_text_is_never_interpolated(shell: InteractiveShell, people: Database) -
 def test_a_missing_input(
     shell: InteractiveShell, people: Database, query: str, column: int, said: str
 ) -> None:
-    error = fail(shell, f"%%datalog\n{query}", QueryError).error_in_exec
+    error = expect_failure(shell, f"%%datalog\n{query}", QueryError).error_in_exec
     assert said in str(error) and (error.line, error.column) == (1, column)
 
 
 def test_columns_of_an_input_relation_have_one_length(shell: InteractiveShell, people: Database) -> None:
     run(shell, "n, a = [1, 2], [1]")
-    fail(shell, "%%datalog\n[:find ?n :in [[?n ?a]] :where [?u :user/age ?a]]", QueryError)
+    expect_failure(shell, "%%datalog\n[:find ?n :in [[?n ?a]] :where [?u :user/age ?a]]", QueryError)
 
 
 # ---------------------------------------- errors
@@ -251,7 +251,7 @@ def test_an_error_is_a_line_and_a_caret(
     shell: InteractiveShell, people: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query = "[:find ?name\n :where [?u :user/name ?name]\n\t[(bigger ?name 3)]]"
-    error = fail(shell, f"%%datalog names\n{query}", QueryError).error_in_exec
+    error = expect_failure(shell, f"%%datalog names\n{query}", QueryError).error_in_exec
     lines = "".join(capsys.readouterr()).strip("\n").splitlines()
     assert (error.line, error.column) == (3, 4)
     assert lines[0].startswith("QueryError: ") and "(line 3, column 4)" in lines[0]
@@ -263,7 +263,7 @@ def test_a_long_line_is_shown_round_the_place(
     shell: InteractiveShell, people: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = "[?u :user/name ?name] " * 20
-    fail(shell, f"%datalog [:find ?name :where {where} [(bigger ?name 3)] {where}]", QueryError)
+    expect_failure(shell, f"%datalog [:find ?name :where {where} [(bigger ?name 3)] {where}]", QueryError)
     _, shown, caret = "".join(capsys.readouterr()).strip("\n").splitlines()
     assert len(shown) < 110 and shown.startswith("…") and shown.endswith("…")
     assert shown[caret.index("^") :].startswith("bigger")
@@ -281,7 +281,7 @@ def test_an_error_is_one_that_python_code_can_catch(shell: InteractiveShell, peo
 
 def test_an_error_of_the_answer_is_shown_as_well(shell: InteractiveShell, people: Database) -> None:
     """A query that can be read but not run fails in its own cell, not when somebody looks at the frame."""
-    fail(shell, "%%datalog\n[:find ?b :where [(+ ?a 1) ?b]]", QueryError)
+    expect_failure(shell, "%%datalog\n[:find ?b :where [(+ ?a 1) ?b]]", QueryError)
 
 
 def test_nbval_and_run_all_stop_at_it(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_schema_is_a_variable_of_the_notebook(shell: InteractiveShell, server:
         shell, "from tripleweb import t\nimport tripleweb\nrules = tripleweb.schema(user={'age': t.number()})"
     )
     run(shell, "%tripleweb connect my-app --schema rules")
-    fail(shell, "db.insert('user', age='old')", SchemaError)
+    expect_failure(shell, "db.insert('user', age='old')", SchemaError)
 
 
 def test_connecting_again_leaves_no_second_session(shell: InteractiveShell, server: WebServer) -> None:
@@ -399,5 +399,5 @@ def test_unload_closes_what_connect_opened(shell: InteractiveShell, server: WebS
 def test_a_bad_app_name_is_one_line(
     shell: InteractiveShell, server: WebServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fail(shell, "%tripleweb connect .hidden", ValueError)
+    expect_failure(shell, "%tripleweb connect .hidden", ValueError)
     assert len("".join(capsys.readouterr()).strip().splitlines()) == 1

@@ -530,7 +530,7 @@ def save_for_ever(path: str, seed: str) -> None:
             steps = replica.compact(local.store.registers())
 
 
-def survive(path: Path, seed: int) -> None:
+def check_survival(path: Path, seed: int) -> None:
     process = child("save_for_ever", path, seed, module=__name__)
     assert process.stdout is not None
     returned = 0
@@ -557,10 +557,10 @@ def test_what_was_returned_survives_a_killed_session(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_replica, "CHUNK", 50)
-    survive(tmp_path / "r", seed)
+    check_survival(tmp_path / "r", seed)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(100, 115))
 def test_what_was_returned_survives_a_killed_session_often(tmp_path: Path, seed: int) -> None:
-    survive(tmp_path / "r", seed)
+    check_survival(tmp_path / "r", seed)

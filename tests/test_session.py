@@ -64,7 +64,7 @@ class House:
 
     def connected(self, replica: Replica | None = None, **more: Any) -> Session:
         session = self.session(replica, **more)
-        wait(session, lambda: session.core.caught_up)
+        wait_until(session, lambda: session.core.caught_up)
         return session
 
 
@@ -77,7 +77,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     house.stop()
 
 
-def wait(session: Session, condition: Callable[[], Any], timeout: float = 10) -> None:
+def wait_until(session: Session, condition: Callable[[], Any], timeout: float = 10) -> None:
     assert session.wait_for(lambda: bool(condition()), timeout), (
         f"not in time; {session.state} {session.core.reason}"
     )
@@ -330,7 +330,7 @@ def test_what_one_writes_the_other_sees(house: House) -> None:
     deltas = (diary := Diary(other)).deltas
     put(one, "ada", "user/name", "Ada")
     assert one.core.pending == 1
-    wait(other, lambda: other.store.values("ada", "user/name") == ["Ada"])
+    wait_until(other, lambda: other.store.values("ada", "user/name") == ["Ada"])
     one.flush(10)
     assert one.core.pending == 0 and len(deltas) == 1 and not diary.states
     assert one.state == "online" and one.core.user == "ada" and one.position == other.position
@@ -359,7 +359,7 @@ def test_offline_writes_wait_and_merge(house: House) -> None:
     one.go_online()
     assert one.state in ("connecting", "online")
     one.flush(10)
-    wait(one, lambda: content(one) == content(other))
+    wait_until(one, lambda: content(one) == content(other))
     assert one.store.values("ada", "user/age") == [37]
     assert [(fate.outcome, fate.reason, fate.by) for fate in one.fates][-1] == ("superseded", "newer", "ada")
     assert diary.states == ["offline", "connecting", "online"]
@@ -370,14 +370,14 @@ def test_a_server_that_restarts_on_its_port_is_found_again(house: House) -> None
     put(one, "ada", "user/name", "Ada")
     one.flush(10)
     house.stop()
-    wait(one, lambda: one.state == "offline" and "Connection refused" in one.core.reason)
+    wait_until(one, lambda: one.state == "offline" and "Connection refused" in one.core.reason)
     put(one, "ada", "user/age", 36)
     put(other, "bob", "user/age", 17)
     house.start()
     one.flush(10)
     other.flush(10)
-    wait(one, lambda: one.store.values("bob", "user/age") == [17])
-    wait(other, lambda: other.store.values("ada", "user/age") == [36])
+    wait_until(one, lambda: one.store.values("bob", "user/age") == [17])
+    wait_until(other, lambda: other.store.values("ada", "user/age") == [36])
 
 
 def test_a_socket_that_is_cut_midway_loses_and_doubles_nothing(house: House) -> None:
@@ -395,7 +395,7 @@ def test_a_socket_that_is_cut_midway_loses_and_doubles_nothing(house: House) -> 
     one.flush(20)
     other.flush(20)
     for session in (one, other):
-        wait(session, lambda session=session: session.store.values("p", "post/likes") == [300])
+        wait_until(session, lambda session=session: session.store.values("p", "post/likes") == [300])
 
 
 def test_a_reader_cannot_write_and_is_told(house: House) -> None:
@@ -416,7 +416,7 @@ def test_a_reader_cannot_write_and_is_told(house: House) -> None:
 
 def test_a_token_that_opens_nothing_is_refused(house: House) -> None:
     session = house.session(token="wrong")
-    wait(session, lambda: session.state == "refused")
+    wait_until(session, lambda: session.state == "refused")
     assert "403" in session.core.reason and "wrong" not in session.core.reason
     put(session, "ada", "user/name", "Ada")
     with pytest.raises(TimeoutError, match="refused"):
@@ -450,10 +450,10 @@ def test_a_replica_does_not_speak_to_another_server_or_as_another_user(tmp_path:
         session.flush(10)
         for owner, said in (("bob", "another user"), ("ada", "another server")):
             house.stop()
-            wait(session, lambda: session.state == "offline")
+            wait_until(session, lambda: session.state == "offline")
             put(session, "ada", "user/secret", owner)
             house.start(owner=owner)
-            wait(session, lambda: session.state == "refused")
+            wait_until(session, lambda: session.state == "refused")
             assert said in session.core.reason, (owner, session.core.reason)
             assert session.core.pending
             stranger = house.connected(MemoryReplica())
@@ -481,13 +481,13 @@ def test_what_cannot_be_saved_is_not_confirmed_and_comes_first(house: House) -> 
     one, other = house.connected(replica), house.connected()
     replica.full = True
     put(other, "ada", "user/name", "Ada")
-    wait(one, lambda: one.state == "offline" and "disk full" in one.core.reason)
+    wait_until(one, lambda: one.state == "offline" and "disk full" in one.core.reason)
     with pytest.raises(StorageError, match="disk full"):
         put(one, "bob", "user/name", "Bob")
     put(other, "ada", "user/name", "Ada II")
     other.flush(10)
     replica.full = False
-    wait(one, lambda: one.store.values("ada", "user/name") == ["Ada II"])
+    wait_until(one, lambda: one.store.values("ada", "user/name") == ["Ada II"])
     put(one, "bob", "user/name", "Bob")
     one.flush(10)
     here = content(one)
@@ -502,7 +502,7 @@ def test_closing_while_online_sends_what_is_unsent(house: House) -> None:
         put(one, f"e{number}", "k/p", number)
     one.close()
     assert one.core.pending == 0
-    wait(other, lambda: len(content(other)) == 200)
+    wait_until(other, lambda: len(content(other)) == 200)
 
 
 def test_no_thread_is_left(house: House) -> None:
@@ -569,7 +569,7 @@ def test_a_returned_write_survives_the_death_of_the_process(
             process.send_signal(signal.SIGKILL)
     process.wait(10)
     session = house.session(ReplicaFile(tmp_path / "r"))
-    wait(session, lambda: session.core.caught_up)
+    wait_until(session, lambda: session.core.caught_up)
     session.flush(20)
     other = house.connected()
     for seen in (session, other):

@@ -557,7 +557,7 @@ def commit_for_ever(folder: str, seed: str) -> None:
             storage.fold(rng.randrange(1, 60))
 
 
-def survive(folder: Path, seed: int) -> None:
+def check_survival(folder: Path, seed: int) -> None:
     process = child("commit_for_ever", folder, seed)
     assert process.stdout is not None
     acked = 0
@@ -585,13 +585,13 @@ def survive(folder: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_was_acknowledged_survives_a_killed_server(tmp_path: Path, seed: int) -> None:
-    survive(tmp_path, seed)
+    check_survival(tmp_path, seed)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(100, 115))
 def test_what_was_acknowledged_survives_a_killed_server_often(tmp_path: Path, seed: int) -> None:
-    survive(tmp_path, seed)
+    check_survival(tmp_path, seed)
 
 
 # ---------------------------------------- the writer

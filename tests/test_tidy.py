@@ -166,12 +166,14 @@ def untidy_notebook(text: str) -> Iterator[str]:
         if cell["cell_type"] != "code":
             continue
         source = "".join(cell["source"])
-        if cell["execution_count"] is not None or any(
+        compared = source.startswith("# NBVAL_CHECK_OUTPUT\n")
+        # nbval compares nothing in a cell that has no count
+        if cell["execution_count"] != (1 if compared else None) or any(
             output.get("execution_count") for output in cell["outputs"]
         ):
-            yield f"cell {number}: an execution count"
-        if cell["outputs"] and not source.startswith("# NBVAL_CHECK_OUTPUT\n"):
-            yield f"cell {number}: an output that no test compares"
+            yield f"cell {number}: an execution count that is not {'1' if compared else 'null'}"
+        if bool(cell["outputs"]) != compared:
+            yield f"cell {number}: an output that no test compares, or a comparison with nothing"
         if re.search(r"(?<!^)# NBVAL_", source):
             yield f"cell {number}: nbval reads its markers only as a line of their own at the top"
 
@@ -270,6 +272,11 @@ def notebook(**changes: object) -> str:
         (untidy_notebook, notebook(id="3f2a9c1e")),
         (untidy_notebook, notebook(id="3f2a9c1e-11d2")),
         (untidy_notebook, notebook(execution_count=3)),
+        (
+            untidy_notebook,
+            notebook(source=["# NBVAL_CHECK_OUTPUT\n", "1"], outputs=[{"output_type": "stream"}]),
+        ),
+        (untidy_notebook, notebook(source=["# NBVAL_CHECK_OUTPUT\n", "1"], execution_count=1)),
         (untidy_notebook, notebook(metadata={"collapsed": True})),
         (untidy_notebook, notebook(outputs=[{"output_type": "stream", "name": "stdout", "text": ["1"]}])),
         (untidy_notebook, notebook(source=["f() # NBVAL_IGNORE_OUTPUT"])),
@@ -295,7 +302,9 @@ def test_each_breach_is_found(rule: Rule, text: str) -> None:
         (untidy_notebook, notebook()),
         (
             untidy_notebook,
-            notebook(source=["# NBVAL_CHECK_OUTPUT\n", "1"], outputs=[{"output_type": "stream"}]),
+            notebook(
+                source=["# NBVAL_CHECK_OUTPUT\n", "1"], outputs=[{"output_type": "stream"}], execution_count=1
+            ),
         ),
     ],
 )

@@ -31,8 +31,8 @@ Environment = Mapping[str, str]
 
 _ADVICE = (
     "found no server to connect to. Run this notebook on a Jupyter server that has tripleweb installed (restart one "
-    "that was started before it was), or give url= and token=, or set TRIPLEWEB_URL and TRIPLEWEB_TOKEN; "
-    "tripleweb.open() makes a store without a server."
+    "that was started before it was), or give url= and token=, or set TRIPLEWEB_URL and TRIPLEWEB_TOKEN, or start "
+    "`tripleweb serve` on this machine; tripleweb.open() makes a store without a server."
 )
 
 

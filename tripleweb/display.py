@@ -106,8 +106,6 @@ class _Screen:
         cell = current_cell()
         with self._news:
             displays = self._by_cell.pop(cell, [])
-            for display in displays:
-                self._touched.pop(display, None)
         for display in displays:
             display.end()
 

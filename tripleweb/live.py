@@ -205,8 +205,8 @@ class _Shared:
         if inside and self.evaluated:
             return
         change = self.live.refresh()
-        self.dirty, first, self.evaluated = inside, not self.evaluated, True
-        if change is not None and not first:
+        self.dirty, self.evaluated = inside, True
+        if change is not None:
             delta = LiveDelta(change, self.live.query.columns, self.kinds, self.nullable)
             for frame in list(self.frames.values()):
                 for listener in frame._listeners:

@@ -338,6 +338,7 @@ class ClientNode:
             self.disk.lose_tail(lost)
             self.lossy = True
             self.issued.clear()
+            self.dead.clear()
         elif why != "dies saving":
             checks.local_write_survives(self, core)
         self.world.after(self.rng.randint(0, 4_000) if down_ms is None else down_ms, self.start)

@@ -280,7 +280,7 @@ class DatabaseFile:
         self._failure = self._failure or f"{self.path}: {reason}"
 
     def close(self) -> None:
-        """Leaves one file without side files behind, unless it was forked or has failed."""
+        """Leaves one file without side files behind, unless it was forked, has failed or is still being read."""
         with self._lock:
             if self._closed or os.getpid() != self._pid:
                 self._closed = True
@@ -291,6 +291,7 @@ class DatabaseFile:
             try:
                 if not self._failure:
                     with self._errors():
+                        self._connection.execute("PRAGMA busy_timeout = 0")  # no reader is waited for
                         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
                 self._connection.close()

@@ -422,15 +422,17 @@ class ClientCore:
     def _restamp(self, step: _Step, now_ms: int) -> None:
         """What is pending has to be later than what the server decided, and so has what is written from now on: if
         the server set one of our stamps back (our clock ran ahead, and follows as far as causality allows) or
-        forward (it was behind our own last), the pending ones get new stamps, in order."""
+        forward (it was behind our own last), the pending ones get new stamps, in order. What is on its way keeps its
+        stamp: the server decides on that one, and enforces the order."""
         if step.ahead is not None:
             self.clock.lower(max(step.last, self.seen))
             if now_ms + self.offset_ms > step.ahead.at + self.limits.tolerance_ms:
                 self.offset_ms = step.ahead.at - now_ms
         self.clock.last = max(self.clock.last, step.last)
-        if step.ahead is None and all(pending.time > step.last for pending in self.outbox.values()):
+        waiting = [pending for pending in self.outbox.values() if pending.number > self._sent]
+        if step.ahead is None and all(pending.time > step.last for pending in waiting):
             return
-        for pending in self.outbox.values():
+        for pending in waiting:
             old, pending.time = pending.time, self.clock.tick(now_ms + self.offset_ms)
             pending.changes = [change._replace(time=pending.time) for change in pending.changes]
             step.commit.pending.append(pending)
