@@ -58,7 +58,7 @@ class Where:
 
     def start(self) -> None:
         self.server = WebServer(
-            SqliteStores(self._folder), port=self._port, owner="ada", token="secret"
+            SqliteStores(self._folder), port=self._port, owner="ada", token="a-secret-token"
         ).start()
         self._port = int(self.server.url.rstrip("/").rpartition(":")[2])
         self.running = True
@@ -74,7 +74,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Where]:
     where = Where(tmp_path / "server")
     monkeypatch.setenv("TRIPLEWEB_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("TRIPLEWEB_URL", where.server.url)
-    monkeypatch.setenv("TRIPLEWEB_TOKEN", "secret")
+    monkeypatch.setenv("TRIPLEWEB_TOKEN", "a-secret-token")
     yield where
     where.stop()
 
@@ -197,6 +197,7 @@ def test_single_triples(opened: Open) -> None:
 def test_a_transaction_is_one_or_nothing(opened: Open) -> None:
     """Inside `with db.transaction():` many become one with one stamp (an exception undoes all)."""
     db = opened(schema=SCHEMA)
+    assert db.kinds() == []
     with db.transaction():
         ada = db.insert("user", name="Ada")
         with db.transaction():
@@ -218,7 +219,7 @@ def test_insert_frame(opened: Open) -> None:
             "origin": ["JFK", "LGA"],
             "day": [1, 2],
             "delay": [1.5, math.nan],
-            "at": pd.to_datetime(["2013-01-01Z"] * 2),
+            "at": pd.to_datetime(["2013-01-01T00:00Z"] * 2),
         }
     )
     ids = db.insert_frame("flight", frame, id=["origin", "day"], prefix="f/")
@@ -401,7 +402,9 @@ def test_a_closed_store_says_so(opened: Open) -> None:
     db.close()
     with pytest.raises(tripleweb.TriplewebError, match="closed"):
         db.set("a", "k/v", 2)
-    assert len(live.df) == 1 and live.closed
+    began = time.monotonic()
+    assert len(live.df) == 1 and live.closed and len(db.q("[:find ?v :where [_ :k/v ?v]]")) == 1
+    assert time.monotonic() - began < 5  # it does not wait for what will not come
 
 
 def test_a_store_that_nobody_holds_ends(connect: Open) -> None:
@@ -564,7 +567,7 @@ def test_offline_by_choice(connect: Open) -> None:
     one, other = connect(schema=SCHEMA), connect(schema=SCHEMA)
     p = one.insert("post", title="P", author="ada")
     one.flush(10)
-    assert other.live("[:find ?t :where [_ :post/title ?t]]").wait(10, until=len)
+    other.live("[:find ?t :where [_ :post/title ?t]]").wait(10, until=len)
     for db in (one, other):
         db.go_offline()
         assert db.status.state == "offline" and db.status.reason == "by choice"

@@ -155,7 +155,7 @@ def test_a_change_while_it_is_being_shown(
 
 
 def test_an_update_that_comes_too_late_is_dropped(shell: Shell, outputs: list[Output], host: Host) -> None:
-    live, slow = host.live(), host.live()
+    slow, live = host.live(), host.live()  # they hear of changes in this order
     slow._ipython_display_()
     shell.run_cell("two")
     live._ipython_display_()

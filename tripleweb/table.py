@@ -18,15 +18,18 @@ ROWS_MAX = 25
 COLUMNS_MAX = 20
 CELL_MAX = 120  # characters
 
+_NUMBER = ' class="number"'
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# The class stands there twice where JupyterLab has a stronger rule of its own: it aligns every cell to the right.
 _STYLE = """
 .tripleweb-table table {border-collapse: collapse; font-size: var(--jp-ui-font-size1, 13px); margin: 0;
   color: var(--jp-content-font-color1, inherit); font-variant-numeric: tabular-nums}
-.tripleweb-table th, .tripleweb-table td {padding: 3px 10px; text-align: left; white-space: nowrap; border: none;
-  max-width: 40em; overflow: hidden; text-overflow: ellipsis}
+.tripleweb-table th, .tripleweb-table td {padding: 3px 10px; white-space: nowrap; border: none; max-width: 40em;
+  overflow: hidden; text-overflow: ellipsis}
+.tripleweb-table.tripleweb-table th, .tripleweb-table.tripleweb-table td {text-align: left}
 .tripleweb-table th {font-weight: 600; border-bottom: 1px solid var(--jp-border-color1, rgba(128, 128, 128, .5))}
 .tripleweb-table td {border-bottom: 1px solid var(--jp-border-color2, rgba(128, 128, 128, .2))}
-.tripleweb-table .number {text-align: right}
+.tripleweb-table.tripleweb-table .number {text-align: right}
 .tripleweb-table .missing, .tripleweb-table p {color: var(--jp-content-font-color2, gray)}
 .tripleweb-table p {font-size: var(--jp-ui-font-size0, 11px); margin: 4px 0 0 10px}
 """
@@ -47,9 +50,14 @@ def table_html(
     """
     shown = columns[:columns_max]
     more = "<th>…</th>" if len(columns) > len(shown) else ""
-    head = "".join(f'<th scope="col">{escape(cell_text(name))}</th>' for name in shown) + more
+    listed = list(islice(rows, rows_max))
+    head = "".join(
+        f'<th scope="col"{_NUMBER * _has_numbers(listed, i)}>{escape(cell_text(name))}</th>'
+        for i, name in enumerate(shown)
+    )
+    head += more
     body = []
-    for row in islice(rows, rows_max):
+    for row in listed:
         cells = "".join(_cell_html(value) for value in row[: len(shown)])
         body.append(f"<tr>{cells}{'<td>…</td>' if more else ''}</tr>")
     foot = escape(_foot(len(rows), rows_max, len(columns), columns_max, notes))
@@ -83,7 +91,7 @@ def table_text(
     if len(columns) > count:
         lines = [[*line, "…"] for line in lines]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    right = [any(_is_number(row[i]) for row in shown) for i in range(count)] + [False]
+    right = [_has_numbers(shown, i) for i in range(count)] + [False]
     text = [
         "  ".join(
             cell.rjust(width) if side else cell.ljust(width)
@@ -123,9 +131,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _has_numbers(rows: Iterable[Sequence[Any]], column: int) -> bool:
+    return any(_is_number(row[column]) for row in rows)
+
+
 def _cell_html(value: Any) -> str:
     text = cell_text(value)
-    kind = ' class="number"' if _is_number(value) else ' class="missing"' if value is None else ""
+    kind = _NUMBER if _is_number(value) else ' class="missing"' if value is None else ""
     whole = f' title="{escape(_whole_text(value))}"' if len(text) == CELL_MAX else ""
     return f"<td{kind}{whole}>{escape(text)}</td>"
 

@@ -441,7 +441,7 @@ class ClientCore:
                 held = self.store.register(key)
                 if held is not None and held.stamp == (old, self.replica):
                     step.deltas.append(self.store.put([held._replace(time=pending.time)]))
-                    step.touched[key] = None
+                step.touched[key] = None  # and where it was beaten, it may win now
 
     def _load(self, parts: list[Change], step: _Step) -> None:
         """Replaces the whole content by the parts that were sent."""
