@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from jupyter_client import BlockingKernelClient
+from jupyter_client.blocking.client import BlockingKernelClient
 
 
 class JupyterServer:
@@ -167,7 +167,7 @@ class Kernel:
 
     def start(self, code: str, timeout: float = 30) -> str:
         """Returns once the cell runs, with its name for `finish`."""
-        cell = self._client.execute(code, allow_stdin=False)
+        cell: str = self._client.execute(code, allow_stdin=False)
         deadline = time.monotonic() + timeout
         while self._told(cell, deadline)["msg_type"] != "execute_input":
             pass

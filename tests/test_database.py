@@ -6,6 +6,8 @@ import asyncio
 import gc
 import json
 import math
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -34,6 +36,7 @@ from tripleweb.storage.memory import MemoryStores
 from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.web import WebServer
 
+ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = tripleweb.schema(
     user={
         "name": t.string(),
@@ -398,6 +401,7 @@ def test_a_closed_store_says_so(opened: Open) -> None:
     db = opened()
     db.set("a", "k/v", 1)
     live = db.live("[:find ?v :where [_ :k/v ?v]]")
+    assert db.kinds() == ["k"]
     db.close()
     db.close()
     with pytest.raises(tripleweb.TriplewebError, match="closed"):
@@ -416,11 +420,50 @@ def test_a_store_that_nobody_holds_ends(connect: Open) -> None:
     del db
     gc.collect()
     deadline = time.monotonic() + 10
-    while not session.closed:
+    while not session.closed or any(thread.name == "tripleweb-close" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     again = connect()
     assert again._session.replica.path == path
+
+
+SCRIPT = """
+import tripleweb
+db = tripleweb.connect("my-app")
+with db.transaction():
+    for number in range(500):
+        db.set(f"e{number}", "k/n", number)
+live = db.live("[:find ?n :where [_ :k/n ?n]]")
+live.on_change(lambda live, delta: None)
+db.q("[:find ?n :where [_ :k/n ?n]]")
+db.set("last", "k/n", -1)
+"""
+
+
+def test_the_end_of_a_process_is_clean(server: Where, connect: Open) -> None:
+    """A script that just ends has sent what it wrote, and says nothing about threads and sockets."""
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert server.server.hub.apps
+    assert connect().q("[:find (count ?e) . :where [?e :k/n]]", strict=True) == 501
+    # and while the server is down: nothing is lost, nothing hangs
+    server.stop()
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT.replace("k/n", "k/offline")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert time.monotonic() - began < 20
+    server.start()
+    db = connect()
+    db.flush(20)
+    assert db.q("[:find (count ?e) . :where [?e :k/offline]]", strict=True) == 501
 
 
 def test_a_live_frame_keeps_its_store(connect: Open) -> None:

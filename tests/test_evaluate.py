@@ -284,7 +284,10 @@ def test_not_and_or(clauses: str, expected: set[str] | None) -> None:
 
 def test_a_not_joins_on_whatever_the_query_binds_around_it() -> None:
     """DataScript takes a variable that is bound further down for the not's own."""
-    assert rows("[:find ?u ?t :where [?u :user/name] (not [?p :post/author ?u] [?p :post/tag ?t]) [_ :post/tag ?t]]") == {
+    text = (
+        "[:find ?u ?t :where [?u :user/name] (not [?p :post/author ?u] [?p :post/tag ?t]) [_ :post/tag ?t]]"
+    )
+    assert rows(text) == {
         ("bob", "x"), ("bob", "y"), ("cyd", "x"), ("cyd", "y"),
     }  # fmt: skip
 
@@ -326,7 +329,8 @@ PAIRS_13 = {(f"n{a}", f"n{b}") for a in (1, 2, 3) for b in (1, 2, 3, 4)} | {("n5
         "[(go ?a ?b) [?a :to ?b]] [(go ?a ?b) (go ?a ?m) (go ?m ?b)]",
         "[(go ?a ?b) (or [?a :to ?b] (twice ?a ?b))] [(twice ?a ?b) (go ?a ?m) (go ?m ?b)]",
         "[(go ?a ?b) (or-join [?a ?b] [?a :to ?b] (and (go ?a ?m) (go ?m ?b)))]",
-        "[(go ?a ?b) (hop ?a ?b)] [(go ?a ?b) (hop ?a ?m) (og ?m ?b)] [(og ?a ?b) (go ?a ?b)] [(hop ?a ?b) [?a :to ?b]]",
+        """[(go ?a ?b) (hop ?a ?b)] [(go ?a ?b) (hop ?a ?m) (og ?m ?b)]
+           [(og ?a ?b) (go ?a ?b)] [(hop ?a ?b) [?a :to ?b]]""",
         "[(go [?a] ?b) [?a :to ?b]] [(go [?a] ?b) [?a :to ?m] (go ?m ?b)]",
     ],
 )

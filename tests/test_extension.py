@@ -307,6 +307,17 @@ def test_everybody_who_comes_to_an_open_server_is_its_owner(
     assert json.loads(server.fetch(API + "info").body)["user"] == getpass.getuser()
 
 
+def test_a_server_with_a_password_knows_its_kernels(
+    started: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no token then that a kernel could find anywhere else."""
+    monkeypatch.setattr(started.app.identity_provider, "token", "")
+    monkeypatch.setattr(started.app.identity_provider, "hashed_password", "argon2:not-a-hash")
+    assert started.status() == 403
+    assert started.status(Authorization="token server-token") == 403
+    assert started.welcome(Authorization=f"tripleweb {os.environ['TRIPLEWEB_TOKEN']}")["role"] == "admin"
+
+
 def test_on_a_hub_everybody_is_whom_the_hub_names(monkeypatch: pytest.MonkeyPatch, server: Running) -> None:
     monkeypatch.setenv("JUPYTERHUB_USER", "alice")
     from jupyter_server.auth import User
@@ -327,8 +338,7 @@ def test_a_provider_that_knows_names_is_believed(server: Running, monkeypatch: p
             return User(name) if name else None
 
     provider = Company(parent=server.app)
-    for held in (server.app.web_app.settings,):
-        monkeypatch.setitem(held, "identity_provider", provider)
+    monkeypatch.setitem(server.app.web_app.settings, "identity_provider", provider)
     answer = server.fetch(API + "info", **{"X-Remote-User": "grace"})
     assert json.loads(answer.body)["user"] == "grace"
     assert server.fetch(API + "info").code == 403

@@ -261,6 +261,25 @@ def test_offline_by_choice_ends_the_connection_and_says_nothing(
     assert peer.frames == [Pong(2, 1)] and peer.heard.count("up") == 2
 
 
+def test_who_cannot_decide_ends_up_connected(server: Server, peer: Notes, links: list[Link]) -> None:
+    """Off and on again, faster than the link's thread can follow."""
+    link = Link(peer, server.url, None, "a", pace=QUICK)
+    links.append(link)
+    link.start()
+    for _ in range(10):
+        for _ in range(10):
+            link.go_offline()
+            link.go_online()
+        wait_until(lambda: link._socket is not None and link._serving == link._generation)
+    assert link._loop is not None
+    link._loop.call_soon_threadsafe(link._cut)  # one that comes late, for what has been replaced since
+    heard = peer.heard.count("up")
+    peer.to_send = [Ping(1)]
+    link.wake()
+    wait_until(lambda: peer.frames)
+    assert link.wanted and peer.heard.count("up") == heard
+
+
 def test_what_the_peer_refuses_ends_the_connection(server: Server, peer: Notes, links: list[Link]) -> None:
     def refuse(frame: Any) -> None:
         if len(peer.frames) == 1:

@@ -273,6 +273,15 @@ def test_what_cannot_run_is_said_before_any_data_is_read(where: str, said: str) 
         run(E_OF.format(where), [], Triples([("e", "a", 1)]), rules=RULES)
 
 
+def test_what_is_found_must_be_bound_and_not_just_used() -> None:
+    for text in (
+        "[:find ?r :where [?e :a] (not [?e :b ?r])]",
+        "[:find ?e :with ?r :where [?e :a] (not [?e :b ?r])]",
+    ):
+        with pytest.raises(QueryError, match=r"\?r is only used, never bound"):
+            run(text, [], Triples())
+
+
 def test_depth_and_size_are_bounded() -> None:
     """What recurses does so at most as deep as forms nest; what takes time with the number of clauses has few."""
     deep = "[?e :a ?x]"
@@ -302,7 +311,8 @@ TOKENS = [
     *"()[]{}_$%.:?", "#{", "?x", "?y", ":find", ":where", ":in", ":with", ":keys", ":limit", ":offset", ":order-by",
     ":asc", "...", "not", "or", "not-join", "or-join", "and", "pull", "aggregate", "sum", "min", "count", "=", "<", "+",
     "get-else", "missing?", "ground", "re-find", "str", "range", "tuple", '"a"', '"k/n"', ":k/n", "1", "-1", "2.5",
-    "nil", "true", "#inst", "#_", ";\n", '"', '"\\u12"', "\\", "1e999", "99999999999999999999", "reach", '#"("', "é", "\ud800",
+    "nil", "true", "#inst", "#_", ";\n", '"', '"\\u12"', "\\", "1e999", "99999999999999999999", "reach",
+    '#"("', "é", "\ud800",
 ]  # fmt: skip
 
 

@@ -49,7 +49,12 @@ def test_a_table() -> None:
     assert page.cells == ["name", "age", "Ada", "36", "Bob", "–"]
     assert page.foot == "2 rows · online"
     assert set(page.tags) <= set("div style table thead tbody tr th td p".split())
-    assert sorted(filter(None, page.attributes["class"])) == ["missing", "number", "tripleweb-table"]
+    assert sorted(filter(None, page.attributes["class"])) == [
+        "missing",
+        "number",
+        "number",
+        "tripleweb-table",
+    ]
     assert Reader(table_html(["a"], [(1,)])).foot == "1 row"
     assert Reader(table_html(["a"], [])).foot == "0 rows"
 
@@ -116,4 +121,4 @@ def test_numbers_stand_to_the_right() -> None:
     text = table_text(["name", "n"], [("a", 100), ("bcdef", 2.5)])
     assert text.splitlines() == ["name     n", "a      100", "bcdef  2.5", "[2 rows]"]
     page = Reader(table_html(["a", "b", "c"], [(1, True, "1")]))
-    assert page.attributes["class"] == ["tripleweb-table", "number"]
+    assert page.attributes["class"] == ["tripleweb-table", "number", "number"]  # its head, too

@@ -99,7 +99,9 @@ class Client:
     async def push(self, *changes: Any) -> None:
         self.number += 1
         stamp = stamp_text(pack(1_700_000_000_000, self.number), self.replica)
-        await self.say(Push([PushedTransaction(self.number, f"id{self.number}", stamp, list(changes))]))
+        await self.say(
+            Push([PushedTransaction(self.number, f"{self.replica}-{self.number}", stamp, list(changes))])
+        )
 
     async def is_alive(self) -> bool:
         await self.say(Ping(1))

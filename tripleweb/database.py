@@ -12,6 +12,7 @@ import asyncio
 import html
 import logging
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -163,7 +164,7 @@ class Database:
     def __init__(self, session: Session, schema: Schema | None = None) -> None:
         self._session = session
         self._lives: LiveQueries | None = None
-        self._finalizer = weakref.finalize(self, session.close, 0)
+        self._finalizer = weakref.finalize(self, _close_soon, session)
         self._finalizer.atexit = False  # then it gets a little time for what is unsent: see session
         self.schema = SCHEMALESS if schema is None else schema
         if not isinstance(self.schema, Schema):
@@ -468,6 +469,11 @@ _RECEIPTS = {
 
 def _moment(ms: int) -> datetime:
     return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)
+
+
+def _close_soon(session: Session) -> None:
+    """Closes a session that nobody holds: not here, where the collector happens to run, maybe within that session."""
+    threading.Thread(target=session.close, args=(0.0,), name="tripleweb-close", daemon=True).start()
 
 
 class _Host:

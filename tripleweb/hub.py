@@ -234,6 +234,10 @@ class _Tenant:
                 await self._rest()
                 while await self._slice():
                     await asyncio.sleep(0)
+        except asyncio.CancelledError:  # the hub waits no longer
+            if not self.ready.done():
+                self.ready.set_exception(ProtocolError("closing", "the server is stopping"))
+            raise
         except StorageError as error:
             failure = error
             _log.error("app %s is closed here, to be read again from storage: %s", self.app, error)
@@ -254,6 +258,8 @@ class _Tenant:
             core = TenantCore(
                 storage.load(), server_id=hub.server_id, random_bytes=hub.random_bytes, limits=hub.core_limits
             )
+            if hub.is_closed:  # it did not wait: the directory may be somebody else's by now
+                raise StorageError(f"app {self.app} was opened after its server had closed")
         except BaseException:
             storage.close()
             raise
@@ -433,6 +439,7 @@ class Hub:
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="tripleweb-hub")
         self._lines_made = 0
         self._closing = False
+        self.is_closed = False
 
     async def join(self, app: str, actor: Actor, outlet: Outlet) -> Line:
         """Connects `actor` to an app, which is opened if need be.
@@ -512,8 +519,9 @@ class Hub:
             for task in (tenant.task, *(line.task for line in tenant.lines.values())):
                 task.cancel()
         stopped = self._writer is None or await self.in_thread(self._writer.stop, timeout_s)
+        self.is_closed = True
         await self.in_thread(self.stores.close)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=stopped and not late, cancel_futures=True)
         if late or not stopped:
             raise TimeoutError(
                 f"closing took longer than {timeout_s} seconds; the log has all that was acknowledged"

@@ -156,7 +156,12 @@ class Session:
     @property
     def state(self) -> str:
         """One of `local connecting online offline refused`."""
-        if self.core.state == "offline" and not self.closed and self._link is not None and self._link.connecting:
+        if (
+            self.core.state == "offline"
+            and not self.closed
+            and self._link is not None
+            and self._link.connecting
+        ):
             return "connecting"
         return self.core.state
 

@@ -268,7 +268,7 @@ class _Jupyter(Endpoint):
         return actor if self._may_write else replace(actor, role="reader")
 
 
-class JupyterInfo(_Jupyter, Info, APIHandler):
+class JupyterInfo(_Jupyter, Info, APIHandler):  # type: ignore[misc]
     """`info` on a Jupyter server."""
 
     @web.authenticated
@@ -277,7 +277,7 @@ class JupyterInfo(_Jupyter, Info, APIHandler):
         Info.get(self)
 
 
-class JupyterSync(_Jupyter, Sync, WebSocketMixin, JupyterHandler):
+class JupyterSync(_Jupyter, Sync, WebSocketMixin, JupyterHandler):  # type: ignore[misc]
     """The sync socket on a Jupyter server. Without `ws_authenticated`, Jupyter would let anybody open it."""
 
     check_origin = WebSocketMixin.check_origin

@@ -55,9 +55,10 @@ class MagicUsageError(UsageError):
 @contextmanager
 def shown_briefly(query: str = "", *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Has IPython show what is raised inside in a line or two; `query` is the text that its place refers to."""
+    kinds: tuple[type[Exception], ...] = (TriplewebError, UsageError, *also)
     try:
         yield
-    except (TriplewebError, UsageError, *also) as raised:
+    except kinds as raised:
         error: Any = MagicUsageError(*raised.args) if type(raised) is UsageError else raised
         lines = [f"{type(raised).__name__}: {raised}"]
         if isinstance(raised, QueryError) and raised.line is not None and raised.column is not None:
@@ -177,6 +178,8 @@ def limited(query: Query, count: int) -> str:
 class TriplewebMagics(Magics):
     """`%tripleweb`, `%tw`, `%%datalog`, `%datalog`."""
 
+    shell: InteractiveShell
+
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self.opened: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -221,7 +224,7 @@ class TriplewebMagics(Magics):
             schema = self.shell.user_ns[schema_name]
         # A cell that is run again must not leave a second session of the same app behind.
         before = self.shell.user_ns.get("db")
-        if before in self.opened and before.status.app == app:
+        if any(before is db for db in self.opened) and before.status.app == app:
             before.close()
         with shown_briefly(also=(ValueError, TypeError)):
             db = tripleweb.connect(app, url=url, schema=schema)
@@ -255,7 +258,7 @@ class TriplewebMagics(Magics):
     @staticmethod
     def _live(db: Database, text: str, inputs: list[Any]) -> LiveFrame:
         live = db.live(text, *inputs)
-        assert live.version >= 0  # evaluated now, so that an error is this cell's and not that of whoever looks
+        _ = live.version  # evaluates it now, so that an error is this cell's and not that of whoever looks
         return live
 
     @no_var_expand

@@ -36,13 +36,15 @@ def main() -> int:
         except Violation as violation:
             failed.append(seed)
             print(f"seed {seed}: {violation}\n  replay: python -m tests.sim {seed} --log")
-        except Exception:  # anything else is a bug of a core or of the simulator: show it, go on with the next
+        except Exception:  # noqa: BLE001 - a bug of a core or of the simulator: show it, go on with the next
             failed.append(seed)
             print(f"seed {seed}:\n{traceback.format_exc()}  replay: python -m tests.sim {seed} --log")
     if high - low == 1 and not failed:
         print(f"seed {low}: digest {world.digest}")
     seconds = time.monotonic() - started
-    print(f"{high - low} seeds from {low}, {written} transactions, {seconds:.1f} s, {len(failed)} failed {failed}")
+    print(
+        f"{high - low} seeds from {low}, {written} transactions, {seconds:.1f} s, {len(failed)} failed {failed}"
+    )
     return 1 if failed else 0
 
 

@@ -120,8 +120,6 @@ def delta_is_exact(node: ClientNode, delta: Delta) -> None:
         key = (s, p, slot(v), type(v).__name__)
         hold("delta exact", key not in node.view, f"{node.name}: {key} added, but it was there")
         node.view[key] = v
-    now = view(core.store)
-    hold("delta exact", node.view == now, f"{node.name}: {sorted(node.view.keys() ^ now.keys())}")
 
 
 # -- restarts ----------------------------------------------------------------------------------------------------------
@@ -130,13 +128,16 @@ def delta_is_exact(node: ClientNode, delta: Delta) -> None:
 def local_write_survives(node: ClientNode, core: ClientCore) -> None:
     """What a replica showed, held back and counted before its process died is there when it starts again."""
     again = ClientCore(node.disk.load(), random_bytes=random.Random(0).randbytes, limits=core.limits)
-    hold("local write survives", view(again.store) == view(core.store), f"{node.name}: {difference(again.store, core.store)}")
-    left, right = register_view(again.store), register_view(core.store)
     hold(
         "local write survives",
-        left == right,
-        f"{node.name}: {[(left.get(k), right.get(k)) for k in left.keys() | right.keys() if left.get(k) != right.get(k)]}",
+        view(again.store) == view(core.store),
+        f"{node.name}: {difference(again.store, core.store)}",
     )
+    left, right = register_view(again.store), register_view(core.store)
+    differ = [
+        (left.get(k), right.get(k)) for k in sorted(left.keys() | right.keys()) if left.get(k) != right.get(k)
+    ]
+    hold("local write survives", not differ, f"{node.name}: {differ}")
     for name in ("next", "decided", "cursors", "epoch"):
         one, other = getattr(again, name), getattr(core, name)
         hold("cursor and outbox saved with the data", one == other, f"{node.name}: {name} {one} was {other}")
@@ -176,7 +177,9 @@ def ack_only_after_commit(world: World, frame: object) -> None:
     if isinstance(frame, Poke):
         hold("ack only after commit", frame.seq <= disk.seq, f"a poke to {frame.seq}, durable is {disk.seq}")
         for receipt in frame.receipts:
-            held = any(tx == receipt.id for (_, number), (tx, _) in disk.receipts.items() if number == receipt.number)
+            held = any(
+                tx == receipt.id for (_, number), (tx, _) in disk.receipts.items() if number == receipt.number
+            )
             hold("ack only after commit", held, f"receipt {receipt.number} {receipt.id} is not durable")
     elif isinstance(frame, Part):
         for wire in frame.registers:
@@ -185,7 +188,9 @@ def ack_only_after_commit(world: World, frame: object) -> None:
                 held = register.subject in disk.graves
             else:
                 stored = disk.registers.get(register.key)
-                held = register.subject in disk.graves or (stored is not None and stored.stamp >= register.stamp)
+                held = register.subject in disk.graves or (
+                    stored is not None and stored.stamp >= register.stamp
+                )
             hold("ack only after commit", held, f"{register} is sent, and is not durable")
     elif isinstance(frame, Rows):
         hold("ack only after commit", frame.seq <= disk.seq, f"rows of {frame.seq}, durable is {disk.seq}")
@@ -200,7 +205,11 @@ def gap_free(node: ClientNode, poke: Poke) -> None:
     seqs = {messages.decode_committed(body).seq for body in poke.transactions}
     for entry in node.world.server.disk.log[poke.since : poke.seq]:
         if entry.replica != core.replica:
-            hold("gap-free pokes", entry.seq in seqs, f"{node.name}: {entry.seq} is missing in {poke.since}..{poke.seq}")
+            hold(
+                "gap-free pokes",
+                entry.seq in seqs,
+                f"{node.name}: {entry.seq} is missing in {poke.since}..{poke.seq}",
+            )
 
 
 def consistent_cut(node: ClientNode) -> None:
@@ -210,6 +219,9 @@ def consistent_cut(node: ClientNode) -> None:
     assert core is not None
     if not core.outbox:
         node.ran_ahead = False
+    own_order_here(node)
+    now = view(core.store)
+    hold("delta exact", node.view == now, f"{node.name}: {sorted(node.view.keys() ^ now.keys())}")
     cursor = max((core.cursors[name] for name in core._live), default=None)
     if cursor is None or node.ran_ahead:
         return
@@ -229,11 +241,28 @@ def consistent_cut(node: ClientNode) -> None:
     try:
         hold(
             "consistent cut",
-            view(core.store) == expected,
-            f"{node.name} at {cursor}: {sorted(view(core.store).items() ^ expected.items(), key=str)}",
+            now == expected,
+            f"{node.name} at {cursor}: {sorted(now.items() ^ expected.items(), key=str)}",
         )
     finally:
         store.undo(kept)
+
+
+def own_order_here(node: ClientNode) -> None:
+    """Of two pending writes of one register the later one stands, or neither does."""
+    core = node.core
+    assert core is not None
+    if node.lossy:
+        return
+    earlier: dict[Key, list[int]] = {}
+    for pending in core.outbox.values():
+        for change in pending.changes:
+            if change.slot != COUNTER:
+                earlier.setdefault(change.key, []).append(pending.time)
+    for key, times in earlier.items():
+        held = core.store.register(key)
+        beaten = held is not None and held.replica == core.replica and held.time in times[:-1]
+        hold("own order", not beaten, f"{node.name}: {held}, written after that were {times}")
 
 
 def tombstones_win(node: ClientNode, poke: Poke) -> None:
@@ -253,15 +282,22 @@ def receipt_is_truthful(world: World, node: ClientNode, receipt: Receipt) -> Non
     """A receipt says what the log says, and a transaction has one fate."""
     before = world.acknowledged.get(receipt.id)
     if before is not None and not node.lossy:
-        raise Violation("decided once", f"{node.name} gets a second receipt for {receipt.id}: {receipt}, {before}")
+        raise Violation(
+            "decided once", f"{node.name} gets a second receipt for {receipt.id}: {receipt}, {before}"
+        )
     entry = next((entry for entry in world.server.disk.log if entry.id == receipt.id), None)
     written = world.written.get(receipt.id)
     hold("receipts truthful", written is not None, f"a receipt for {receipt.id}, which nobody wrote")
+    hold("no invalid writes among ourselves", receipt.reason != "invalid", f"{receipt}")
     if receipt.outcome == "rejected":
         hold("receipts truthful", entry is None or node.lossy, f"{receipt.id} is rejected, and in the log")
     elif entry is not None:
         stamp = messages.decode_committed(entry.body).stamp
-        hold("receipts truthful", stamp == receipt.stamp, f"{receipt.id} has {stamp}, its receipt {receipt.stamp}")
+        hold(
+            "receipts truthful",
+            stamp == receipt.stamp,
+            f"{receipt.id} has {stamp}, its receipt {receipt.stamp}",
+        )
     else:
         hold("receipts truthful", bool(receipt.lost), f"{receipt.id} is applied, and not in the log")
     if written is not None and parse_stamp(receipt.stamp)[0] < written.time:
@@ -273,21 +309,24 @@ def receipt_is_truthful(world: World, node: ClientNode, receipt: Receipt) -> Non
 
 def log_rises(world: World, commit: Commit) -> None:
     """Own order: within one replica the stamps rise with the numbers, and no transaction is accepted twice."""
-    log = world.server.disk.log
-    new = {entry.seq for entry in commit.entries}
-    ids = Counter(entry.id for entry in log)
+    server = world.server
     for entry in commit.entries:
-        hold("decided once", ids[entry.id] == 1, f"{entry.id} is in the log twice")
-        mine = [e for e in log if e.replica == entry.replica and e.seq < entry.seq]
-        if mine:
-            before, after = (parse_stamp(messages.decode_committed(e.body).stamp) for e in (mine[-1], entry))
-            hold("own order", before < after and mine[-1].number < entry.number, f"{mine[-1]} before {entry}")
+        hold("decided once", entry.id not in server.logged, f"{entry.id} is in the log twice")
+        server.logged.add(entry.id)
+        last = server.newest.get(entry.replica)
+        stamp = parse_stamp(messages.decode_committed(entry.body).stamp)
+        if last is not None:
+            rises = last[0] < stamp and last[1] < entry.number
+            hold("own order", rises, f"{stamp} of {entry.number} after {last}")
+        newest = pack(entry.at + world.options.limits.tolerance_ms + 1)
+        forced = last is not None and stamp[0] == last[0][0] + 1
+        hold("no stamp from the future", stamp[0] <= newest or forced, f"{stamp} at {entry.at}")
+        server.newest[entry.replica] = (stamp, entry.number)
         keys = [change.key for change in entry.registers]
         hold("one change a slot", len(keys) == len(set(keys)), f"{entry}")
         for change in entry.registers:
             if change.slot[:2] == COUNTER:
                 hold("shares are their owner's", change.slot == COUNTER + entry.replica, f"{change}")
-    hold("log in order", not new or max(new) == log[-1].seq, f"{new}")
 
 
 # -- displays ----------------------------------------------------------------------------------------------------------
@@ -350,7 +389,11 @@ def arrival_order_is_irrelevant(world: World) -> None:
         hold("arrival order irrelevant", view(store) == view(core.store), difference(store, core.store))
     again = Store()
     again.apply(world.server.disk.load(0).registers)
-    hold("server's disk is its memory", register_view(again) == register_view(core.store), difference(again, core.store))
+    hold(
+        "server's disk is its memory",
+        register_view(again) == register_view(core.store),
+        difference(again, core.store),
+    )
     delta = core.store.apply(changes)
     hold("no acknowledged write lost", not delta, f"feeding the log again alters {delta}")
 

@@ -12,7 +12,16 @@ from dataclasses import replace
 
 from tripleweb.change import DELETED, Change, Key
 from tripleweb.clock import Stamp
-from tripleweb.sync.records import Commit, Entry, Fate, LocalCommit, LocalState, Pending, ReplicaRow, TenantState
+from tripleweb.sync.records import (
+    Commit,
+    Entry,
+    Fate,
+    LocalCommit,
+    LocalState,
+    Pending,
+    ReplicaRow,
+    TenantState,
+)
 
 JOURNAL = 40  # commits of a replica that a power failure can still lose
 
@@ -127,7 +136,9 @@ class ReplicaDisk:
 
     def save(self, commit: LocalCommit) -> None:
         # a deep copy: the core goes on changing what it handed out
-        self._journal.append(replace(commit, pending=[copy.copy(p) for p in commit.pending], meta=copy.deepcopy(commit.meta)))
+        self._journal.append(
+            replace(commit, pending=[copy.copy(p) for p in commit.pending], meta=copy.deepcopy(commit.meta))
+        )
         if len(self._journal) > JOURNAL:
             self._safe.apply(self._journal.pop(0))
 

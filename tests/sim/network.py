@@ -36,9 +36,7 @@ class Timeline(Protocol):
 class Pipe:
     """One direction of a connection."""
 
-    def __init__(
-        self, network: Network, arrive: Callable[[bytes], None], ended: Callable[[], None]
-    ) -> None:
+    def __init__(self, network: Network, arrive: Callable[[bytes], None], ended: Callable[[], None]) -> None:
         self._network = network
         self._arrive = arrive
         self._ended = ended
@@ -134,9 +132,7 @@ class Network:
         connection.up.cut(self.rng.randint(0, len(connection.up)), told)
         connection.down.cut(self.rng.randint(0, len(connection.down)), True)
         if not told:  # the server's own pings find out
-            self.world.after(
-                self.rng.randint(5_000, 30_000), lambda: self.ended_at_server(connection)
-            )
+            self.world.after(self.rng.randint(5_000, 30_000), lambda: self.ended_at_server(connection))
 
     def hang_up(self, connection: Connection) -> None:
         """The client ends it: nothing reaches it any more, while what it sent still travels."""
@@ -146,9 +142,7 @@ class Network:
             connection.up.send(None)
         else:
             connection.up.cut(self.rng.randint(0, len(connection.up)), False)
-            self.world.after(
-                self.rng.randint(5_000, 30_000), lambda: self.ended_at_server(connection)
-            )
+            self.world.after(self.rng.randint(5_000, 30_000), lambda: self.ended_at_server(connection))
 
     def drop(self, connection: Connection) -> None:
         """The server is gone, or forgets the connection."""

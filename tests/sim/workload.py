@@ -136,7 +136,9 @@ class Workload:
         s = rng.choice(self.subjects)
         roll = rng.random()
         if roll < habits.delete:
-            self.subjects[self.subjects.index(s)] = f"e{len(self.subjects) + self._values}-{rng.randrange(10**6)}"
+            self.subjects[self.subjects.index(s)] = (
+                f"e{len(self.subjects) + self._values}-{rng.randrange(10**6)}"
+            )
             return lambda tx: tx.delete(s)
         roll = rng.random()
         if roll < habits.count:

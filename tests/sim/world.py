@@ -20,6 +20,7 @@ from tests.sim.checks import Violation
 from tests.sim.disk import ReplicaDisk, TenantDisk
 from tests.sim.network import Connection, Network, Weather
 from tests.sim.workload import Habits, Workload
+from tripleweb.clock import Stamp
 from tripleweb.errors import ProtocolError
 from tripleweb.store import Delta
 from tripleweb.sync import messages
@@ -69,7 +70,7 @@ class Options:
         def either(*values: Any) -> Any:
             return rng.choice(values)
 
-        copies = rng.random() < 0.3
+        copies = rng.random() < 0.4
         return cls(
             clients=rng.randint(2, 4),
             readers=either(0, 0, 1),
@@ -87,12 +88,15 @@ class Options:
                 tail_max=20_000 if copies else either(5, 20, 200, 20_000),
                 poke_transactions_max=either(1, 2, 7, 2_000),
                 part_registers=either(3, 10, 500),
-                subscriptions_max=1_000,
+                frame_bytes=either(50, 500, 4 << 20),
+                receipt_bytes_max=either(100, 1_000, 1 << 20),
+                lost_max=either(1, 10_000),
                 slice_units=either(10, 100, 5_000),
             ),
             client_limits=ClientLimits(
                 in_flight_max=either(1, 2, 5, 1_000),
                 frame_changes_max=either(1, 2, 5, 5_000),
+                frame_bytes_max=either(100, 1_000, 4 << 20),
                 fates_max=either(1, 5, 10_000),
             ),
             commit_ms=either(0, 2, 50, 500, 3_000),
@@ -102,7 +106,7 @@ class Options:
             server_crash_committing=some(0.6, lambda: rng.uniform(0, 0.15)),
             commit_fails=some(0.3, lambda: rng.uniform(0, 0.05)),
             idle_close=rng.random() < 0.5,
-            lost_tail=some(0.5, lambda: rng.uniform(0.1, 0.6)) if copies else 0.0,
+            lost_tail=some(0.7, lambda: rng.uniform(0.1, 0.8)) if copies else 0.0,
             clones=rng.randint(0, 2) if copies else 0,
             clone_every_ms=rng.uniform(5_000, 20_000),
             clocks=either("good", "good", "skewed", "wild"),
@@ -148,6 +152,8 @@ class ServerNode:
         self.core: TenantCore | None = None
         self.up = True
         self.links: dict[int, Connection] = {}
+        self.logged: set[str] = set()  # ids in the log
+        self.newest: dict[str, tuple[Stamp, int]] = {}  # replica -> its last stamp and number in the log
         self._commit: Commit | None = None  # out, not yet told
         self._landed = False
         self._stepping = False
@@ -283,7 +289,9 @@ class ServerNode:
 class ClientNode:
     """A user's process: a replica on its disk, a core while it runs, a connection while there is one."""
 
-    def __init__(self, world: World, name: str, user: str, role: str, disk: ReplicaDisk | None = None) -> None:
+    def __init__(
+        self, world: World, name: str, user: str, role: str, disk: ReplicaDisk | None = None
+    ) -> None:
         self.world = world
         self.name = name
         self.user = user

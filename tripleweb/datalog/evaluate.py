@@ -18,6 +18,7 @@ What differs from DataScript, on purpose (theirs | ours):
 - attributes: keywords or strings | a predicate's text, `:user/name` and `"user/name"` are one
 - keywords and nil as values: yes | `QueryError`, since nothing stored is one
 - comparisons across kinds, or of collections: an exception, or JavaScript's idea | false
+- a variable twice in a pattern, binding or call: the last one stands, or an error | the same value in both places
 - `true` and 1, 1 and 1.0: as the host has it | `true` is no number; 1 and 1.0 are equal, either may stand for both
 - `+` and other functions of what does not fit, division by zero, results beyond 64 bit: exceptions, NaN, Infinity,
   `"1a"` | no value, and the row drops out

@@ -27,7 +27,7 @@ from tripleweb.datalog.clauses import (
     guess,
     variables,
 )
-from tripleweb.datalog.query import Query
+from tripleweb.datalog.query import Query, variable_name
 from tripleweb.errors import QueryError
 
 LEVELS_MAX = 100
@@ -68,6 +68,14 @@ class Program:
                 )
         self._connect()
         self._find_needs()
+        final, stuck = self.closure(self.where, [name for given in query.inputs for name in bound(given)])
+        if stuck:
+            raise self.insufficient(*stuck[0], final)
+        for name in (*map(variable_name, query.find), *query.with_):
+            if name not in final:
+                raise query.form.error(
+                    f"insufficient bindings: {name} is only used, never bound", "a clause that binds it"
+                )
 
     def _without_or(self, clauses: Sequence[Clause]) -> tuple[Clause, ...]:
         """The clauses with calls of nameless rules for each `or`; notes the rules that they call."""

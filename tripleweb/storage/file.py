@@ -107,6 +107,8 @@ def _owner(path: Path) -> str:
         owner = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         owner = ""
+    if owner == str(os.getpid()):
+        return f"process {owner}, which is this one: close that first"
     return f"process {owner}" if owner else "process unknown"
 
 

@@ -112,6 +112,7 @@ class ClientCore:
         self._hello_due = False
         self._hello_ms = 0  # when hello left, by our clock
         self._sent = 0  # highest number pushed on this connection
+        self._ahead: Receipt | None = None  # the server has set this transaction's stamp back
         self._confirmed = self.decided
         self._queue: list[ClientFrame] = []
 
@@ -193,6 +194,7 @@ class ClientCore:
         """Says hello (again). What the server says before its welcome answers an earlier one, and is ignored."""
         self.state = "connecting"
         self._hello_due = True
+        self._ahead = None
         self._live.clear()
         self._parts.clear()
         self._queue.clear()
@@ -222,11 +224,17 @@ class ClientCore:
         if self._hello_due:
             frames.insert(0, self._hello(now_ms))
         if self.state == "online":
-            frames.extend(self._pushes())
+            if self._ahead is None:
+                frames.extend(self._pushes())
             if self.decided > self._confirmed:
                 self._confirmed = self.decided
                 frames.append(messages.Confirm(self.decided))
         return frames
+
+    @property
+    def _in_flight(self) -> bool:
+        """The server has yet to decide on something that was pushed on this connection."""
+        return next(iter(self.outbox), self.next) <= self._sent
 
     def ping(self, now_ms: int) -> None:
         """Asks for the server's clock (and whether it is there)."""
@@ -285,7 +293,9 @@ class ClientCore:
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
         self.server_id = welcome.server
         first = next(iter(self.outbox), self.next)
-        if welcome.rekey or first > welcome.last + 1:  # a copy; or the server has forgotten some of our numbers
+        if (
+            welcome.rekey or first > welcome.last + 1
+        ):  # a copy; or the server has forgotten some of our numbers
             return self._rekey()
         self.state = "online"
         self._sent = welcome.last
@@ -352,7 +362,9 @@ class ClientCore:
     def _witness(self, changes: Iterable[Change], now_ms: int) -> None:
         """What is written after seeing these is later than they, except than those that lie beyond the tolerance."""
         bound = pack(now_ms + self.offset_ms + self.limits.tolerance_ms)
-        self.seen = max((change.time for change in changes if self.seen < change.time <= bound), default=self.seen)
+        self.seen = max(
+            (change.time for change in changes if self.seen < change.time <= bound), default=self.seen
+        )
         self.clock.witness(self.seen, now_ms + self.offset_ms)
 
     def _stand_at(self, poke: Poke) -> None:
@@ -420,19 +432,24 @@ class ClientCore:
         step.deltas.append(self.store.apply(again))
 
     def _restamp(self, step: _Step, now_ms: int) -> None:
-        """What is pending has to be later than what the server decided, and so has what is written from now on: if
-        the server set one of our stamps back (our clock ran ahead, and follows as far as causality allows) or
-        forward (it was behind our own last), the pending ones get new stamps, in order. What is on its way keeps its
-        stamp: the server decides on that one, and enforces the order."""
-        if step.ahead is not None:
-            self.clock.lower(max(step.last, self.seen))
-            if now_ms + self.offset_ms > step.ahead.at + self.limits.tolerance_ms:
-                self.offset_ms = step.ahead.at - now_ms
+        """What is pending has to be later than what the server decided, and so has what is written from now on.
+
+        If the server has set one of our stamps back, our clock runs ahead. Nothing more is pushed until it has
+        decided on what is on its way; then the clock is set back as far as causality allows, and what is pending is
+        stamped anew, in order. If it has set one forward (it was behind our own last), so is our clock.
+        """
+        self._ahead = step.ahead or self._ahead
         self.clock.last = max(self.clock.last, step.last)
-        waiting = [pending for pending in self.outbox.values() if pending.number > self._sent]
-        if step.ahead is None and all(pending.time > step.last for pending in waiting):
+        if self._in_flight:
             return
-        for pending in waiting:
+        if self._ahead is not None:
+            self.clock.lower(max(step.last, self.seen))
+            if now_ms + self.offset_ms > self._ahead.at + self.limits.tolerance_ms:
+                self.offset_ms = self._ahead.at - now_ms
+            self._ahead = None
+        elif all(pending.time > step.last for pending in self.outbox.values()):
+            return
+        for pending in self.outbox.values():
             old, pending.time = pending.time, self.clock.tick(now_ms + self.offset_ms)
             pending.changes = [change._replace(time=pending.time) for change in pending.changes]
             step.commit.pending.append(pending)

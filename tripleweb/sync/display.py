@@ -49,9 +49,7 @@ class Display:
         """Evaluates the query on `view`; returns the frame that brings the client there, None if it is there."""
         self.stale = False
         budget = evaluate.Budget(limits.query_units)
-        steps = evaluate.steps(
-            self.query, self.inputs, view, rules=self.rules, budget=budget
-        )
+        steps = evaluate.steps(self.query, self.inputs, view, rules=self.rules, budget=budget)
         work = 0
         try:
             while True:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -34,7 +34,6 @@ from tripleweb.sync.messages import (
     Fault,
     Hello,
     Part,
-    Poke,
     PushedTransaction,
     Receipt,
     ServerFrame,
@@ -43,6 +42,7 @@ from tripleweb.sync.messages import (
     register_to_wire,
 )
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
+from tripleweb.sync.tail import Tail, parts, pokes
 from tripleweb.terms import from_wire, to_wire
 
 Conn = Hashable
@@ -119,8 +119,7 @@ class TenantCore:
         self.replicas = state.replicas
         self.connections: dict[Conn, _Connection] = {}
         self._random_bytes = random_bytes
-        self._tail = list(state.tail)
-        self._ids = {entry.id: entry.seq for entry in self._tail}
+        self._tail = Tail(state.tail, state.seq, self.limits.tail_max)
         self._receipts: dict[str, dict[int, tuple[str, Receipt, int]]] = {}
         for (replica, number), (tx_id, body) in sorted(state.receipts.items()):
             receipt = messages.decode_receipt(body)
@@ -284,11 +283,11 @@ class TenantCore:
             raise ProtocolError("malformed", str(error)) from None
         if replica != link.replica:
             raise ProtocolError("malformed", f"a stamp of replica {replica!r} from replica {link.replica!r}")
-        known = self._ids.get(pushed.id)
+        known = self._tail.find(pushed.id)
         if known is None:
             receipt = self._decide(link, row, pushed, time, now_ms)
         else:
-            receipt = self._recall(link, pushed, self._tail[known - self._floor - 1], now_ms)
+            receipt = self._recall(link, pushed, known, now_ms)
         row.last = pushed.number
         self._building.replicas[link.replica] = row
         self._building.receipts.append((link.replica, pushed.number, pushed.id, messages.encode(receipt)))
@@ -338,7 +337,8 @@ class TenantCore:
     def _keys(link: _Connection, pushed: PushedTransaction) -> list[Key]:
         """The registers that a transaction was to set."""
         return [
-            (s, p, COUNTER + link.replica if place == COUNTER else place) for s, p, place, _, _ in pushed.changes
+            (s, p, COUNTER + link.replica if place == COUNTER else place)
+            for s, p, place, _, _ in pushed.changes
         ]
 
     def _recall(self, link: _Connection, pushed: PushedTransaction, entry: Entry, now_ms: int) -> Receipt:
@@ -379,18 +379,7 @@ class TenantCore:
             self.seq, link.replica, receipt.number, receipt.id, link.actor.user, now_ms, body, tuple(stands)
         )
         self._building.entries.append(entry)
-        self._tail.append(entry)
-        self._ids[entry.id] = entry.seq
-        if len(self._tail) > 2 * self.limits.tail_max:
-            surplus = len(self._tail) - self.limits.tail_max
-            for old in self._tail[:surplus]:
-                del self._ids[old.id]
-            del self._tail[:surplus]
-
-    @property
-    def _floor(self) -> int:
-        """The seq after which the tail begins."""
-        return self.seq - len(self._tail)
+        self._tail.add(entry)
 
     def _tell_current(self, receipt: Receipt, keys: list[Key], fates: list[Fate | None]) -> None:
         """Puts into a receipt what the server has for the keys of its transaction, and what beat them."""
@@ -438,7 +427,11 @@ class TenantCore:
                 link.seq = self.seq
             link.triples[subscription.id] = subscription
             cursor = subscription.cursor
-            if cursor is not None and cursor[0] == self.epoch and self._floor <= cursor[1] <= self.durable_seq:
+            if (
+                cursor is not None
+                and cursor[0] == self.epoch
+                and self._tail.floor <= cursor[1] <= self.durable_seq
+            ):
                 link.entering[subscription.id] = cursor[1]
                 link.seq = min(link.seq, cursor[1])
             else:
@@ -461,26 +454,12 @@ class TenantCore:
     def _load(self, link: _Connection) -> Iterator[None]:
         """Sends every register there is, in parts. Changes of the meantime follow in the poke that ends the load:
         the connection's seq stays where it was when its interest was registered."""
-        for part in self._parts(self.store.registers()):
+        for part in parts(self.store.registers(), self.limits):
             link.out.append((self._last_batch(), part))
             yield
         link.loaded = self.seq
         link.out.append((self._last_batch(), Part([])))
         link.loads -= 1
-
-    def _parts(self, registers: Iterable[Change]) -> Iterator[Part]:
-        """Registers in frames of bounded size."""
-        part, size = Part([]), 0
-        for register in registers:
-            if part.registers and (
-                size > self.limits.frame_bytes or len(part.registers) >= self.limits.part_registers
-            ):
-                yield part
-                part, size = Part([]), 0
-            part.registers.append(register_to_wire(register))
-            size += messages.wire_bytes(register)
-        if part.registers:
-            yield part
 
     def _last_batch(self) -> int:
         """The commit that must be durable before the store's present content may be shown."""
@@ -545,14 +524,18 @@ class TenantCore:
                 out.extend((conn, frame) for frame in self._pokes(link, shared))
         return out
 
-    def _pokes(self, link: _Connection, shared: dict[tuple[int, int], list[ServerFrame]]) -> list[ServerFrame]:
+    def _pokes(
+        self, link: _Connection, shared: dict[tuple[int, int], list[ServerFrame]]
+    ) -> list[ServerFrame]:
         """Takes a connection from where it stands to what is durable, in as many pokes as that needs."""
         durable = sum(1 for batch, _ in link.receipts if batch <= self._durable_batch)
         if not (durable or link.entering or (link.triples and link.seq < self.durable_seq)):
             return []
         if not link.triples:
             link.seq = self.durable_seq
-        if link.seq < self._floor:  # it was slow for longer than the tail is: from nothing again
+        if (
+            link.triples and link.seq < self._tail.floor
+        ):  # it was slow for longer than the tail is: from nothing again
             self._reload(link)
             return []
         receipts = [receipt for _, receipt in link.receipts[:durable]]
@@ -560,63 +543,25 @@ class TenantCore:
         catching_up = bool(link.entering)
         frames: list[ServerFrame] = []
         while True:
-            full = None in link.entering.values()
-            since, (upto, told) = link.seq, self._stretch(link.seq, receipts, link.loaded if full else 0)
-            entries = self._tail[since - self._floor : upto - self._floor]
-            if not catching_up:  # its own it has, unless it comes back
-                others = [entry for entry in entries if entry.replica != link.replica]
-                alone, entries = len(others) < len(entries), others
-            else:
-                alone = True
-            if alone or told:
-                frames.extend(self._poke(link, since, upto, entries, told))
+            least = link.loaded if None in link.entering.values() else 0
+            since, (upto, told) = (
+                link.seq,
+                self._tail.stretch(link.seq, self.durable_seq, receipts, least, self.limits),
+            )
+            entries = self._tail.between(since, upto)
+            # its own entries a replica has, unless it comes back
+            others = entries if catching_up else [entry for entry in entries if entry.replica != link.replica]
+            if catching_up or told or len(others) < len(entries):
+                frames.extend(pokes(self.epoch, since, upto, link.entering, others, told, self.limits))
             else:
                 if (since, upto) not in shared:
-                    shared[since, upto] = self._poke(link, since, upto, entries, [])
+                    shared[since, upto] = list(pokes(self.epoch, since, upto, {}, others, [], self.limits))
                 frames.extend(shared[since, upto])
             link.seq = upto
             link.entering.clear()
             receipts = receipts[len(told) :]
             if upto == self.durable_seq and not receipts:
                 return frames
-
-    def _stretch(self, since: int, receipts: list[Receipt], least: int) -> tuple[int, list[Receipt]]:
-        """(upto, the receipts told): how far the next poke goes. A receipt goes with the poke that reaches the point
-        where it was decided, for what it says is true of that point; `least`: it must reach so far, whatever its
-        size, since the load that goes with it does."""
-        upto, size = since, 0
-        while upto < self.durable_seq and upto - since < self.limits.poke_transactions_max:
-            size += len(self._tail[upto - self._floor].body)
-            if upto > since and size > self.limits.frame_bytes:
-                break
-            upto += 1
-        upto, told, size = max(upto, least), 0, 0
-        for receipt in receipts:
-            if receipt.seq > upto:
-                break
-            size += len(messages.encode(receipt)) if receipt.current or receipt.absent else 0
-            if told and size > self.limits.frame_bytes and not least:
-                upto = max(since, receipt.seq)
-                break
-            told += 1
-        return upto, receipts[:told]
-
-    def _poke(
-        self, link: _Connection, since: int, upto: int, entries: list[Entry], receipts: list[Receipt]
-    ) -> list[ServerFrame]:
-        """A poke; what a large transaction set goes before it in parts."""
-        frames: list[ServerFrame] = []
-        transactions = []
-        for entry in entries:
-            body = entry.body
-            if len(body) > self.limits.frame_bytes // 2:
-                frames.extend(self._parts(entry.registers))
-                body = messages.encode(msgspec.structs.replace(messages.decode_committed(body), changes=[]))
-            transactions.append(msgspec.Raw(body))
-        if None in link.entering.values():  # the load has it all
-            receipts = [msgspec.structs.replace(r, current=[], absent=[], reload=False) for r in receipts]
-        frames.append(Poke(self.epoch, since, upto, dict(link.entering), transactions, receipts))
-        return frames
 
     def _reload(self, link: _Connection) -> None:
         link.seq = self.seq

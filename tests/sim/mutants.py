@@ -1,0 +1,333 @@
+"""Planted bugs: each is patched into the real cores, and the simulator must object. The test of the test.
+
+`CAUGHT` says at which seed each was first noticed; `tests/test_sim.py` gives it that seed and the twenty after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from tripleweb.change import DELETED
+from tripleweb.clock import Clock, parse_stamp
+from tripleweb.store import Store
+from tripleweb.sync import messages
+from tripleweb.sync.client import ClientCore
+from tripleweb.sync.server import TenantCore
+from tripleweb.sync.tail import Tail
+from tripleweb.transaction import Transaction
+
+Patch = tuple[type, str, Any]
+
+
+def resume_by_last_hlc() -> list[Patch]:
+    """The client says what it knows by the highest stamp it has seen; the server sends what is later."""
+    with_cursor, subscribe = ClientCore._with_cursor, TenantCore._subscribe
+
+    def by_stamp(self: ClientCore, subscription: Any) -> Any:
+        subscription = with_cursor(self, subscription)
+        if subscription.cursor is not None:
+            subscription.cursor = (subscription.cursor[0], max(self.seen, self.clock.last))
+        return subscription
+
+    def from_stamp(self: TenantCore, conn: Any, link: Any, subscription: Any) -> None:
+        if subscription.cursor is not None:
+            epoch, time = subscription.cursor
+            known = self._tail.floor
+            for entry in self._tail.between(self._tail.floor, self.durable_seq):
+                if entry.registers[0].time > time:
+                    break
+                known = entry.seq
+            subscription = msgspec.structs.replace(subscription, cursor=(epoch, known))
+        subscribe(self, conn, link, subscription)
+
+    return [
+        (ClientCore, "_with_cursor", by_stamp),
+        (ClientCore, "_check_joins", lambda self, poke: None),
+        (TenantCore, "_subscribe", from_stamp),
+    ]
+
+
+def ack_before_commit() -> list[Patch]:
+    take = TenantCore.take_commit
+
+    def take_and_tell(self: TenantCore) -> Any:
+        commit = take(self)
+        if commit is not None:
+            self._durable_batch, self.durable_seq = commit.batch, commit.seq
+        return commit
+
+    return [(TenantCore, "take_commit", take_and_tell)]
+
+
+def clock_not_restored() -> list[Patch]:
+    start = ClientCore.__init__
+
+    def forgetful(self: ClientCore, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        self.clock.last = 0
+
+    return [(ClientCore, "__init__", forgetful)]
+
+
+def late_write_revives() -> list[Patch]:
+    merge = Store._merge
+
+    def reviving(self: Store, change: Any, touched: Any) -> Any:
+        grave = self._graves.get(change.subject)
+        if change.predicate != DELETED and grave is not None and grave < change.stamp:
+            del self._graves[change.subject]
+        return merge(self, change, touched)
+
+    return [(Store, "_merge", reviving)]
+
+
+def number_taken_for_duplicate() -> list[Patch]:
+    """A number that was decided is a duplicate, whatever its id."""
+    push, poke = TenantCore._push, ClientCore._poke
+
+    def by_number(self: TenantCore, link: Any, pushed: Any, now_ms: int) -> None:
+        held = self._receipts.get(link.replica, {}).get(pushed.number)
+        if held is not None:
+            pushed = msgspec.structs.replace(pushed, id=held[0])
+        push(self, link, pushed, now_ms)
+
+    def believing(self: ClientCore, frame: Any, now_ms: int) -> Any:
+        for receipt in frame.receipts:
+            if receipt.number in self.outbox:
+                receipt.id = self.outbox[receipt.number].id
+        return poke(self, frame, now_ms)
+
+    return [(TenantCore, "_push", by_number), (ClientCore, "_poke", believing)]
+
+
+def slot_written_twice() -> list[Patch]:
+    """A transaction's writes are not netted."""
+    write = Transaction._write
+
+    def keeping(self: Transaction, change: Any) -> None:
+        write(self, change)
+        self.__dict__.setdefault("all", []).append(change)
+
+    def unnetted(self: Transaction) -> list[Any]:
+        single = [change for change in self._changes.values() if change.slot == "c:"]
+        return [*self.__dict__.get("all", []), *single]
+
+    return [(Transaction, "_write", keeping), (Transaction, "changes", property(unnetted))]
+
+
+def pending_not_put_on_top() -> list[Patch]:
+    return [(ClientCore, "_put_pending_on_top", lambda self, step, full: None)]
+
+
+def cursor_saved_apart() -> list[Patch]:
+    """The cursor goes to the disk with the commit after the data's."""
+    poke = ClientCore._poke
+
+    def apart(self: ClientCore, frame: Any, now_ms: int) -> Any:
+        before = dict(self.cursors)
+        update = poke(self, frame, now_ms)
+        if update.commit is not None and "cursors" in update.commit.meta:
+            update.commit.meta["cursors"] = before
+        return update
+
+    return [(ClientCore, "_poke", apart)]
+
+
+def data_saved_after_the_cursor() -> list[Patch]:
+    """A commit has the new cursor and not the registers."""
+    poke = ClientCore._poke
+
+    def apart(self: ClientCore, frame: Any, now_ms: int) -> Any:
+        update = poke(self, frame, now_ms)
+        if update.commit is not None and not update.commit.clear:
+            update.commit.registers = update.commit.registers[:-1]
+        return update
+
+    return [(ClientCore, "_poke", apart)]
+
+
+def pending_not_restamped() -> list[Patch]:
+    def clock_only(self: ClientCore, step: Any, now_ms: int) -> None:
+        if step.ahead is not None:
+            self.clock.lower(max(step.last, self.seen))
+
+    return [(ClientCore, "_restamp", clock_only)]
+
+
+def own_order_not_enforced() -> list[Patch]:
+    decide = TenantCore._decide
+
+    def any_order(self: TenantCore, link: Any, row: Any, *rest: Any) -> Any:
+        row.time = 0
+        return decide(self, link, row, *rest)
+
+    return [(TenantCore, "_decide", any_order)]
+
+
+def future_accepted() -> list[Patch]:
+    return [(Clock, "is_ahead", lambda self, time, now_ms: False)]
+
+
+def nothing_witnessed() -> list[Patch]:
+    return [(ClientCore, "_witness", lambda self, changes, now_ms: None)]
+
+
+def copies_counted_twice() -> list[Patch]:
+    """What a copy of a replica pushed already is not recognised by its id."""
+    return [(Tail, "find", lambda self, transaction: None)]
+
+
+def shortened_not_noticed() -> list[Patch]:
+    """A replica that has lost receipts which it had confirmed is welcomed as if nothing were."""
+    hello = TenantCore._hello
+
+    def trusting(self: TenantCore, conn: Any, link: Any, frame: Any, now_ms: int) -> None:
+        row = self.replicas.get(frame.replica)
+        if row is not None and frame.confirmed < row.confirmed < frame.next:
+            frame = msgspec.structs.replace(frame, confirmed=row.confirmed)
+        hello(self, conn, link, frame, now_ms)
+
+    return [(TenantCore, "_hello", trusting)]
+
+
+def rejected_not_undone() -> list[Patch]:
+    settle = ClientCore._settle
+
+    def keeping(self: ClientCore, pending: Any, receipt: Any, *rest: Any) -> None:
+        if receipt.outcome == "rejected":
+            receipt = msgspec.structs.replace(receipt, current=[], absent=[])
+        settle(self, pending, receipt, *rest)
+
+    return [(ClientCore, "_settle", keeping)]
+
+
+def load_told_too_early() -> list[Patch]:
+    """The poke after a load reaches less far than the load."""
+    stretch = Tail.stretch
+
+    def short(self: Tail, since: int, durable: int, receipts: Any, least: int, limits: Any) -> Any:
+        return stretch(self, since, durable, receipts, 0, limits)
+
+    return [(Tail, "stretch", short)]
+
+
+def own_entries_never_sent() -> list[Patch]:
+    """A replica that comes back is not sent its own entries."""
+    between = Tail.between
+
+    def pokes(self: TenantCore, link: Any, shared: Any) -> Any:
+        self._tail.__dict__["without"] = link.replica
+        try:
+            return original(self, link, shared)
+        finally:
+            del self._tail.__dict__["without"]
+
+    def others(self: Tail, since: int, upto: int) -> Any:
+        without = self.__dict__.get("without")
+        return [entry for entry in between(self, since, upto) if entry.replica != without]
+
+    original = TenantCore._pokes
+    return [(TenantCore, "_pokes", pokes), (Tail, "between", others)]
+
+
+def replaced_goes_on_writing() -> list[Patch]:
+    """A connection whose replica has connected again keeps its identity."""
+    return [(TenantCore, "_replace", lambda self, conn, hello: None)]
+
+
+def subscribed_too_early() -> list[Patch]:
+    """What is subscribed between hello and welcome is forgotten."""
+
+    def subscribe(self: ClientCore, subscription: Any) -> None:
+        self.subscriptions[subscription.id] = subscription
+        if self.state == "online":
+            self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
+
+    return [(ClientCore, "subscribe", subscribe)]
+
+
+def restamped_on_its_way() -> list[Patch]:
+    """What is on its way gets a new stamp as well, while the server decides on the old one."""
+    return [(ClientCore, "_in_flight", property(lambda self: False))]
+
+
+def ties_go_by_arrival() -> list[Patch]:
+    """Of two changes of the same millisecond the one that arrives later wins."""
+    merge = Store._merge
+
+    def later(self: Store, change: Any, touched: Any) -> Any:
+        held = self.register(change.key)
+        if held is not None and held.time >> 16 == change.time >> 16 and held.stamp != change.stamp:
+            change = change._replace(time=max(held.time + 1, change.time))
+        return merge(self, change, touched)
+
+    return [(Store, "_merge", later)]
+
+
+def display_misses_deletes() -> list[Patch]:
+    """A display is told of what was added only."""
+    notice = TenantCore._notice
+
+    def half(self: TenantCore, delta: Any) -> None:
+        if delta.added:
+            notice(self, delta)
+
+    return [(TenantCore, "_notice", half)]
+
+
+def receipts_stamp_ignored() -> list[Patch]:
+    """A re-stamped transaction keeps its own stamp at its replica."""
+    settle = ClientCore._settle
+
+    def as_pushed(self: ClientCore, pending: Any, receipt: Any, *rest: Any) -> None:
+        if parse_stamp(receipt.stamp)[0] != pending.time and not receipt.lost:
+            receipt = msgspec.structs.replace(receipt, current=[], absent=[])
+        settle(self, pending, receipt, *rest)
+
+    return [(ClientCore, "_settle", as_pushed)]
+
+
+# the first seed that notices it
+CAUGHT: dict[Callable[[], list[Patch]], int] = {
+    resume_by_last_hlc: 0,
+    ack_before_commit: 0,
+    clock_not_restored: 0,
+    late_write_revives: 0,
+    number_taken_for_duplicate: 0,
+    slot_written_twice: 0,
+    pending_not_put_on_top: 0,
+    cursor_saved_apart: 0,
+    data_saved_after_the_cursor: 0,
+    pending_not_restamped: 0,
+    own_order_not_enforced: 0,
+    future_accepted: 0,
+    nothing_witnessed: 0,
+    copies_counted_twice: 0,
+    shortened_not_noticed: 0,
+    rejected_not_undone: 0,
+    load_told_too_early: 0,
+    own_entries_never_sent: 0,
+    replaced_goes_on_writing: 0,
+    subscribed_too_early: 0,
+    restamped_on_its_way: 0,
+    ties_go_by_arrival: 0,
+    display_misses_deletes: 0,
+    receipts_stamp_ignored: 0,
+}
+
+
+@contextmanager
+def planted(bug: Callable[[], list[Patch]]) -> Iterator[None]:
+    """The cores with a bug, while it lasts."""
+    patches = [(owner, name, owner.__dict__[name], replacement) for owner, name, replacement in bug()]
+    try:
+        for owner, name, _, replacement in patches:
+            setattr(owner, name, replacement)
+        yield
+    finally:
+        for owner, name, original, _ in patches:
+            setattr(owner, name, original)
