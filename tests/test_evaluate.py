@@ -601,6 +601,32 @@ def test_ties_are_broken_by_the_other_columns() -> None:
     assert rows(text) == [("bob", 1.5), ("ada", 7)]
 
 
+def test_an_order_does_not_depend_on_how_the_source_gives_its_triples() -> None:
+    backwards = Triples(reversed(PEOPLE.all()))
+    for text in (
+        "[:find ?u ?a :where [?u :user/age ?a] :order-by [?a]]",
+        "[:find ?u :where [?u :user/name] :limit 2]",
+        "[:find ?u . :where [?u :user/name]]",
+        "[:find ?u ?p :where [?p :post/author ?u] :order-by [?u :desc] :offset 1]",
+    ):
+        assert run(text, [], PEOPLE).rows == run(text, [], backwards).rows
+
+
+def test_a_text_and_a_reference_to_it_are_one_value() -> None:
+    source = Triples(
+        [("a", "v", "x"), ("a", "v", Ref("x")), ("b", "v", Ref("x")), ("b", "w", 1), ("a", "w", 1)]
+    )
+    for text in (
+        '[:find ?v :where ["a" :v ?v]]',
+        "[:find ?v :where [_ :v ?v]]",
+        "[:find ?v :in ?e :where [?e :w 1] [?e :v ?v]]",
+        '[:find ?v :in ?e :where [?e ?p ?v] [(= ?p "v")]]',
+    ):
+        assert run(text, ["a"] if ":in" in text else [], source).rows == [("x",)]
+    assert run("[:find ?e ?v :where [?e :v ?v] :order-by [?e]]", [], source).rows == [("a", "x"), ("b", "x")]
+    assert run('[:find ?e :where [?e :v "x"] :order-by [?e]]', [], source).rows == [("a",), ("b",)]
+
+
 # -- what must not run away
 
 
@@ -621,8 +647,22 @@ def test_runaway_queries_end_at_their_budget(text: str) -> None:
     with pytest.raises(BudgetError, match="units of work"):
         run(text, [], source, rules=rules, budget=Budget(rows=200_000))
     if "rand" not in text:
-        with pytest.raises(BudgetError):
-            run(text, [], source, rules=rules, budget=Budget(rows=3_000_000, bytes=2_000_000))
+        with pytest.raises(BudgetError, match="bytes of rows"):
+            run(text, [], source, rules=rules, budget=Budget(bytes=1_000_000))
+
+
+def test_rows_that_come_to_a_recursive_call_again_cost_little() -> None:
+    """Each pair of a row that waits and an answer is joined once: the work on a complete graph of n nodes grows with
+    n**3, the number of (a, k, b) to be joined, not with n**4."""
+    rules = "[[(go ?a ?b) [?a :to ?b]] [(go ?a ?b) (go ?a ?m) [?m :to ?k] (go ?k ?b)]]"
+    work = []
+    for size in (6, 12):
+        nodes = [f"n{n}" for n in range(size)]
+        source = Triples((a, "to", Ref(b)) for a in nodes for b in nodes)
+        result = run("[:find (count ?b) :with ?a :where (go ?a ?b)]", [], source, rules=rules)
+        work.append(result.work)
+        assert result.rows == [(size * size,)]
+    assert work[1] < 10 * work[0]
 
 
 def test_single_calls_are_bounded() -> None:

@@ -363,6 +363,30 @@ def test_before_it_has_started_nobody_is_told_an_address(server: Running) -> Non
     assert "TRIPLEWEB_URL" not in os.environ
 
 
+def test_a_kernel_that_is_started_as_soon_as_the_port_is_bound_is_told_the_address(server: Running) -> None:
+    """Jupyter answers requests before it has told every extension to start."""
+    given: list[dict[str, str]] = []
+    start_kernel = server.app.kernel_manager.start_kernel
+
+    async def noted(**kwargs: Any) -> str:
+        kernel: str = await start_kernel(**kwargs)
+        given.append(dict(kwargs.get("env") or os.environ))
+        return kernel
+
+    server.app.kernel_manager.start_kernel = noted
+    server.api("api/kernels", "POST", {"name": "echo"})
+    server.api(
+        "api/sessions", "POST", {"path": "a", "name": "a", "type": "notebook", "kernel": {"name": "echo"}}
+    )
+    server.start()
+    assert {env["TRIPLEWEB_URL"] for env in given} == {os.environ["TRIPLEWEB_URL"]}
+    assert given[0]["TRIPLEWEB_TOKEN"] == os.environ["TRIPLEWEB_TOKEN"] != given[1]["TRIPLEWEB_TOKEN"]
+    server.run(server.app.extension_manager.stop_all_extensions())
+    assert "TRIPLEWEB_URL" not in os.environ
+    server.api("api/kernels", "POST", {"name": "echo"})
+    assert "TRIPLEWEB_URL" not in os.environ, "told again after the end"
+
+
 @pytest.mark.parametrize("settings", [{"kernel_grants": False}])
 def test_kernels_are_told_nothing_if_so_configured(started: Running) -> None:
     assert "TRIPLEWEB_URL" not in os.environ

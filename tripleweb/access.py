@@ -5,7 +5,9 @@ out. Tokens are 258 random bits; only their digest is kept, and it is what is lo
 look-up takes nor this process's memory tells anything about a token.
 
 A *role* is reader, writer or admin of one app. On a personal server its owner is admin of every app, and everyone else
-who is authenticated is a writer unless the app's members say otherwise. On a shared server only members come in.
+who is authenticated is a writer unless the app's members say otherwise (`BARRED` keeps somebody out). On a shared
+server only members come in, and its administrators, who are admins of every app. Unknown apps are created by whoever
+may create them: `auto_create`, which by default is so on a personal server; elsewhere by administrators only.
 
 Invariants: a revoked token opens nothing; who somebody is never comes from what they say about themselves.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -23,6 +25,7 @@ from tripleweb.storage import App
 
 ROLES = ("reader", "writer", "admin")
 WRITING = ("writer", "admin")
+BARRED = ""  # stands in an app's members for one who has no role there, where others have one without being named
 
 _TOKEN_LENGTH = 43
 _TOKEN_LENGTH_MAX = 200
@@ -48,10 +51,14 @@ class Access:
         apps: Mapping[str, App],
         *,
         personal: bool = True,
+        administrators: Collection[str] = (),
+        auto_create: bool | None = None,
         random_bytes: RandomBytes = os.urandom,
     ) -> None:
         self.owner = owner
         self.personal = personal
+        self.auto_create = personal if auto_create is None else auto_create
+        self._administrators = frozenset(administrators) | ({owner} if personal else frozenset())
         self._apps = apps
         self._random_bytes = random_bytes
         self._grants: dict[bytes, Grant] = {}  # by the digest of the token
@@ -110,13 +117,21 @@ class Access:
         >>> [access.role(user, "notes") for user in ("ada", "bob", "eve")]
         ['admin', 'reader', 'writer']
         """
-        if self.personal and user == self.owner:
+        if self.administers(user):
             return "admin"
         entry = self._apps.get(app)
         named = None if entry is None else entry.members.get(user)
         if named in ROLES:
             return named
         return "writer" if self.personal and named is None else None
+
+    def administers(self, user: str) -> bool:
+        """True for those to whom the whole server is open."""
+        return user in self._administrators
+
+    def may_create(self, user: str) -> bool:
+        """True if `user` may make apps."""
+        return self.auto_create or self.administers(user)
 
 
 def os_user() -> str:

@@ -1,9 +1,9 @@
 """The server's shell round `TenantCore`: which apps are open, who is connected to them, what leaves when.
 
 `Hub.join` opens an app when its first client comes; the app closes itself when nobody has been there for a while.
-One task an app (`_Tenant`) is the only one that touches the core: it takes what has come in, hands commits to the
+One task an app (`Tenant`) is the only one that touches the core: it takes what has come in, hands commits to the
 writer threads, sends what may leave, and does long work in slices between which the loop runs on. A `Line` is one
-connection: at most one frame of it is on its way in, and what goes out waits in one queue with one writer.
+connection. `Hub.using` keeps an app open for whoever reads it without a connection.
 
 Invariants: nothing leaves before what it promises is durable (the core sees to it; nothing is sent past it but
 faults); the event loop is never held for longer than a slice, whatever clients send; everything has a bound and a
@@ -18,26 +18,25 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tripleweb.errors import ProtocolError, StorageError
 from tripleweb.ids import RandomBytes, check_app
+from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet
+from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores
 from tripleweb.storage.writer import Writer
 from tripleweb.sync import messages
 from tripleweb.sync.messages import ClientFrame, Fault, Push
 from tripleweb.sync.records import Commit
 from tripleweb.sync.server import Actor, Limits, TenantCore
+from tripleweb.view import View
 
 T = TypeVar("T")
-
-# How a socket is closed after a fault (RFC 6455, and the registry of close codes that belongs to it).
-CLOSE_CODES = {"closing": 1001, "overload": 1013}
-CLOSED_BY_RULE = 1008
-CLOSED_BY_FAILURE = 1011
 
 _log = logging.getLogger(__name__)
 
@@ -62,103 +61,6 @@ class HubLimits:
     goodbye_s: float = 2  # for what is still to be sent when an app closes
 
 
-class Outlet(Protocol):
-    """A socket as a line uses it."""
-
-    def write(self, data: bytes) -> Awaitable[Any]:
-        """Sends one text message; done when the socket has passed it on. Raises `ConnectionError` if it is closed."""
-        ...
-
-    def close(self, code: int, reason: str) -> None:
-        """Closes it after what was written."""
-        ...
-
-
-class Line:
-    """One connection to an app, as its socket's handler holds it."""
-
-    def __init__(self, tenant: _Tenant, number: int, actor: Actor, outlet: Outlet) -> None:
-        self.number = number
-        self.actor = actor
-        self.unsent = 0  # bytes
-        self.paused = False
-        self.carried = 0  # bytes of a transaction that has come in part
-        self._tenant = tenant
-        self._limits = tenant.limits
-        self._outlet = outlet
-        self._queue: deque[bytes] = deque()
-        self._more = asyncio.Event()
-        self._goodbye: tuple[int, str] | None = None
-        self.task = asyncio.create_task(self._write())
-
-    async def receive(self, data: str | bytes) -> None:
-        """Takes one message from the socket; returns when the core has it, so that the socket is not read faster."""
-        if self._goodbye is not None:
-            return
-        try:
-            if not isinstance(data, str):
-                raise ProtocolError("malformed", "a frame is a message of text, not of bytes")
-            frame = messages.decode_client(data)
-        except ProtocolError as error:
-            self.fault(error.code, str(error))
-            return
-        await self._tenant.take(self, frame, len(data))
-
-    def leave(self) -> None:
-        """The socket is closed."""
-        self._goodbye = self._goodbye or (1000, "")
-        self.task.cancel()
-        self._tenant.post(self._tenant.part, self)
-
-    def send(self, data: bytes) -> None:
-        """Puts a message into the queue; nothing follows a fault."""
-        if self._goodbye is None:
-            self._queue.append(data)
-            self.unsent += len(data)
-            self._more.set()
-            if self.unsent > self._limits.unsent_bytes_max:
-                self._drop_queue()
-                self.fault("overload", "more is waiting to be sent than this server keeps")
-
-    def fault(self, code: str, message: str, close_code: int = 0) -> None:
-        """Says what is wrong; that is the last thing said."""
-        if self._goodbye is None:
-            self.send(messages.encode(Fault(code, message[:500])))
-            self.finish(code, close_code)
-
-    def finish(self, code: str, close_code: int = 0) -> None:
-        """Closes the socket after what is in the queue."""
-        if self._goodbye is None:
-            self._goodbye = (close_code or CLOSE_CODES.get(code, CLOSED_BY_RULE), code)
-            self._more.set()
-
-    def _drop_queue(self) -> None:
-        self._queue.clear()
-        self.unsent = 0
-
-    async def _write(self) -> None:
-        try:
-            while True:
-                while self._queue:
-                    data = self._queue.popleft()
-                    async with asyncio.timeout(self._limits.send_s):
-                        await self._outlet.write(data)
-                    before, self.unsent = self.unsent, max(0, self.unsent - len(data))
-                    if self.unsent <= self._limits.unsent_bytes_low < before and self.paused:
-                        self._tenant.post(self._tenant.resume, self)
-                if self._goodbye is not None:
-                    return
-                self._more.clear()
-                await self._more.wait()
-        except (ConnectionError, TimeoutError) as error:
-            _log.debug("connection %s of app %s is gone: %r", self.number, self._tenant.app, error)
-        finally:
-            self._goodbye = self._goodbye or (CLOSED_BY_FAILURE, "")
-            self._drop_queue()
-            self._tenant.post(self._tenant.part, self)
-            self._outlet.close(*self._goodbye)
-
-
 @dataclass(slots=True)
 class _Arrival:
     line: Line
@@ -167,7 +69,7 @@ class _Arrival:
     taken: asyncio.Future[None]
 
 
-class _Tenant:
+class Tenant:
     """One open app."""
 
     _core: TenantCore
@@ -188,6 +90,7 @@ class _Tenant:
         self._flight_ends = 0.0
         self._uncommitted = 0  # bytes taken in since the last commit left
         self._wake = asyncio.Event()
+        self._landing = asyncio.Event()  # of the commit that is out
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.ready.add_done_callback(lambda ready: ready.exception())  # nobody may be left who asks
         self.task = asyncio.create_task(self._live())
@@ -200,6 +103,43 @@ class _Tenant:
         line = self.lines[number] = Line(self, number, actor, outlet)
         self.post(self._connect, line)
         return line
+
+    async def view(self, predicates: frozenset[str] | None) -> tuple[View, str, int]:
+        """(some predicates, None for all, as they are now; the epoch; the seq that they are the state of).
+
+        It may not be durable yet: see `durable`. Raises `StorageError` if the app failed.
+        """
+        seen: asyncio.Future[tuple[View, str, int]] = self._loop.create_future()
+
+        def look() -> None:
+            if not seen.done():
+                seen.set_result((self._core.store.view(predicates), self._core.epoch, self._core.seq))
+
+        if not self.ending:
+            self._inbox.append(look)
+            self._wake.set()
+            await asyncio.wait([seen, self.task], return_when=asyncio.FIRST_COMPLETED)
+        if not seen.done():
+            raise StorageError(f"app {self.app} was closed meanwhile")
+        return seen.result()
+
+    async def durable(self, seq: int) -> None:
+        """Returns when the state of `seq` is on disk. Raises `StorageError` if it never will be."""
+        while self._core.durable_seq < seq:
+            if self.task.done():
+                raise StorageError(f"app {self.app} was closed meanwhile")
+            await self._landing.wait()
+
+    @property
+    def durable_seq(self) -> int:
+        """The number of the last transaction that is on disk; 0 while the app is being opened."""
+        return self._core.durable_seq if self._storage is not None else 0
+
+    def release(self) -> None:
+        """Somebody who used the app does so no longer."""
+        self.expected -= 1
+        self.used_at = self._loop.time()
+        self._wake.set()
 
     async def take(self, line: Line, frame: ClientFrame, size: int) -> None:
         """Returns when the core has taken the frame, or never will."""
@@ -245,7 +185,10 @@ class _Tenant:
             failure = error
             _log.exception("app %s is closed here, to be read again from storage", self.app)
         self.ending = True
-        await self._shut(failure)
+        try:
+            await self._shut(failure)
+        finally:
+            self._loop.call_soon(self._announce)  # when the task is done
 
     def _open(self) -> tuple[TenantStorage, TenantCore]:
         hub = self._hub
@@ -349,6 +292,10 @@ class _Tenant:
         line.paused = False
         self._core.resume(line.number)
 
+    def set_role(self, line: Line) -> None:
+        """The role of a line's actor has changed."""
+        self._core.set_role(line.number, line.actor.role)
+
     def _commit(self) -> None:
         if self._in_flight is None and (commit := self._core.take_commit()) is not None:
             assert self._storage is not None
@@ -365,6 +312,13 @@ class _Tenant:
         if error is not None:
             raise error
         self._core.committed(commit, self._hub.now_ms())
+        self._hub.counts.land(commit)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Wakes those who wait for `durable`."""
+        self._landing.set()
+        self._landing = asyncio.Event()
 
     async def _pump(self) -> bool:
         """Sends what may leave; True if there was any. A frame that goes to many is encoded once."""
@@ -434,10 +388,12 @@ class Hub:
         self.random_bytes = random_bytes
         self.now_ms = now_ms
         self.apps: dict[str, App] = stores.apps()
-        self._tenants: dict[str, _Tenant] = {}
+        self._tenants: dict[str, Tenant] = {}
         self._writer: Writer | None = None
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="tripleweb-hub")
+        self.counts = Counts()
         self._lines_made = 0
+        self._dropping: set[str] = set()
         self._closing = False
         self.is_closed = False
 
@@ -452,6 +408,14 @@ class Hub:
             raise ProtocolError(
                 "overload", f"{self.limits.lines_max:,} connections are open here; try again later"
             )
+        async with self.using(app) as tenant:
+            self._lines_made += 1
+            return tenant.join(self._lines_made, actor, outlet)
+
+    @asynccontextmanager
+    async def using(self, app: str) -> AsyncIterator[Tenant]:
+        """An app, opened if need be, that is not closed as idle meanwhile. Raises what `join` does."""
+        check_app(app)
         async with asyncio.timeout(self.limits.open_s):
             while True:
                 tenant = self._tenant(app)
@@ -461,18 +425,25 @@ class Hub:
                 tenant.expected += 1
                 try:
                     await asyncio.shield(tenant.ready)
-                finally:
-                    tenant.expected -= 1
+                except BaseException:
+                    tenant.release()
+                    raise
                 if not tenant.ending:
-                    self._lines_made += 1
-                    return tenant.join(self._lines_made, actor, outlet)
+                    break
+                tenant.release()
+        try:
+            yield tenant
+        finally:
+            tenant.release()
 
-    def _tenant(self, app: str) -> _Tenant:
+    def _tenant(self, app: str) -> Tenant:
         if self._closing:
             raise ProtocolError("closing", "the server is stopping")
+        if app in self._dropping:
+            raise ProtocolError("closing", f"app {app} is being deleted")
         if app not in self._tenants:
             self._make_room()
-            self._tenants[app] = _Tenant(self, app)
+            self._tenants[app] = Tenant(self, app)
         return self._tenants[app]
 
     def _make_room(self) -> None:
@@ -493,6 +464,36 @@ class Hub:
             app: [line.actor for line in tenant.lines.values()]
             for app, tenant in sorted(self._tenants.items())
         }
+
+    @property
+    def tenants(self) -> Mapping[str, Tenant]:
+        """The open apps."""
+        return self._tenants
+
+    def set_roles(self, app: str, role: Callable[[str], str | None]) -> None:
+        """Has the connections of an app go on with the roles that `role` gives their users; None ends one."""
+        tenant = self._tenants.get(app)
+        for line in list(tenant.lines.values()) if tenant is not None else []:
+            given = role(line.actor.user)
+            if given is None:
+                line.fault("forbidden", f"{line.actor.user} is not a member of app {app} any more")
+            elif tenant is not None:
+                line.actor = replace(line.actor, role="reader" if line.reader_only else given)
+                tenant.post(tenant.set_role, line)
+
+    async def drop(self, app: str) -> None:
+        """Deletes an app and all its data; who is connected is told so. Raises `StorageError`."""
+        self._dropping.add(app)
+        try:
+            if (tenant := self._tenants.get(app)) is not None:
+                for line in tenant.lines.values():
+                    line.fault("forbidden", f"app {app} was deleted")
+                tenant.end()
+                await asyncio.wait([tenant.task])
+            await self.in_thread(self.stores.delete, app)
+            self.apps.pop(app, None)
+        finally:
+            self._dropping.discard(app)
 
     def expel(self, whom: Callable[[Actor], bool], message: str) -> int:
         """Ends the connections of those for whom `whom` is true, as when their grant was revoked; how many."""
@@ -553,7 +554,7 @@ class Hub:
         self.writer.retire(storage, done)
         await closed
 
-    def forget(self, tenant: _Tenant) -> None:
+    def forget(self, tenant: Tenant) -> None:
         """The tenant is closed."""
         if self._tenants.get(tenant.app) is tenant:
             del self._tenants[tenant.app]

@@ -33,7 +33,8 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tripleweb.access import Access, Grant, os_user
 from tripleweb.errors import ProtocolError, StorageError
-from tripleweb.hub import CLOSE_CODES, CLOSED_BY_FAILURE, Hub, HubLimits, Line
+from tripleweb.hub import Hub, HubLimits
+from tripleweb.line import CLOSE_CODES, CLOSED_BY_FAILURE, Line
 from tripleweb.ids import check_app
 from tripleweb.storage import TenantStores
 from tripleweb.sync import messages

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_core.utils import ensure_async
+from jupyter_server import CallContext
 from jupyter_server.auth import IdentityProvider, User
 from jupyter_server.auth.decorator import authorized, ws_authenticated
 from jupyter_server.auth.identity import LegacyIdentityProvider
@@ -70,6 +71,7 @@ class TripleWeb(ExtensionApp):
 
     site: Site
     _exported: dict[str, str | None] | None = None  # what our variables were before
+    _stopped = False
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -96,10 +98,13 @@ class TripleWeb(ExtensionApp):
         self.handlers.extend([(INFO, JupyterInfo, shared), (SYNC, JupyterSync, shared)])
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
-        """Tells kernels where we are. Not earlier: the port is only known now."""
-        url = self.kernel_url()
-        if not (self.kernel_grants and self.site.hub is not None):
+        self.tell_kernels()
+
+    def tell_kernels(self) -> None:
+        """Puts the server's address and the shared token into the environment; once the port is bound, not earlier."""
+        if self._exported is not None or self._stopped or not self.kernel_grants or self.site.hub is None:
             return
+        url = self.kernel_url()
         if url is None:
             self.log.warning(
                 "tripleweb: kernels cannot be told an address of this server; set c.TripleWeb.public_url"
@@ -115,7 +120,7 @@ class TripleWeb(ExtensionApp):
             os.environ.pop(name, None)
             if before is not None:
                 os.environ[name] = before
-        self._exported = None
+        self._exported, self._stopped = None, True
         if self.site.hub is not None:
             try:
                 await self.site.hub.close()
@@ -150,16 +155,23 @@ class TripleWeb(ExtensionApp):
         access = self.site.access
         get_kernel_env, start_kernel = sessions.get_kernel_env, kernels.start_kernel
 
+        def tell_if_bound() -> None:
+            """The port is bound where a request has come in, perhaps before Jupyter has told us to start."""
+            if CallContext.get(CallContext.JUPYTER_HANDLER) is not None:
+                self.tell_kernels()
+
         @functools.wraps(get_kernel_env)
         def env_with_grant(path: str | None, name: Any = None) -> dict[str, str]:
+            tell_if_bound()
             env: dict[str, str] = get_kernel_env(path, name)
-            if self._exported is None:  # not started yet, or stopped: there is nobody to connect to
+            if self._exported is None:  # there is nobody to connect to, yet or any more
                 return env
             self.sweep()
             return {**env, "TRIPLEWEB_TOKEN": access.mint(access.owner, notebook=str(path or name or ""))}
 
         @functools.wraps(start_kernel)
         async def start_and_bind(*args: Any, **kwargs: Any) -> str:
+            tell_if_bound()
             token = (kwargs.get("env") or {}).get("TRIPLEWEB_TOKEN", "")
             try:
                 kernel: str = await ensure_async(start_kernel(*args, **kwargs))

@@ -1,4 +1,4 @@
-"""python -m tests.sim [SEED | LO..HI] [--log] [--steps N]: runs one seed or several; without a seed, 300 of them.
+"""python -m tests.sim [SEED | LO..HI] [--log] [--digest] [--steps N]: runs seeds; without any, 300 fresh ones.
 
 A failure prints the promise that was broken and the line that replays it.
 """
@@ -15,12 +15,13 @@ from tests.sim.checks import Violation
 from tests.sim.world import STEPS_MAX, World
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("seeds", nargs="?", default="", help="one seed, or a range LO..HI (HI not included)")
     parser.add_argument("--log", action="store_true", help="print every event")
     parser.add_argument("--steps", type=int, default=STEPS_MAX, help="stop after so many events")
-    given = parser.parse_args()
+    parser.add_argument("--digest", action="store_true", help="print the digest of each seed's trace")
+    given = parser.parse_args(arguments)
     if ".." in given.seeds:
         low, high = map(int, given.seeds.split(".."))
     elif given.seeds:
@@ -33,14 +34,14 @@ def main() -> int:
         world = World(seed, log=given.log, steps=given.steps)
         try:
             written += len(world.run().written)
+            if given.digest:
+                print(f"seed {seed}: digest {world.digest}")
         except Violation as violation:
             failed.append(seed)
             print(f"seed {seed}: {violation}\n  replay: python -m tests.sim {seed} --log")
         except Exception:  # noqa: BLE001 - a bug of a core or of the simulator: show it, go on with the next
             failed.append(seed)
             print(f"seed {seed}:\n{traceback.format_exc()}  replay: python -m tests.sim {seed} --log")
-    if high - low == 1 and not failed:
-        print(f"seed {low}: digest {world.digest}")
     seconds = time.monotonic() - started
     print(
         f"{high - low} seeds from {low}, {written} transactions, {seconds:.1f} s, {len(failed)} failed {failed}"

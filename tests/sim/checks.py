@@ -92,7 +92,7 @@ def written_is_seen(node: ClientNode, tx: Transaction) -> None:
     """What a transaction wrote is there when it returns."""
     core = node.core
     assert core is not None
-    for change in tx.changes:
+    for change in {change.key: change for change in tx.changes}.values():
         if change.slot != COUNTER:
             register = core.store.register(change.key)
             hold(

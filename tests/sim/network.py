@@ -115,7 +115,7 @@ class Network:
         self._numbers = 0
 
     def delay(self) -> int:
-        mean = self.weather.delay_ms
+        mean = min(self.weather.delay_ms, 20) if self.calm else self.weather.delay_ms
         if not self.calm and self.rng.random() < self.weather.spike:
             mean *= 20
         return int(self.rng.expovariate(1.0) * mean) if mean else 0

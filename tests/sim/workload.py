@@ -43,7 +43,7 @@ class Habits:
     @classmethod
     def draw(cls, rng: random.Random) -> Habits:
         return cls(
-            think_ms=rng.choice([200, 500, 1_000, 3_000]),
+            think_ms=rng.choice([300, 500, 1_000, 3_000]),
             subjects=rng.choice([2, 4, 10]),
             delete=rng.choice([0, 0.02, 0.08]),
             count=rng.choice([0, 0.2, 0.4]),

@@ -25,7 +25,7 @@ from tripleweb.errors import ProtocolError
 from tripleweb.store import Delta
 from tripleweb.sync import messages
 from tripleweb.sync.client import APP, ClientCore, ClientLimits, Update
-from tripleweb.sync.messages import Fault, Poke, Subscription
+from tripleweb.sync.messages import Fault, Poke
 from tripleweb.sync.records import Commit, LocalCommit
 from tripleweb.sync.server import Actor, Limits, TenantCore
 from tripleweb.transaction import Transaction
@@ -74,7 +74,7 @@ class Options:
         return cls(
             clients=rng.randint(2, 4),
             readers=either(0, 0, 1),
-            busy_ms=either(20_000, 40_000, 60_000),
+            busy_ms=either(15_000, 25_000, 40_000),
             weather=Weather(
                 delay_ms=either(0, 5, 50, 300, 1_500),
                 spike=some(0.5, lambda: rng.uniform(0, 0.1)),
@@ -493,7 +493,6 @@ class World:
         self.written: dict[str, Written] = {}
         self.settled: set[str] = set()  # ids whose receipt is on their replica's disk
         self.acknowledged: dict[str, Any] = {}  # id -> receipt, as clients have it
-        self.refusals: list[str] = []
         self.network = Network(self, self.options.weather, self.random("network"))
         self.network.at_server = lambda connection, data: self.server.receive(connection, data)
         self.network.ended_at_server = lambda connection: self.server.ended(connection)
@@ -563,7 +562,7 @@ class World:
             (options.server_crash_every_ms, self._crash_server),
             (options.pause_every_ms, self._pause),
             (options.role_every_ms, self._change_role),
-            (20_000.0 if options.clocks == "wild" else 0.0, self._step_clock),
+            (10_000.0 if options.clocks == "wild" else 0.0, self._step_clock),
             (options.clone_every_ms if options.clones else 0.0, self._clone),
             (options.crash_every_ms / 2, self._crash_client),
             (5_000.0, self._ping),
@@ -630,6 +629,8 @@ class World:
             self.server.core.set_role(node.connection.number, node.role)
 
     def _step_clock(self) -> None:
+        if self.chance.random() < 0.2:
+            self.server.clock.offset_ms += self.chance.choice([-2_000, 2_000])
         node = self.chance.choice(list(self.nodes.values()))
         node.clock.offset_ms += self.chance.choice([-YEAR_MS, -70_000, -500, 500, 70_000, YEAR_MS])
         self.say(node.name, "clock", node.clock.offset_ms)
@@ -680,7 +681,6 @@ class World:
     def refused(self, words: str) -> None:
         """A peer broke the protocol, in the eyes of the other: nobody here ever should."""
         self.say("refused", words)
-        self.refusals.append(words)
         raise Violation("no protocol errors among ourselves", words)
 
     # -- the end -----------------------------------------------------------------------------------------------
@@ -722,7 +722,3 @@ class World:
             else:
                 reasons.extend(checks.displays_differ(node, core.store))
         return reasons
-
-
-def subscription_of_app(name: str = APP) -> Subscription:
-    return Subscription(name)

@@ -371,8 +371,10 @@ def change_from_triple(triple: dict[str, Any]) -> Change:
         raise ValueError(
             f"a triple has subject, predicate, object, object_type and hlc; {missing} is missing"
         ) from None
+    if not (isinstance(subject, str) and isinstance(predicate, str) and isinstance(hlc, str)):
+        raise ValueError("subject, predicate and hlc of a triple are text")
     many = named == "refMany"
-    letter = "r" if many else _TYPES.get(named)
+    letter = "r" if many else _TYPES.get(named) if isinstance(named, str) else None
     if letter is None:
         raise ValueError(f"not an object_type: {named!r:.40}; one of {', '.join(_TYPES)}, refMany")
     value: Value | None = (

@@ -1,0 +1,106 @@
+"""The simulator: recorded and fixed seeds, the same trace under any hash seed, planted bugs that it must notice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.sim import mutants
+from tests.sim.__main__ import main
+from tests.sim.checks import Violation
+from tests.sim.mutants import CAUGHT, planted
+from tests.sim.world import World
+
+ROOT = Path(__file__).resolve().parent.parent
+REGRESSIONS = [
+    int(line.split("#")[0])
+    for line in (ROOT / "tests/sim/regressions.txt").read_text(encoding="utf-8").splitlines()
+    if line.split("#")[0].strip()
+]
+
+
+def check_seeds(low: int, high: int) -> None:
+    """Runs the seeds and reports all failures together, each with the line that replays it."""
+    failures = []
+    for seed in range(low, high):
+        try:
+            World(seed).run()
+        except Violation as violation:
+            failures.append(f"{str(violation)[:500]}\n  replay: python -m tests.sim {seed} --log")
+    assert not failures, "\n" + "\n".join(failures)
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_recorded_seeds_first(seed: int) -> None:
+    check_seeds(seed, seed + 1)
+
+
+@pytest.mark.parametrize("low", range(0, 100, 10))
+def test_fixed_seeds(low: int) -> None:
+    check_seeds(low, low + 10)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("low", range(10_000, 10_600, 50))
+def test_many_seeds(low: int) -> None:
+    check_seeds(low, low + 50)
+
+
+def digests(hash_seed: str, seeds: str) -> str:
+    """What the trace of the seeds sums up to in a process of its own."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.sim", seeds, "--digest"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return "\n".join(line for line in ran.stdout.splitlines() if "digest" in line)
+
+
+@pytest.mark.parametrize("seeds", ["0..8", pytest.param("0..40", marks=pytest.mark.long)])
+def test_the_trace_does_not_depend_on_the_hash_seed(seeds: str) -> None:
+    one, other = digests("1", seeds), digests("2", seeds)
+    assert one == other
+    assert len(one.splitlines()) == int(seeds[3:])
+
+
+@pytest.mark.parametrize("bug", CAUGHT, ids=lambda bug: bug.__name__)
+def test_planted_bugs_are_noticed(bug: Callable[[], list[mutants.Patch]]) -> None:
+    first = CAUGHT[bug]
+    with planted(bug):
+        for seed in range(first, first + 21):
+            try:
+                World(seed).run()
+            except Violation:
+                return
+    pytest.fail(f"nobody noticed {bug.__name__} in seeds {first} to {first + 20}")
+
+
+def test_a_planted_bug_is_gone_afterwards() -> None:
+    seed = CAUGHT[mutants.ack_before_commit]
+    with planted(mutants.ack_before_commit), pytest.raises(Violation, match="ack only after commit"):
+        World(seed).run()
+    World(seed).run()
+
+
+def test_a_failure_prints_the_line_that_replays_it(capsys: pytest.CaptureFixture[str]) -> None:
+    seed = CAUGHT[mutants.ack_before_commit]
+    with planted(mutants.ack_before_commit):
+        assert main([str(seed)]) == 1
+    said = capsys.readouterr().out
+    assert f"replay: python -m tests.sim {seed} --log" in said
+    assert "ack only after commit" in said
+
+
+def test_steps_end_a_run_early(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["0", "--steps", "20", "--log"]) == 1
+    assert "more than 20 events" in capsys.readouterr().out

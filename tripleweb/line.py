@@ -1,0 +1,165 @@
+"""One connection to an app: what comes in, one frame at a time, and what goes out, one queue with one writer.
+
+Invariants: at most one frame of a line is on its way in; what waits to be sent has a bound, and every message a
+deadline; a fault is the last thing said. `hub` says what becomes of the frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from tripleweb.errors import ProtocolError
+from tripleweb.sync import messages
+from tripleweb.sync.messages import ClientFrame, Fault
+from tripleweb.sync.server import Actor
+
+# How a socket is closed after a fault (RFC 6455, and the registry of close codes that belongs to it).
+CLOSE_CODES = {"closing": 1001, "overload": 1013}
+CLOSED_BY_RULE = 1008
+CLOSED_BY_FAILURE = 1011
+
+_log = logging.getLogger(__name__)
+
+
+class LineLimits(Protocol):
+    """Bytes that may wait to be sent (a reader with `high` of them is paused until `low` are left, `max` ends its
+    connection), and the seconds that one message may take."""
+
+    @property
+    def unsent_bytes_low(self) -> int: ...
+    @property
+    def unsent_bytes_max(self) -> int: ...
+    @property
+    def send_s(self) -> float: ...
+
+
+class OpenApp(Protocol):
+    """What a line needs of the app that it is connected to."""
+
+    app: str
+
+    @property
+    def limits(self) -> LineLimits: ...
+
+    async def take(self, line: Line, frame: ClientFrame, size: int) -> None:
+        """Returns when the core has taken the frame, or never will."""
+        ...
+
+    def post(self, note: Callable[[Line], None], line: Line) -> None:
+        """Has `note(line)` called after what came before it."""
+        ...
+
+    def part(self, line: Line) -> None:
+        """A connection is gone."""
+        ...
+
+    def resume(self, line: Line) -> None:
+        """A slow reader has caught up."""
+        ...
+
+
+class Outlet(Protocol):
+    """A socket as a line uses it."""
+
+    def write(self, data: bytes) -> Awaitable[Any]:
+        """Sends one text message; done when the socket has passed it on. Raises `ConnectionError` if it is closed."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Closes it after what was written."""
+        ...
+
+
+class Line:
+    """One connection to an app, as its socket's handler holds it."""
+
+    def __init__(self, tenant: OpenApp, number: int, actor: Actor, outlet: Outlet) -> None:
+        self.number = number
+        self.actor = actor
+        self.unsent = 0  # bytes
+        self.paused = False
+        self.reader_only = False  # whatever role its user has
+        self.carried = 0  # bytes of a transaction that has come in part
+        self._tenant = tenant
+        self._limits = tenant.limits
+        self._outlet = outlet
+        self._queue: deque[bytes] = deque()
+        self._more = asyncio.Event()
+        self._goodbye: tuple[int, str] | None = None
+        self.task = asyncio.create_task(self._write())
+
+    async def receive(self, data: str | bytes) -> None:
+        """Takes one message from the socket; returns when the core has it, so that the socket is not read faster."""
+        if self._goodbye is not None:
+            return
+        try:
+            if not isinstance(data, str):
+                raise ProtocolError("malformed", "a frame is a message of text, not of bytes")
+            frame = messages.decode_client(data)
+        except ProtocolError as error:
+            self.fault(error.code, str(error))
+            return
+        await self.accept(frame, len(data))
+
+    async def accept(self, frame: ClientFrame, size: int) -> None:
+        """As `receive`, of a frame that is decoded already."""
+        if self._goodbye is None:
+            await self._tenant.take(self, frame, size)
+
+    def leave(self) -> None:
+        """The socket is closed."""
+        self._goodbye = self._goodbye or (1000, "")
+        self.task.cancel()
+        self._tenant.post(self._tenant.part, self)
+
+    def send(self, data: bytes) -> None:
+        """Puts a message into the queue; nothing follows a fault."""
+        if self._goodbye is None:
+            self._queue.append(data)
+            self.unsent += len(data)
+            self._more.set()
+            if self.unsent > self._limits.unsent_bytes_max:
+                self._drop_queue()
+                self.fault("overload", "more is waiting to be sent than this server keeps")
+
+    def fault(self, code: str, message: str, close_code: int = 0) -> None:
+        """Says what is wrong; that is the last thing said."""
+        if self._goodbye is None:
+            self.send(messages.encode(Fault(code, message[:500])))
+            self.finish(code, close_code)
+
+    def finish(self, code: str, close_code: int = 0) -> None:
+        """Closes the socket after what is in the queue."""
+        if self._goodbye is None:
+            self._goodbye = (close_code or CLOSE_CODES.get(code, CLOSED_BY_RULE), code)
+            self._more.set()
+
+    def _drop_queue(self) -> None:
+        self._queue.clear()
+        self.unsent = 0
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while self._queue:
+                    data = self._queue.popleft()
+                    async with asyncio.timeout(self._limits.send_s):
+                        await self._outlet.write(data)
+                    before, self.unsent = self.unsent, max(0, self.unsent - len(data))
+                    if self.unsent <= self._limits.unsent_bytes_low < before and self.paused:
+                        self._tenant.post(self._tenant.resume, self)
+                if self._goodbye is not None:
+                    return
+                self._more.clear()
+                await self._more.wait()
+        except (ConnectionError, TimeoutError) as error:
+            _log.debug("connection %s of app %s is gone: %r", self.number, self._tenant.app, error)
+        finally:
+            self._goodbye = self._goodbye or (CLOSED_BY_FAILURE, "")
+            self._drop_queue()
+            self._tenant.post(self._tenant.part, self)
+            self._outlet.close(*self._goodbye)
