@@ -162,7 +162,8 @@ class Kernel:
             time.sleep(0.05)
         self._client = BlockingKernelClient(connection_file=str(told))
         self._client.load_connection_file()
-        self._client.start_channels()
+        # Without the heartbeat: while a busy machine starts a kernel, a late beat would count as a dead kernel.
+        self._client.start_channels(hb=False)
         self._client.wait_for_ready(timeout=timeout)
 
     def start(self, code: str, timeout: float = 30) -> str:

@@ -21,10 +21,11 @@ from typing import Any
 
 from tripleweb.datalog import evaluate
 from tripleweb.datalog.answer import Result
+from tripleweb.datalog.inputs import prepare
 from tripleweb.datalog.query import parse
 from tripleweb.errors import BudgetError, QueryError, TriplewebError
 from tripleweb.hub import Hub
-from tripleweb.terms import Ref, date_text, parse_date
+from tripleweb.terms import Ref, date_text
 
 UNITS_A_SECOND = 1_000_000  # of work: what a second of `query_budget` is
 BUDGET_S = 5.0
@@ -94,10 +95,11 @@ class Inquiry:
                 raise QueryError(f"the text of a query has at most {TEXT_MAX:,} characters")
         query = parse(text)
         given = [_input(value) for value in inputs]
+        program, pairs = prepare(query, given, rules)
         async with self._hub.using(app) as tenant:
-            view, epoch, seq = await tenant.view(query.predicates)
-            steps = evaluate.steps(query, given, view, rules=rules, budget=self._budget)
-            result = await self._evaluate(steps)
+            view, epoch, seq = await tenant.view(program.query.predicates)
+            evaluation = evaluate.Evaluation(program, pairs, view)
+            result = await self._evaluate(evaluate.evaluate(evaluation, self._budget))
             await tenant.durable(seq)
         return Answer(result.columns, result.rows, f"{epoch}:{seq}")
 
@@ -123,12 +125,9 @@ def _input(value: Any, depth: int = 0) -> Any:
         return [_input(item, depth + 1) for item in value]
     if isinstance(value, dict) and value.keys() == {"date"} and isinstance(value["date"], str):
         try:
-            return parse_date(value["date"])
-        except ValueError:
-            try:
-                return datetime.fromisoformat(value["date"])
-            except ValueError as error:
-                raise QueryError(f"not a date: {error}") from None
+            return datetime.fromisoformat(value["date"])
+        except ValueError as error:
+            raise QueryError(f"not a date: {error}") from None
     if isinstance(value, list | dict):
         raise QueryError(
             f"not an input: {str(value)[:80]}",

@@ -318,7 +318,7 @@ def log_rises(world: World, commit: Commit) -> None:
         if last is not None:
             rises = last[0] < stamp and last[1] < entry.number
             hold("own order", rises, f"{stamp} of {entry.number} after {last}")
-        newest = pack(entry.at + world.options.limits.tolerance_ms + 1)
+        newest = pack(entry.at + world.options.limits.tolerance_ms + 1 + server.stepped_back_ms)
         forced = last is not None and stamp[0] == last[0][0] + 1
         hold("no stamp from the future", stamp[0] <= newest or forced, f"{stamp} at {entry.at}")
         server.newest[entry.replica] = (stamp, entry.number)

@@ -109,7 +109,7 @@ class Options:
             lost_tail=some(0.7, lambda: rng.uniform(0.1, 0.8)) if copies else 0.0,
             clones=rng.randint(0, 2) if copies else 0,
             clone_every_ms=rng.uniform(5_000, 20_000),
-            clocks=either("good", "good", "skewed", "wild"),
+            clocks=either("good", "skewed", "wild", "wild"),
             pause_every_ms=some(0.4, lambda: rng.uniform(1_000, 10_000)),
             role_every_ms=some(0.2, lambda: rng.uniform(3_000, 15_000)),
             habits=Habits.draw(rng),
@@ -154,6 +154,7 @@ class ServerNode:
         self.links: dict[int, Connection] = {}
         self.logged: set[str] = set()  # ids in the log
         self.newest: dict[str, tuple[Stamp, int]] = {}  # replica -> its last stamp and number in the log
+        self.stepped_back_ms = 0  # of its clock, in all
         self._commit: Commit | None = None  # out, not yet told
         self._landed = False
         self._stepping = False
@@ -630,9 +631,13 @@ class World:
 
     def _step_clock(self) -> None:
         if self.chance.random() < 0.2:
-            self.server.clock.offset_ms += self.chance.choice([-2_000, 2_000])
+            step = self.chance.choice([-2_000, 2_000])
+            self.server.clock.offset_ms += step
+            self.server.stepped_back_ms += max(0, -step)
         node = self.chance.choice(list(self.nodes.values()))
-        node.clock.offset_ms += self.chance.choice([-YEAR_MS, -70_000, -500, 500, 70_000, YEAR_MS])
+        node.clock.offset_ms += self.chance.choice(
+            [-YEAR_MS, -70_000, -500, 500, self.options.limits.tolerance_ms + 1_500, YEAR_MS]
+        )
         self.say(node.name, "clock", node.clock.offset_ms)
 
     def _clone(self) -> None:
