@@ -25,7 +25,9 @@ from tripleweb.storage import App
 
 ROLES = ("reader", "writer", "admin")
 WRITING = ("writer", "admin")
-BARRED = ""  # stands in an app's members for one who has no role there, where others have one without being named
+BARRED = (
+    ""  # stands in an app's members for one who has no role there, where others have one without being named
+)
 
 _TOKEN_LENGTH = 43
 _TOKEN_LENGTH_MAX = 200

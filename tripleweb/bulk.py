@@ -22,7 +22,9 @@ from tripleweb.sync.bulk import BulkReader
 from tripleweb.sync.messages import Fault, Hello, Poke, Receipt, Subscription, Welcome
 
 DECIDED_S = 90  # until everything has its receipt, once the body has ended
-RECEIPT_BYTES_MAX = 8 << 20  # what the receipts of one answer tell of the server's registers; beyond, load again
+RECEIPT_BYTES_MAX = (
+    8 << 20
+)  # what the receipts of one answer tell of the server's registers; beyond, load again
 THREAD_BYTES = 256 << 10  # a larger line is decoded in a thread, not on the loop
 
 Join = Callable[["_End"], Awaitable[Line]]

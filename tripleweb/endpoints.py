@@ -52,7 +52,9 @@ DASHBOARD = "/tripleweb"
 LABEL_MAX = 80
 JSON_BYTES_MAX = 1 << 20
 BULK_BYTES_MAX = 64 << 20
-DRAINED_BYTES_MAX = 4 * BULK_BYTES_MAX  # so much of a body that is refused is read, so that its sender hears why
+DRAINED_BYTES_MAX = (
+    4 * BULK_BYTES_MAX
+)  # so much of a body that is refused is read, so that its sender hears why
 ROWS_A_PIECE = 1_000
 
 _ERRORS = {
@@ -397,6 +399,7 @@ class Query(Upload):
     """A query, asked once."""
 
     _asking: asyncio.Task[Any] | None = None
+    _is_gone = False
 
     async def post(self, app: str) -> None:
         user = self.admit(app).user
@@ -408,8 +411,10 @@ class Query(Upload):
                 answer = await self._asking
             self.admit(app)  # he may have lost his role meanwhile
             await self._write(answer.columns, answer.rows, answer.position)
-        except (asyncio.CancelledError, StreamClosedError):
-            if not self.request.connection or not self._asking.done():
+        except StreamClosedError:
+            return
+        except asyncio.CancelledError:
+            if not self._is_gone:
                 raise
 
     async def _write(self, columns: tuple[str, ...], rows: list[tuple[Any, ...]], position: str) -> None:
@@ -426,6 +431,7 @@ class Query(Upload):
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
+        self._is_gone = True
         if self._asking is not None:
             self._asking.cancel()
 
@@ -489,5 +495,3 @@ class Dashboard(Endpoint):
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cache-Control", "no-store")
         self.finish(page(user, version("tripleweb"), self.site.access.personal, shown))
-
-

@@ -93,7 +93,10 @@ def render(counts: Counts, known: int, apps: Mapping[str, CountedApp]) -> str:
     asked = [(_labels(outcome=outcome), count) for outcome, count in sorted(counts.queries.items())]
     metric("queries_total", "counter", "Queries asked over HTTP, by outcome.", asked)
     metric(
-        "evaluation_units_total", "counter", "Work of queries asked over HTTP, in units.", [("", counts.units)]
+        "evaluation_units_total",
+        "counter",
+        "Work of queries asked over HTTP, in units.",
+        [("", counts.units)],
     )
     durable = [(_labels(app=app), open_app.durable_seq) for app, open_app in sorted(apps.items())]
     metric("durable_seq", "gauge", "Number of the last durable transaction of each open app.", durable)

@@ -1,27 +1,23 @@
-"""What a server answers over HTTP, on plain Tornado: the sync socket and `info`, under `/api/tripleweb/v1/`.
+"""The sync socket, and a server without Jupyter: all of tripleweb's endpoints on plain Tornado.
 
-The handlers are mixins over the seam `caller()`: who speaks, as the server knows it, or None. The Jupyter extension
-puts them on Jupyter's handlers and asks Jupyter; `handlers()` puts them on plain ones and asks an `Authenticate`
-function. Nobody is upgraded or answered before that. Errors are JSON, `{"error", "message"}`: 403 `forbidden` (not
-known here, or not allowed), 404 `unknown` (also what is no App ID), 503 `unavailable`.
+    /api/tripleweb/v1/apps/{app}/sync   the WebSocket; sync/messages.py is its protocol
+    /api/tripleweb/v1/…                 the rest: see endpoints.py and docs/http.md
+    /tripleweb                          the dashboard
 
-    GET  info              {"version", "protocol", "server_id", "user"}
-    GET  apps/{app}/sync   the WebSocket; sync/messages.py is its protocol. `?label=` is shown beside the user's name.
-
-A kernel brings its grant in the header `Authorization: tripleweb TOKEN`; a token in an address is not looked at.
-`WebServer` runs all this on a thread of its own.
+Nobody is upgraded or answered before it is known who speaks. A kernel brings its grant in the header
+`Authorization: tripleweb TOKEN`; a token in an address is not looked at. A browser is asked for a password, which is
+the token, for the dashboard only: what a browser sends by itself must not change anything. `?label=` of the socket is
+shown beside the user's name. `WebServer` runs all this on a thread of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import base64
+import binascii
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from http import HTTPStatus
-from importlib.metadata import version
 from typing import Any
 
 from tornado import web
@@ -31,36 +27,25 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from tripleweb import endpoints
 from tripleweb.access import Access, Grant, os_user
+from tripleweb.endpoints import Endpoint, Refusal, Site, grant_actor
 from tripleweb.errors import ProtocolError, StorageError
 from tripleweb.hub import Hub, HubLimits
+from tripleweb.inquiry import BUDGET_S, UNITS_A_SECOND
 from tripleweb.line import CLOSE_CODES, CLOSED_BY_FAILURE, Line
-from tripleweb.ids import check_app
 from tripleweb.storage import TenantStores
 from tripleweb.sync import messages
-from tripleweb.sync.messages import FRAME_BYTES_MAX, PROTOCOL, Fault
+from tripleweb.sync.messages import FRAME_BYTES_MAX, Fault
 from tripleweb.sync.server import Actor, Limits
 
-PREFIX = "/api/tripleweb/v1"
-INFO = PREFIX + "/info"
-SYNC = PREFIX + r"/apps/([^/]+)/sync"
+SYNC = endpoints.APP + "/sync"
 PING_S = 20
-LABEL_MAX = 80
 
 # Who sends a request; the role is left open. None: nobody who is known here.
 Authenticate = Callable[[HTTPServerRequest], Actor | None]
 
-_ERRORS = {400: "malformed", 403: "forbidden", 404: "unknown", 405: "malformed", 503: "unavailable"}
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Site:
-    """What the handlers of one server share. Without a hub it answers 503, with `reason`."""
-
-    access: Access
-    hub: Hub | None
-    reason: str = ""
 
 
 def grant_token(request: HTTPServerRequest) -> str | None:
@@ -69,84 +54,26 @@ def grant_token(request: HTTPServerRequest) -> str | None:
     return token.strip() if scheme.lower() == "tripleweb" else None
 
 
-def grant_actor(grant: Grant) -> Actor:
-    """The actor that a grant stands for, the role left open."""
-    return Actor(grant.user, grant.label, grant.session, "")
+def password(request: HTTPServerRequest) -> str | None:
+    """The password of `Authorization: Basic …`; None if the request brings none."""
+    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return None
 
 
-def by_grant(access: Access) -> Authenticate:
-    """Knows those who bring a grant of `access`."""
+def by_grant(access: Access, token: Callable[[HTTPServerRequest], str | None] = grant_token) -> Authenticate:
+    """Knows those who bring a grant of `access`, where `token` finds it."""
 
     def authenticate(request: HTTPServerRequest) -> Actor | None:
-        token = grant_token(request)
-        grant = None if token is None else access.grant(token)
+        brought = token(request)
+        grant = None if brought is None else access.grant(brought)
         return None if grant is None else grant_actor(grant)
 
     return authenticate
-
-
-class Endpoint(web.RequestHandler):
-    """What all of them have in common; a mixin, too."""
-
-    site: Site
-
-    def caller(self) -> Actor | None:
-        """Who speaks."""
-        return None
-
-    def open_hub(self) -> Hub:
-        """The hub. Raises `HTTPError`: 403 for strangers, 503 where there is none."""
-        if self.caller() is None:
-            raise web.HTTPError(403, "this request does not say who it comes from")
-        if self.site.hub is None:
-            raise web.HTTPError(503, self.site.reason)
-        return self.site.hub
-
-    def admit(self, app: str) -> Actor:
-        """The caller with the role he has in `app`. Raises `HTTPError`: as `open_hub`, and 404."""
-        self.open_hub()
-        caller = self.caller()
-        assert caller is not None
-        try:
-            check_app(app)
-        except ValueError as error:
-            raise web.HTTPError(404, str(error)) from None
-        role = self.site.access.role(caller.user, app)
-        if role is None:
-            raise web.HTTPError(403, f"{caller.user} is not a member of app {app}")
-        label = "".join(c for c in self.get_query_argument("label", "") if c.isprintable())[:LABEL_MAX]
-        return replace(caller, role=role, label=label or caller.label)
-
-    def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        try:
-            return super().decode_argument(value, name)
-        except web.HTTPError:
-            if name is not None:
-                raise
-            raise web.HTTPError(404, "a path is percent-encoded UTF-8") from None
-
-    def write_error(self, status_code: int, **more: Any) -> None:
-        error = more.get("exc_info", (None, None))[1]
-        said = isinstance(error, web.HTTPError) and error.log_message
-        message = str(said or HTTPStatus(status_code).phrase)
-        self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"error": _ERRORS.get(status_code, "failed"), "message": message}))
-
-
-class Info(Endpoint):
-    """What one is talking to."""
-
-    def get(self) -> Any:
-        hub, caller = self.open_hub(), self.caller()
-        assert caller is not None
-        self.finish(
-            {
-                "version": version("tripleweb"),
-                "protocol": PROTOCOL,
-                "server_id": hub.server_id,
-                "user": caller.user,
-            }
-        )
 
 
 class Sync(Endpoint, WebSocketHandler):
@@ -156,13 +83,13 @@ class Sync(Endpoint, WebSocketHandler):
     line: Line | None = None
 
     async def get(self, app: str) -> None:
-        self.actor = self.admit(app)
+        self.actor = self.admit(app, create=True)
         await super().get(app)
 
     async def open(self, app: str) -> None:
         self.set_nodelay(True)
         try:
-            self.line = await self.open_hub().join(app, self.actor, _Socket(self))
+            self.line = await self.join(app, self.actor, _Socket(self))
         except (ProtocolError, StorageError, TimeoutError) as error:
             code = error.code if isinstance(error, ProtocolError) else "closing"
             _log.warning("app %s could not be opened: %s", app, error or "it takes too long")
@@ -221,26 +148,69 @@ class _Plain(Endpoint):
         self.site = site
         self._authenticate = authenticate
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         self._caller = self._authenticate(self.request)
         if self._caller is None:
-            raise web.HTTPError(403, "bring a token of this server: Authorization: tripleweb TOKEN")
+            self.send_away()
+        await self.begin()
+
+    def send_away(self) -> None:
+        """Nobody is known to be speaking."""
+        raise Refusal(403, "bring a token of this server: Authorization: tripleweb TOKEN")
 
     def caller(self) -> Actor | None:
         return self._caller
 
 
-class PlainInfo(_Plain, Info):
+class PlainInfo(_Plain, endpoints.Info):
     """`info` without Jupyter."""
+
+
+class PlainApps(_Plain, endpoints.Apps):
+    """`apps` without Jupyter."""
+
+
+class PlainAppEntry(_Plain, endpoints.AppEntry):
+    """`apps/{app}` without Jupyter."""
 
 
 class PlainSync(_Plain, Sync):
     """The sync socket without Jupyter."""
 
 
+class PlainChanges(_Plain, endpoints.Changes):
+    """Bulk push without Jupyter."""
+
+
+class PlainQuery(_Plain, endpoints.Query):
+    """`query` without Jupyter."""
+
+
+class PlainSnapshot(_Plain, endpoints.SnapshotLines):
+    """`snapshot` without Jupyter."""
+
+
+class PlainMetrics(_Plain, endpoints.Metrics):
+    """`metrics` without Jupyter."""
+
+
+class PlainDashboard(_Plain, endpoints.Dashboard):
+    """The page, also for a browser, which asks for the token as for a password."""
+
+    def send_away(self) -> None:
+        self._caller = by_grant(self.site.access, password)(self.request)
+        if self._caller is None:
+            raise Refusal(401, "the password is the token of this server")
+
+    def write_error(self, status_code: int, **more: Any) -> None:
+        if status_code == 401:
+            self.set_header("WWW-Authenticate", 'Basic realm="tripleweb: the password is the token"')
+        super().write_error(status_code, **more)
+
+
 class _Unknown(Endpoint):
     def prepare(self) -> None:
-        raise web.HTTPError(404, "there is nothing at this address")
+        raise Refusal(404, "there is nothing at this address")
 
 
 def handlers(
@@ -248,14 +218,25 @@ def handlers(
 ) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
     """The routes of a server that is not Jupyter's."""
     shared = {"site": site, "authenticate": authenticate}
-    return [(INFO, PlainInfo, shared), (SYNC, PlainSync, shared)]
+    return [
+        (endpoints.INFO, PlainInfo, shared),
+        (endpoints.APPS, PlainApps, shared),
+        (endpoints.APP, PlainAppEntry, shared),
+        (SYNC, PlainSync, shared),
+        (endpoints.CHANGES, PlainChanges, shared),
+        (endpoints.QUERY, PlainQuery, shared),
+        (endpoints.SNAPSHOT, PlainSnapshot, shared),
+        (endpoints.METRICS, PlainMetrics, shared),
+        (endpoints.DASHBOARD, PlainDashboard, shared),
+    ]
 
 
 class WebServer:
-    """A personal server on a thread of its own, at `url`, open to whoever brings `token`.
+    """A server on a thread of its own, at `url`, open to whoever brings `token`.
 
     `start` returns when it can be reached and raises what hindered it (`OSError` for a port in use); `stop` makes
-    everything durable, and closes `stores` too. `owner` is who the token stands for.
+    everything durable, and closes `stores` too. `owner` is who the token stands for, and who
+    administers it. Not `personal`: only members of an app come in. `query_budget` is in seconds of work.
 
     >>> from tripleweb.storage.memory import MemoryStores
     >>> with WebServer(MemoryStores(), owner="ada") as server:
@@ -271,11 +252,19 @@ class WebServer:
         port: int = 0,
         owner: str | None = None,
         token: str | None = None,
+        personal: bool = True,
+        auto_create_apps: bool | None = None,
+        query_budget: float = BUDGET_S,
         limits: HubLimits | None = None,
         core_limits: Limits | None = None,
     ) -> None:
+        core_limits = core_limits or Limits(query_units=int(query_budget * UNITS_A_SECOND))
         self.hub = Hub(stores, limits=limits, core_limits=core_limits)
-        self.access = Access(owner or os_user(), self.hub.apps)
+        owner = owner or os_user()
+        self.access = Access(
+            owner, self.hub.apps, personal=personal, administrators=[owner], auto_create=auto_create_apps
+        )
+        self.site = Site(self.access, self.hub, query_budget=query_budget)
         grant = Grant(self.access.owner)
         self.token = self.access.accept(token, grant) if token else self.access.mint(grant.user, shared=True)
         self.url = ""
@@ -322,7 +311,7 @@ class WebServer:
     async def _serve(self) -> None:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         application = web.Application(
-            handlers(Site(self.access, self.hub), by_grant(self.access)),
+            handlers(self.site, by_grant(self.access)),
             default_handler_class=_Unknown,
             log_function=_log_request,
         )

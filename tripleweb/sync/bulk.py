@@ -142,7 +142,9 @@ class BulkReader:
         elif line.t == "" and line.subject is not None:
             yield from self._triple(line)
         else:
-            raise self._error(f"a bulk push has lines of type push and confirm and triples, not {line.t[:40]!r}")
+            raise self._error(
+                f"a bulk push has lines of type push and confirm and triples, not {line.t[:40]!r}"
+            )
 
     def _hello(self, line: _Line) -> Hello:
         if line.t not in ("hello", "push") or not line.replica:
