@@ -27,10 +27,19 @@ class JupyterServer:
 
     The server runs from `__enter__` (which returns when it answers; `RuntimeError` with its last words if it never
     does) to `__exit__`. `url` ends with a slash; `token` opens it. `folder/work` is what its file browser shows.
+    `data` is tripleweb's data folder, which servers may share.
     """
 
-    def __init__(self, folder: Path, *, app: str = "jupyter_server", options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        app: str = "jupyter_server",
+        options: tuple[str, ...] = (),
+        data: Path | None = None,
+    ) -> None:
         self.folder = folder
+        self.data = data or folder / "data"
         self.work = folder / "work"
         self.runtime = folder / "jupyter" / "runtime"
         self.log = folder / "server.log"
@@ -52,7 +61,7 @@ class JupyterServer:
             "JUPYTER_RUNTIME_DIR": str(self.runtime),
             "JUPYTERLAB_SETTINGS_DIR": str(jupyter / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(jupyter / "workspaces"),
-            "TRIPLEWEB_DATA": str(self.folder / "data"),
+            "TRIPLEWEB_DATA": str(self.data),
         }
         for name in (
             "TRIPLEWEB_URL",
@@ -119,6 +128,18 @@ class JupyterServer:
         assert self._process is not None
         return self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Ends the server as a power cut would: nothing is said or written any more. Its kernels notice by themselves."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
     def _stop(self) -> None:
         """The server shuts its kernels down when it is asked to end; what is left after 10 s of its group is killed."""
         process = self._process
@@ -131,6 +152,11 @@ class JupyterServer:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        elif process.returncode == -signal.SIGKILL:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # its kernels have noticed
         self._process = None
 
     def __exit__(

@@ -63,7 +63,7 @@ class Peer:
             self.core.subscribe(subscription)
         self.peers.connections += 1
         self.conn = self.peers.connections
-        self.peers.note({"connect": self.conn, "user": self.user, "role": self.role})
+        self.peers.note({"connect": self.conn, "user": self.user, "session": self.name, "role": self.role})
         self.peers.server.connect(
             self.conn, Actor(self.user, session=self.name, role=self.role), self.peers.now_ms
         )

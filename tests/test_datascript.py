@@ -152,7 +152,7 @@ def ours(case: dict[str, Any]) -> list[tuple[Any, ...]]:
     return run(case["query"], case["inputs"], triples).rows
 
 
-def compare(folder: Path, cases: list[dict[str, Any]]) -> None:
+def check_same(folder: Path, cases: list[dict[str, Any]]) -> None:
     """Every case on both sides; all differences are reported together."""
     answers = ask(folder, [theirs(case) for case in cases])
     wrong, rows = [], 0
@@ -174,17 +174,17 @@ def compare(folder: Path, cases: list[dict[str, Any]]) -> None:
 
 
 def test_found_cases(datascript: Path) -> None:
-    compare(datascript, json.loads((HERE / "regressions.json").read_text(encoding="utf-8")))
+    check_same(datascript, json.loads((HERE / "regressions.json").read_text(encoding="utf-8")))
 
 
 def test_200_generated_pairs(datascript: Path) -> None:
-    compare(datascript, [as_case(seed) for seed in range(200)])
+    check_same(datascript, [as_case(seed) for seed in range(200)])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("start", range(10_000, 12_000, 500))
 def test_2000_generated_pairs(datascript: Path, start: int) -> None:
-    compare(datascript, [as_case(seed) for seed in range(start, start + 500)])
+    check_same(datascript, [as_case(seed) for seed in range(start, start + 500)])
 
 
 CALLS = """

@@ -6,6 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from tests.datalog_source import Triples
@@ -355,7 +357,7 @@ def test_rules_that_need_their_arguments() -> None:
         chain = f"[{' '.join(order)} [(r5 ?a) [(>= ?a 18)]]]"
         assert where("(r0 ?a) [?x :user/age ?a]", rules=chain) == {"ada", "cyd"}
         with pytest.raises(QueryError, match=r"insufficient bindings: \?a"):
-            where("[?x :user/name] (r0 ?a)", rules=chain)
+            where("[?x :user/name] (r0 ?a)", source=Triples(), rules=chain)
     callable_rule = "[[(match ?test ?x) [?x :user/age ?a] [(?test ?a)]]]"
     assert where("(match ?f ?x)", lambda age: age < 20, ins="?f", rules=callable_rule) == {"bob"}
 
@@ -411,6 +413,28 @@ class Frame:
 def test_inputs(ins: str, inputs: list[Any], expected: set[Any]) -> None:
     found = run(f"[:find ?x :in $ {ins}]", inputs, PEOPLE).rows
     assert {repr(x) for (x,) in found} == {repr(x) for x in expected}
+
+
+def test_inputs_from_pandas_and_numpy() -> None:
+    frame = pd.DataFrame(
+        {"n": ["Ada", None, "Cyd"], "a": [36, 17, None], "t": pd.to_datetime(["2013"] * 3, utc=True)}
+    )
+    assert rows("[:find ?n ?a :in [[?n ?a _]]]", frame) == {("Ada", 36.0)}
+    assert rows("[:find ?t . :in [[_ _ ?t]]]", frame) == {datetime(2013, 1, 1, tzinfo=UTC)}
+    assert rows("[:find ?u :in [?n ...] :where [?u :user/name ?n]]", frame["n"]) == {"ada", "cyd"}
+    assert rows("[:find ?a :in [?a ...]]", frame["a"]) == {36.0, 17.0}
+    assert rows("[:find ?u :in [?a ...] :where [?u :user/age ?a]]", np.array([17, 36])) == {
+        "ada",
+        "bob",
+        "cyd",
+    }
+    assert rows("[:find ?u :in ?a :where [?u :user/age ?a]]", np.int64(17)) == {"bob"}
+    assert rows("[:find ?u :in ?f :where [?u :user/age ?a] [(?f ?a)]]", lambda a: np.float64(a) < 20) == {
+        "bob"
+    }
+    assert rows("[:find ?x :in ?f :where [(?f) [?x ...]]]", lambda: pd.Series([1, 2, 2])) == {1, 2}
+    found = run("[:find ?x :in ?f :where [_ :user/age ?a] [(?f ?a) ?x]]", [np.sqrt], PEOPLE).rows
+    assert {type(x) for (x,) in found} == {float}
 
 
 def test_inputs_in_any_order() -> None:
@@ -619,9 +643,17 @@ def test_an_order_does_not_depend_on_how_the_source_gives_its_triples() -> None:
 
 
 def test_a_text_and_a_reference_to_it_are_one_value() -> None:
-    source = Triples(
-        [("a", "v", "x"), ("a", "v", Ref("x")), ("b", "v", Ref("x")), ("b", "w", 1), ("a", "w", 1)]
-    )
+    both = [("a", "v", "x"), ("a", "v", Ref("x")), ("b", "v", Ref("x")), ("b", "w", 1), ("a", "w", 1)]
+    many = Triples(
+        [*both, *((f"z{n}", p, n + 2) for n in range(50) for p in ("v", "w"))]
+    )  # looked up one by one
+    assert run('[:find ?v :where ["a" :v ?v]]', [], many).rows == [("x",)]
+    assert run("[:find ?e ?v :where [?e :w 1] [?e :v ?v] :order-by [?e]]", [], many).rows == [
+        ("a", "x"),
+        ("b", "x"),
+    ]
+    assert run('[:find ?e :where [?e :v "x"] :order-by [?e]]', [], many).rows == [("a",), ("b",)]
+    source = Triples(both)
     for text in (
         '[:find ?v :where ["a" :v ?v]]',
         "[:find ?v :where [_ :v ?v]]",

@@ -322,11 +322,11 @@ def test_on_a_hub_everybody_is_whom_the_hub_names(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("JUPYTERHUB_USER", "alice")
     from jupyter_server.auth import User
 
-    from tripleweb_jupyter import extension
+    from tripleweb_jupyter import extension, handlers
 
     assert extension.owner() == "alice"
     handler = SimpleNamespace(identity_provider=server.app.identity_provider, current_user=User("bob"))
-    assert server.run(extension.user_name(handler, "alice")) == "bob"  # type: ignore[arg-type]
+    assert server.run(handlers.user_name(handler, "alice")) == "bob"  # type: ignore[arg-type]
 
 
 def test_a_provider_that_knows_names_is_believed(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

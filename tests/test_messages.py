@@ -263,7 +263,7 @@ json_values = st.recursive(
 DECODERS = [decode_client, decode_server, decode_committed, decode_receipt]
 
 
-def decode_all(data: bytes | str) -> None:
+def check_decoding(data: bytes | str) -> None:
     for decode in DECODERS:
         try:
             decode(data)  # type: ignore[operator]
@@ -274,7 +274,7 @@ def decode_all(data: bytes | str) -> None:
 @settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_at_most_a_protocol_error(data: bytes) -> None:
-    decode_all(data)
+    check_decoding(data)
 
 
 @settings(max_examples=300)
@@ -282,7 +282,7 @@ def test_random_bytes_are_at_most_a_protocol_error(data: bytes) -> None:
 def test_damaged_frames_are_at_most_a_protocol_error(text: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(text)))
     length = data.draw(st.integers(0, 8))
-    decode_all(text[:at] + data.draw(st.text(max_size=4)) + text[at + length :])
+    check_decoding(text[:at] + data.draw(st.text(max_size=4)) + text[at + length :])
 
 
 @settings(max_examples=300)
@@ -291,7 +291,7 @@ def test_frames_with_wrong_fields_are_at_most_a_protocol_error(text: str, data: 
     frame = json.loads(text)
     name = data.draw(st.sampled_from(sorted(frame)))
     frame[name] = data.draw(json_values)
-    decode_all(json.dumps(frame))
+    check_decoding(json.dumps(frame))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -30,6 +31,41 @@ where = {name: str(pathlib.Path(importlib.import_module(name).__file__).parent) 
 assets = sorted(path.name for path in pathlib.Path(where["tripleweb_widgets"]).rglob("*.js"))
 version = importlib.import_module("tripleweb").__version__
 print(json.dumps({"where": where, "assets": assets, "prefix": sys.prefix, "version": version}))
+"""
+
+# What a user does first: a server, a kernel that writes, another that follows. Run from elsewhere, with the installed.
+SMOKE = """
+import subprocess, sys, time
+from pathlib import Path
+import pandas as pd
+import tripleweb
+
+if sys.argv[1:] == ["write"]:
+    db = tripleweb.connect("smoke")
+    frame = pd.DataFrame({"name": ["Ada", None, "Cy"], "age": [36, 41, 7]})
+    frame["since"] = pd.Timestamp("2020-01-01", tz="UTC")
+    db.insert_frame("user", frame, id="age", prefix="u")
+    db.flush()
+    sys.exit()
+serve = [sys.executable, "-m", "tripleweb.cli", "serve"]
+with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
+    try:
+        assert "serves" in server.stdout.readline()
+        db = tripleweb.connect("smoke")
+        live = db.live("[:find ?age ?name ?since :order-by [?age] :where [?u :user/age ?age] [?u :user/since ?since]"
+                       " [(get-else $ ?u :user/name \\"nobody\\") ?name]]")
+        assert len(live) == 0
+        subprocess.run([sys.executable, __file__, "write"], check=True, timeout=60)
+        frame = live.wait(timeout=30, until=lambda df: len(df) == 3).df
+        assert frame["name"].tolist() == ["Cy", "Ada", "nobody"], frame
+        assert frame["age"].tolist() == [7, 36, 41] and frame["age"].dtype == "int64", frame.dtypes
+        assert str(frame["since"].dtype) == "datetime64[us, UTC]", frame.dtypes
+        assert frame["name"].dtype == pd.Series(["text"]).dtype, frame.dtypes
+        db.close()
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
+print("pandas", pd.__version__, "agrees")
 """
 
 
@@ -141,6 +177,27 @@ def check_installed(shell: Shell, binaries: Path, elsewhere: Path, expected: dic
     assert tripleweb.__version__ in shell(binaries / "tripleweb", "--version", cwd=elsewhere)
 
 
+def check_smoke(shell: Shell, python: Path, folder: Path) -> str:
+    """The real thing with what is installed there: a server and two clients in processes of their own."""
+    script = folder / "smoke.py"
+    script.write_text(SMOKE, encoding="utf-8")
+    data = Shell({**shell.environment, "TRIPLEWEB_DATA": str(folder / "data")})
+    said = data(python, script, cwd=folder)
+    assert "agrees" in said
+    return said
+
+
+def test_the_lower_bounds_are_true(wheel: Path, shell: Shell, tmp_path: Path) -> None:
+    """Every dependency at the oldest version that pyproject.toml allows."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        wanted = [need.replace(">=", "==") for need in tomllib.load(file)["project"]["dependencies"]]
+    assert "pandas==2.2" in wanted
+    shell(pythons()[0], "-m", "venv", tmp_path / "env", cwd=tmp_path)
+    python = tmp_path / "env" / "bin" / "python"
+    shell(python, "-m", "pip", "--quiet", "install", wheel, *wanted, cwd=tmp_path)
+    assert "pandas 2.2.0 agrees" in check_smoke(shell, python, tmp_path)
+
+
 @pytest.mark.parametrize("python", pythons())
 def test_installs_into_an_empty_environment(
     python: str, wheel: Path, sdist: Path, shell: Shell, tmp_path: Path
@@ -153,6 +210,7 @@ def test_installs_into_an_empty_environment(
     asked = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = Path(shell(binaries / "python", "-c", asked, cwd=tmp_path).strip())
     check_installed(shell, binaries, tmp_path, {name: packages / name for name in PACKAGES})
+    check_smoke(shell, binaries / "python", tmp_path)
     shell(*pip, "uninstall", "--yes", "tripleweb", cwd=tmp_path)
     assert not (tmp_path / "env" / SETTINGS).exists(), "uninstalling leaves the extension enabled"
 

@@ -18,7 +18,8 @@ import pytest
 
 from tripleweb.errors import RejectedError, StorageError, StoreLockedError, TriplewebError
 from tripleweb.link import Pace
-from tripleweb.session import Session, Shield
+from tripleweb.session import Session
+from tripleweb.shield import Shield
 from tripleweb.storage import TenantStores
 from tripleweb.storage.memory import MemoryStores
 from tripleweb.storage.replica import MemoryReplica, Replica, ReplicaFile

@@ -253,9 +253,12 @@ def test_a_rolled_back_transaction_leaves_no_trace_and_a_committed_one_replays(s
         for _ in range(12):
             subject, predicate = f"e{rng.randrange(3)}", rng.choice(["k/a", "k/b"])
             value = rng.choice(VALUES)
+            if rng.random() < 0.3:
+                store.subjects(predicate, value)  # builds the reverse index, to be kept right from here on
             try:
                 rng.choice(
                     [
+                        lambda: tx.set_columns(*random_columns(rng, store)),
                         lambda: tx.set(subject, predicate, value),
                         lambda: tx.set(subject, predicate, None),
                         lambda: tx.assign(subject, predicate, rng.sample(VALUES, 2)),
@@ -278,6 +281,52 @@ def test_a_rolled_back_transaction_leaves_no_trace_and_a_committed_one_replays(s
         else:
             tx.rollback()
             assert sorted(map(repr, store.registers())) == before, f"seed {seed}"
+        check_counts_and_indexes(store, seed)
+
+
+def random_columns(rng: random.Random, store: Store) -> tuple[list[str], list[tuple[str, list]]]:
+    alive = [s for s in ("e0", "e1", "e2", "new", "newer") if store.deleted(s) is None]
+    subjects = rng.sample(alive, rng.randrange(1, len(alive) + 1))
+    predicates = rng.sample(["k/a", "k/b", "other/a", "fresh/a"], rng.randrange(1, 4))
+    return subjects, [(p, [rng.choice([*VALUES, None]) for _ in subjects]) for p in predicates]
+
+
+def check_counts_and_indexes(store: Store, seed: int) -> None:
+    content = triples(store)
+    for predicate in ("k/a", "k/b", "other/a", "fresh/a"):
+        held = [(key[0], value) for key, value in content.items() if key[1] == predicate]
+        assert store.count(predicate) == len(held), f"seed {seed}"
+        for value in VALUES:
+            wanted = {s for s, v in held if v == value and isinstance(v, bool) == isinstance(value, bool)}
+            assert set(store.subjects(predicate, value)) == wanted, f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_columns_written_at_once_are_as_if_written_one_by_one(seed: int) -> None:
+    rng = random.Random(seed)
+    stores = Store(), Store()
+    past = random_changes(rng, 20)
+    made: list[Transaction] = []
+    columns = [random_columns(rng, Store()) for _ in range(2)]
+    member = rng.random() < 0.3
+    for store in stores:
+        store.apply([change for change in past if change.predicate != DELETED])
+        made.append(Transaction(store, 100, "t"))
+        if member:
+            made[-1].add("e0", "k/a", "m")
+    for subjects, held in columns:
+        made[0].set_columns(subjects, held)
+        for predicate, cells in held:
+            for subject, value in zip(subjects, cells, strict=True):
+                if value is not None:
+                    made[1].set(subject, predicate, value)
+    assert made[0].changes == made[1].changes, f"seed {seed}"
+    deltas = [tx.commit() for tx in made]
+    for name in ("added", "removed"):
+        one, other = (sorted(map(repr, getattr(delta, name))) for delta in deltas)
+        assert one == other, f"seed {seed}"
+    registers = [sorted(map(repr, store.registers())) for store in stores]
+    assert registers[0] == registers[1], f"seed {seed}"
 
 
 def test_writing_to_a_deleted_entity_is_an_error() -> None:

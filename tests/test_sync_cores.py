@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.peers import NOW_MS, Peer, Peers
+from tests.peers import NOW_MS, Peer, Peers, triples
 from tripleweb.clock import pack, parse_stamp, stamp_text
 from tripleweb.errors import DeletedError, ProtocolError
 from tripleweb.sync import messages
@@ -24,7 +24,7 @@ from tripleweb.sync.messages import (
     Welcome,
 )
 from tripleweb.sync.records import LocalCommit
-from tripleweb.sync.server import Limits
+from tripleweb.sync.server import Actor, Limits
 
 
 def hello(replica: str = "0123456789ab", next: int = 1, confirmed: int = 0, **more: Any) -> Hello:
@@ -854,6 +854,27 @@ def test_rows_follow_the_data() -> None:
     assert len(page.of(Rows)) == 2
 
 
+def test_what_only_rules_read_is_read_and_followed_too() -> None:
+    rules = "[[(old ?e) [?e :k/a ?v] [(> ?v 1)]]]"
+    text = "[:find ?e :where (old ?e)]"
+    peers = Peers()
+    ada = peers.join("ada")
+    ada.set("e", "k/a", 2)
+    peers.settle()
+    page = peers.client("page").connect(
+        Subscription("kept", "rows", text, [], rules),
+        Subscription("given", "rows", text.replace(":where", ":in % :where"), [("s", rules)]),
+    )
+    peers.settle()
+    assert {rows.id: rows.added for rows in page.of(Rows)} == {
+        "kept": [[("s", "e")]],
+        "given": [[("s", "e")]],
+    }
+    ada.set("f", "k/a", 3)
+    peers.settle()
+    assert [rows.added for rows in page.of(Rows)[2:]] == [[[("s", "f")]]] * 2
+
+
 def test_rows_are_not_shown_before_they_are_durable() -> None:
     peers = Peers()
     ada = peers.join("ada")
@@ -893,6 +914,20 @@ def test_a_query_that_cannot_be_read_fails_and_nothing_else() -> None:
     peers.agree()
 
 
+def test_rows_larger_than_a_frame_are_not_sent() -> None:
+    peers = Peers()
+    ada = peers.join("ada")
+    for i in range(18):
+        ada.set(f"e{i}", "k/a", f"{i:02}" * 500_000)
+    peers.settle()
+    page = peers.client("page").connect(Subscription("top", "rows", QUERY))
+    peers.settle()
+    assert [(failed.id, failed.code) for failed in page.of(Failed)] == [("top", "limits")]
+    ada.write(lambda tx: [tx.delete(f"e{i}") for i in range(17)])  # type: ignore[func-returns-value]
+    peers.settle()
+    assert [len(rows.added) for rows in page.of(Rows)] == [1]
+
+
 def test_a_long_evaluation_is_sliced_and_ends_with_its_connection() -> None:
     peers = Peers(Limits(slice_units=20))
     ada = peers.join("ada")
@@ -908,3 +943,96 @@ def test_a_long_evaluation_is_sliced_and_ends_with_its_connection() -> None:
     page.disconnect()
     assert not peers.server.step()
     assert not peers.server.has_work()
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------------
+
+
+def test_who_asks_much_and_reads_nothing_is_cut_off() -> None:
+    peers = Peers(Limits(unread_max=10))
+    ada = peers.join("ada")
+    peers.server.pause(ada.conn)
+    for i in range(20):
+        if ada.conn is not None:
+            send(peers, ada.conn, messages.Ping(i))
+    assert [fault.code for fault in peers.faults] == ["overload"]
+
+
+@pytest.mark.parametrize(
+    "poke",
+    [
+        Poke("e1", 0, 1, receipts=[messages.Receipt(1, "ID", "applied", "never")]),
+        Poke(
+            "e1",
+            0,
+            1,
+            receipts=[messages.Receipt(1, "ID", "rejected", "", current=[("e", "k/a", "", "n", "x", "")])],
+        ),
+        Poke("e1", 0, 1, transactions=[messages.msgspec.Raw(b'{"seq":1}')]),
+        Poke(
+            "e1",
+            0,
+            1,
+            transactions=[messages.msgspec.Raw(b'{"seq":1,"by":"b","at":1,"stamp":"x","changes":[]}')],
+        ),
+    ],
+)
+def test_a_malformed_poke_is_applied_whole_or_not_at_all(poke: Poke) -> None:
+    peers = Peers()
+    ada = peers.join("ada")
+    tx = ada.set("e", "k/a", 1)
+    for receipt in poke.receipts:
+        receipt.id = tx
+    before = ada.triples
+    with pytest.raises(ProtocolError) as raised:
+        ada.core.receive(poke, ada.now_ms)
+    assert raised.value.code == "malformed"
+    assert (ada.triples, ada.core.pending, ada.core.cursors) == (before, 1, {"app": 0})
+
+
+def test_hellos_alone_are_not_remembered() -> None:
+    peers = Peers()
+    for i in range(20):
+        conn = 1_000 + i
+        peers.server.connect(conn, Actor("eve"), peers.now_ms)
+        send(peers, conn, hello(replica=f"{i:012d}"))
+        peers.server.disconnect(conn, peers.now_ms)
+    assert peers.server.replicas == {}
+
+
+def test_a_client_that_keeps_nothing_may_say_hello_without_what_it_confirmed() -> None:
+    peers = Peers()
+    for number in (1, 2):
+        peers.server.connect(number, Actor("ada"), peers.now_ms)
+        send(peers, number, hello(next=1 << 53))
+        send(peers, number, pushed(number))
+        peers.settle()
+        send(peers, number, Confirm(number))
+        peers.settle()
+    assert peers.server.seq == 2
+    welcomes = [e["server"] for e in peers.transcript if e.get("server", {}).get("t") == "welcome"]
+    assert [welcome["last"] for welcome in welcomes] == [0, 1]
+    assert not any(welcome.get("rekey") for welcome in welcomes)
+
+
+def test_the_same_id_of_one_replica_is_another_transaction() -> None:
+    """Only what is the same under another identity was pushed by a copy."""
+    peers = Peers()
+    peers.server.connect(1, Actor("ada"), peers.now_ms)
+    send(peers, 1, hello(next=9))
+    for number, name in ((1, "k/a"), (2, "k/b")):
+        frame = pushed(number, changes=[("e", name, "", "n", number)])
+        frame.transactions[0].id = "same"
+        send(peers, 1, frame)
+    peers.server.connect(2, Actor("ada"), peers.now_ms)
+    send(peers, 2, hello(replica="ba9876543210", next=9))
+    for number, name in ((1, "k/c"), (2, "k/b")):
+        stamp = stamp_text(pack(NOW_MS) + 9 + number, "ba9876543210")
+        send(
+            peers,
+            2,
+            Push([messages.PushedTransaction(number, "same", stamp, [("e", name, "", "n", number)])]),
+        )
+    peers.settle()
+    assert triples(peers.server.store) == {("e", "k/a", 1), ("e", "k/b", 2), ("e", "k/c", 1)}
+    assert peers.server.seq == 4

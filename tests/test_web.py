@@ -214,7 +214,7 @@ def test_what_is_no_app_id_is_not_there(server: WebServer, app: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "api", API, API + "apps", API + "apps//sync", API + "other", "../etc/passwd"]
+    "path", ["", "api", API, API + "app", API + "apps//sync", API + "other", "../etc/passwd"]
 )
 def test_other_addresses_are_not_there(server: WebServer, path: str) -> None:
     async def work() -> None:

@@ -2,7 +2,8 @@
 
 A *grant* is what a token opens: tripleweb's endpoints, for one user, and nothing else of the server that handed it
 out. Tokens are 258 random bits; only their digest is kept, and it is what is looked up, so that neither the time a
-look-up takes nor this process's memory tells anything about a token.
+look-up takes nor this process's memory tells anything about a token. A grant that `relays` is for another server of
+the same person, which has asked for itself who is speaking and is believed.
 
 A *role* is reader, writer or admin of one app. On a personal server its owner is admin of every app, and everyone else
 who is authenticated is a writer unless the app's members say otherwise (`BARRED` keeps somebody out). On a shared
@@ -42,6 +43,7 @@ class Grant:
     session: str = ""
     notebook: str = ""
     kernel: str = ""
+    relays: bool = False
 
 
 class Access:
@@ -65,9 +67,15 @@ class Access:
         self._random_bytes = random_bytes
         self._grants: dict[bytes, Grant] = {}  # by the digest of the token
 
+    def take_over(self, apps: Mapping[str, App]) -> None:
+        """From now on `apps` is the registry; grants stay."""
+        self._apps = apps
+
     # -- grants ------------------------------------------------------------------------------------------------
 
-    def mint(self, user: str, *, label: str = "", notebook: str = "", shared: bool = False) -> str:
+    def mint(
+        self, user: str, *, label: str = "", notebook: str = "", shared: bool = False, relays: bool = False
+    ) -> str:
         """A new token for `user`. Not `shared`: for one kernel or page, which so has a session of its own.
 
         >>> access = Access("ada", {})
@@ -76,7 +84,7 @@ class Access:
         """
         session = "" if shared else nano_id(self._random_bytes, 12)
         token = nano_id(self._random_bytes, _TOKEN_LENGTH)
-        return self.accept(token, Grant(user, label, session, notebook))
+        return self.accept(token, Grant(user, label, session, notebook, relays=relays))
 
     def accept(self, token: str, grant: Grant) -> str:
         """Has a token that was made elsewhere stand for `grant`; returns the token.
@@ -134,6 +142,11 @@ class Access:
     def may_create(self, user: str) -> bool:
         """True if `user` may make apps."""
         return self.auto_create or self.administers(user)
+
+
+def owner() -> str:
+    """Whose server this is: the Hub's user on a JupyterHub, elsewhere the user of the operating system."""
+    return os.environ.get("JUPYTERHUB_USER") or os_user()
 
 
 def os_user() -> str:

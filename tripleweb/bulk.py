@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -30,7 +31,7 @@ THREAD_BYTES = 256 << 10  # a larger line is decoded in a thread, not on the loo
 Join = Callable[["_End"], Awaitable[Line]]
 
 
-class _End:
+class _End(ABC):
     """The client's end of a line: the `Outlet` that the hub writes to."""
 
     def __init__(self) -> None:
@@ -42,6 +43,10 @@ class _End:
         """What is waited for will not come; the first reason counts."""
         self._failure = self._failure or error
         self._news.set()
+
+    @abstractmethod
+    async def write(self, data: bytes) -> None:
+        """What the server says."""
 
     def close(self, code: int, reason: str) -> None:
         failed = code == CLOSED_BY_FAILURE

@@ -9,7 +9,6 @@ of its address and token in that folder, readable by this user alone, where `tri
 from __future__ import annotations
 
 import argparse
-import secrets
 import signal
 import sys
 import threading
@@ -18,12 +17,13 @@ from pathlib import Path
 
 from tripleweb import __version__, places
 from tripleweb.errors import TriplewebError
-from tripleweb.ids import nano_id
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 1 for what went wrong, 2 for bad usage."""
-    parser = argparse.ArgumentParser(prog="tripleweb", description="The collaborative data layer for Jupyter.")
+    parser = argparse.ArgumentParser(
+        prog="tripleweb", description="The collaborative data layer for Jupyter."
+    )
     parser.add_argument("--version", action="version", version=f"tripleweb {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run a server without Jupyter, on loopback")
@@ -41,12 +41,11 @@ def _serve(folder: Path, port: int) -> int:
     from tripleweb.storage.sqlite import SqliteStores
     from tripleweb.web import WebServer
 
-    token = nano_id(secrets.token_bytes, 43)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with WebServer(SqliteStores(folder), port=port, token=token) as server:
-        places.announce(folder, server.url, token)
+    with WebServer(SqliteStores(folder), port=port) as server:
+        server.announce(folder)
         try:
             print(f"tripleweb {__version__} serves {folder} at {server.url} (Ctrl-C ends it)", flush=True)
             while not ended.wait(3600):

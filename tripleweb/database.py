@@ -30,7 +30,7 @@ from tripleweb.errors import IncompleteError, NoServerError, StorageError, Tripl
 from tripleweb.ids import check_app, check_id, kind_of
 from tripleweb.schema import SCHEMALESS, Schema, field_of
 from tripleweb.session import Session
-from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile
+from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile, collector_at_rest
 from tripleweb.storage.shelf import Identity, Shelf
 from tripleweb.terms import from_wire
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tripleweb")
 
 Query = query.Query
+_QUERIES_MAX = 500
 Path = str | os.PathLike[str]
 
 
@@ -58,7 +59,7 @@ def open(
     >>> db.get("user", ada)["name"]
     'Ada'
     """
-    return Database(Session(_replica(path, durability) if path is not None else MemoryReplica()), schema)
+    return Database(Session(_replica(":memory:" if path is None else path, durability)), schema)
 
 
 def connect(
@@ -102,12 +103,12 @@ def connect(
     except BaseException:
         replica.close()
         raise
-    session.connect(place.token, label=label)
+    session.connect(place.token, label=label, locate=discovery.follow(place))
     return Database(session, schema)
 
 
 def _replica(path: Path, durability: Durability) -> Replica:
-    return MemoryReplica() if path == ":memory:" else ReplicaFile(path, durability)
+    return MemoryReplica(kept=False) if path == ":memory:" else ReplicaFile(path, durability)
 
 
 def _remembering(shelf: Shelf, url: str) -> Callable[[str, str], None]:
@@ -164,6 +165,7 @@ class Database:
     def __init__(self, session: Session, schema: Schema | None = None) -> None:
         self._session = session
         self._lives: LiveQueries | None = None
+        self._queries: dict[str, Query] = {}  # by their text, with the schema's kinds
         self._finalizer = weakref.finalize(self, _close_soon, session)
         self._finalizer.atexit = False  # then it gets a little time for what is unsent: see session
         self.schema = SCHEMALESS if schema is None else schema
@@ -241,12 +243,20 @@ class Database:
         """
         from tripleweb.frame import frame_columns
 
-        columns = frame_columns(frame, id)
-        inserted = self._session.write(
-            lambda tx: writes.insert_columns(
-                tx, self.schema, kind, columns, id=id, prefix=prefix, deleted=deleted, random_bytes=os.urandom
+        with collector_at_rest():
+            columns = frame_columns(frame, id)
+            inserted = self._session.write(
+                lambda tx: writes.insert_columns(
+                    tx,
+                    self.schema,
+                    kind,
+                    columns,
+                    id=id,
+                    prefix=prefix,
+                    deleted=deleted,
+                    random_bytes=os.urandom,
+                )
             )
-        )
         if inserted.skipped:
             count = len(inserted.skipped)
             warnings.warn(
@@ -266,6 +276,31 @@ class Database:
         """
         return _Block(self._session)
 
+    def undo(self) -> pd.DataFrame:
+        """Takes back this session's last transaction by a new one, where its values still stand; called again, the one
+        before it. Returns what it left alone: a frame of `subject predicate value reason`, the reason being one of
+        `newer reset deleted rejected limits`.
+
+        Counters count back; a delete is for ever. Raises `TriplewebError` if there is nothing to undo, and within a
+        transaction.
+
+        >>> db = open()
+        >>> ada = db.insert("user", name="Ada", age=36)
+        >>> db.update("user", ada, age=37)
+        >>> len(db.undo()), db.get("user", ada)["age"]
+        (0, 36)
+        """
+        return self._take_back(redo=False)
+
+    def redo(self) -> pd.DataFrame:
+        """Takes back the last `undo` likewise, as long as nothing else was written."""
+        return self._take_back(redo=True)
+
+    def _take_back(self, redo: bool) -> pd.DataFrame:
+        from tripleweb.frame import result_frame
+
+        return result_frame(tuple(_LEFT), self._session.take_back(redo), kinds=_LEFT)
+
     # -- asking ------------------------------------------------------------------------------------------------
 
     def q(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
@@ -282,7 +317,7 @@ class Database:
         """
         from tripleweb.frame import shape
 
-        parsed = query.parse(query_text)
+        parsed = self._parsed(query_text)
         self._load(timeout, strict)
         with self._session.lock:
             result = evaluate.run(parsed, inputs, self._session.store)
@@ -304,7 +339,7 @@ class Database:
         """
         from tripleweb.live import LiveQueries
 
-        live = LiveQuery(query_text, inputs, self._session.store)
+        live = LiveQuery(self._parsed(query_text), inputs, self._session.store)
         with self._session.lock:
             if self._lives is None:
                 self._lives = LiveQueries(_Host(self), self._session.anchored)
@@ -313,6 +348,8 @@ class Database:
 
     async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
         """`q` for async code: the event loop runs on meanwhile."""
+        if self._session.within_transaction:  # whose state no other thread sees, and which holds them all up
+            return self.q(query_text, *inputs, timeout=timeout, strict=strict)
         return await asyncio.to_thread(self.q, query_text, *inputs, timeout=timeout, strict=strict)
 
     def get(
@@ -347,6 +384,18 @@ class Database:
             frame = kind_frame(self._session.store, self.schema, kind)
             frame.attrs["tripleweb"] = self._attrs()
         return frame
+
+    def _parsed(self, text: str) -> Query:
+        """A query with the kinds of the schema's fields added to it. Raises `QueryError`."""
+        parsed = query.parse(text)
+        if self.schema.is_open:
+            return parsed
+        fitted = self._queries.get(text)
+        if fitted is None:
+            if len(self._queries) >= _QUERIES_MAX:
+                self._queries.clear()
+            fitted = self._queries[text] = parsed.of_kinds(self.schema.types)
+        return fitted
 
     def _settle(self, timeout: float) -> bool:
         """Waits for what the server has, as long as that makes sense; True if all of it was here at some time."""
@@ -465,6 +514,9 @@ _RECEIPTS = {
     "by": "s",
     "reason": "s",
 }
+
+
+_LEFT = {"subject": "s", "predicate": "s", "value": "", "reason": "s"}
 
 
 def _moment(ms: int) -> datetime:

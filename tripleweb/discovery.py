@@ -6,15 +6,15 @@
     4. the running Jupyter server that started this kernel (its process is JPY_PARENT_PID)
     5. the server of this user on this machine: `tripleweb serve`, or a Jupyter server with the extension
 
-A place that is named is taken as it is, whether anybody answers there or not: a server that is down is no error. No
-address holds a token, and neither does any message.
+`url="embedded"` is a server inside this process, which `embedded` keeps. A place that is named is taken as it is,
+whether anybody answers there or not: a server that is down is no error. No address holds a token, and neither does any
+message.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
@@ -23,11 +23,13 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from tripleweb import places
+from tripleweb import embedded, places
 from tripleweb.errors import NoServerError
 from tripleweb.link import API, SCHEMES
 
 Environment = Mapping[str, str]
+EMBEDDED = "embedded"
+MACHINE = "the server on this machine"
 
 _ADVICE = (
     "found no server to connect to. Run this notebook on a Jupyter server that has tripleweb installed (restart one "
@@ -71,6 +73,10 @@ def find(url: str | None = None, token: str | None = None, environment: Environm
     >>> find(environment={"TRIPLEWEB_URL": "http://0.0.0.0:8888/"}).url
     'http://127.0.0.1:8888/'
     """
+    if url == EMBEDDED:
+        if token is not None:
+            raise ValueError('url="embedded" takes no token')
+        return Place(*embedded.locate(), EMBEDDED)
     if url is not None:
         return Place(tidy_url(url), token or _token_for(url, environment), "url=")
     for look in (_in_environment, _on_hub, _parent, _on_this_machine):
@@ -78,6 +84,24 @@ def find(url: str | None = None, token: str | None = None, environment: Environm
         if place is not None:
             return Place(place.url, token or place.token, place.source)
     raise NoServerError(_ADVICE)
+
+
+def follow(place: Place, environment: Environment = os.environ) -> Callable[[], tuple[str, str | None]] | None:
+    """How to find a server that may move, by its (address, token) of now; None for one that stays where it is.
+
+    The server of the data folder on this machine has another port and token each time it is started, and may be
+    another process tomorrow; it is the same server by its data.
+    """
+    if place.source == EMBEDDED:
+        return embedded.locate
+    if place.source != MACHINE:
+        return None
+
+    def look() -> tuple[str, str | None]:
+        now = _on_this_machine(environment) or place
+        return now.url, now.token
+
+    return look
 
 
 def ask(place: Place, timeout: float = 3.0) -> Info:
@@ -194,18 +218,6 @@ def _parent(
 def _on_this_machine(environment: Environment) -> Place | None:
     """The server that holds this user's data folder."""
     held = places.announced(places.data_dir(environment) / "server")
-    if held is None or not _alive(held["pid"]):
+    if held is None:
         return None
-    return Place(tidy_url(held["url"]), held["token"], "the server on this machine")
-
-
-def _alive(pid: int) -> bool:
-    if sys.platform == "win32":  # there, signal 0 is Ctrl-C; who is dead does not answer either
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # it is there, though not ours
-    return True
+    return Place(tidy_url(held["url"]), held["token"], MACHINE)

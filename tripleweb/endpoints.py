@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from tornado import web
+from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 
 from tripleweb import metrics
@@ -31,7 +33,7 @@ from tripleweb.bulk import BulkPush, Snapshot
 from tripleweb.dashboard import CONTENT_SECURITY_POLICY, page
 from tripleweb.errors import BudgetError, ProtocolError, QueryError, StorageError
 from tripleweb.hub import Hub
-from tripleweb.ids import check_app
+from tripleweb.ids import check_app, check_id
 from tripleweb.inquiry import BUDGET_S, Inquiry, TooManyError, plain
 from tripleweb.line import Line, Outlet
 from tripleweb.registry import Registry
@@ -48,6 +50,7 @@ QUERY = APP + "/query"
 SNAPSHOT = APP + "/snapshot"
 METRICS = PREFIX + "/metrics"
 DASHBOARD = "/tripleweb"
+SPEAKER = "Tripleweb-Speaker"
 
 LABEL_MAX = 80
 JSON_BYTES_MAX = 1 << 20
@@ -68,6 +71,7 @@ _ERRORS = {
 }
 _STATUS = {"forbidden": 403, "replaced": 409, "size": 413, "overload": 503, "closing": 503}
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class Refusal(web.HTTPError):
@@ -115,9 +119,32 @@ class Site:
             self.inquiry = Inquiry(self.hub, self.query_budget)
 
 
-def grant_actor(grant: Grant) -> Actor:
-    """The actor that a grant stands for, the role left open."""
-    return Actor(grant.user, grant.label, grant.session, "")
+class _Spoken(msgspec.Struct, frozen=True):
+    user: str
+    label: str = ""
+    session: str = ""
+    reader: bool = False
+
+
+def speaking(actor: Actor) -> dict[str, str]:
+    """The header by which a server that relays says who is speaking; `role` is "reader" or left open."""
+    spoken = _Spoken(actor.user, actor.label, actor.session, actor.role == "reader")
+    return {SPEAKER: json.dumps(msgspec.to_builtins(spoken))}
+
+
+def grant_actor(grant: Grant, request: HTTPServerRequest) -> Actor:
+    """Whom a request with a grant comes from; the role is left open, or "reader": then he is no more than that.
+
+    A server that relays says who is speaking, else it is whom the grant stands for. Raises 400.
+    """
+    if not (grant.relays and SPEAKER in request.headers):
+        return Actor(grant.user, grant.label, grant.session, "")
+    try:
+        spoken = msgspec.json.decode(request.headers[SPEAKER].encode("latin-1"), type=_Spoken)
+        check_id(spoken.user, "user")
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"the header {SPEAKER} does not say who speaks: {error}") from None
+    return Actor(spoken.user, spoken.label, spoken.session, "reader" if spoken.reader else "")
 
 
 class Endpoint(web.RequestHandler):
@@ -208,6 +235,13 @@ class Endpoint(web.RequestHandler):
                 raise
             raise Refusal(404, "a path is percent-encoded UTF-8") from None
 
+    def log_exception(self, *error: Any) -> None:
+        """What is refused is no warning, which Tornado would print where nobody configured logging, as in a kernel."""
+        if isinstance(error[1], web.HTTPError) and error[1].status_code < 500:
+            _log.debug("%s %s: %s", self.request.method, self.request.path, error[1])
+        else:
+            super().log_exception(*error)
+
     def write_error(self, status_code: int, **more: Any) -> None:
         error = more.get("exc_info", (None, None))[1]
         word, message = _ERRORS.get(status_code, "failed"), HTTPStatus(status_code).phrase
@@ -296,7 +330,7 @@ class Apps(Upload):
     async def post(self) -> None:
         user = self.speaker().user
         given = self.read(_Named)
-        if not self.site.access.may_create(user):
+        if self.reader_only or not self.site.access.may_create(user):
             raise Refusal(403, "on this server only an administrator creates apps")
         with refusing():
             try:

@@ -127,12 +127,18 @@ def kind_frame(store: Store, schema: Schema, kind: str) -> pd.DataFrame:
     fields = list(schema.fields(kind).values())
     if schema.is_open:
         fields = [schema.at(predicate) for predicate in store.predicates() if kind_of(predicate) == kind]
-    subjects = store.entities(kind)
+    columns: dict[str, dict[str, list[Value]]] = {}
+    there: set[str] = set()
+    for field in fields:
+        held = columns[field.predicate] = {}
+        for subject, value in store.scan(field.predicate):
+            if field.fits(value):
+                held.setdefault(subject, []).append(value)
+        there.update(held)
+    subjects = [subject for subject in store.entities(kind) if subject in there]
     data = {"id": series(subjects, kind="s")}
     for field in fields:
-        held: dict[str, list[Value]] = {}
-        for subject, value in store.scan(field.predicate):
-            held.setdefault(subject, []).append(value)
+        held = columns[field.predicate]
         several = schema.is_open and any(len(values) > 1 for values in held.values())
         if field.many or several:
             lists = [field.read(held.get(subject, ()), several=True) or [] for subject in subjects]
@@ -160,8 +166,21 @@ def frame_columns(frame: pd.DataFrame, id: str | Sequence[str] | None = None) ->
             raise TypeError(f"a column's name is a field's name, text, not {name!r}")
         if name in out:
             raise ValueError(f"two columns are called {name!r}")
-        out[name] = frame.iloc[:, position].tolist()
+        out[name] = _cells(frame.iloc[:, position])
     return out
+
+
+def _cells(column: pd.Series) -> list[Any]:
+    """The values of a column; moments, where microseconds suffice, as Python's own, in UTC."""
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        moments = column.dt.tz_convert("UTC").to_numpy(f"datetime64[{column.dt.unit}]")
+        rounded = moments.astype("datetime64[us]")
+        if bool((rounded.astype(moments.dtype) == moments)[~np.isnat(moments)].all()):
+            found = rounded.tolist()
+            if not any(isinstance(moment, int) for moment in found):  # a year that Python has not
+                return [None if moment is None else moment.replace(tzinfo=UTC) for moment in found]
+    cells: list[Any] = column.tolist()
+    return cells
 
 
 class FrameLike:

@@ -52,6 +52,9 @@ class HubLimits:
     slice_steps_max: int = 4  # evaluation steps in it, each bounded by the core
     thread_bytes: int = 32 << 10  # a larger frame is taken in a thread, not on the loop
     uncommitted_bytes_max: int = 32 << 20  # taken in while a commit is on its way to the disk
+    transaction_bytes_max: int = (
+        240 << 20
+    )  # less than `unsent_bytes_max`: whoever follows gets it in one message
     unsent_bytes_high: int = 1 << 20  # a slower reader is paused,
     unsent_bytes_low: int = 256 << 10  # until this little is left
     unsent_bytes_max: int = 256 << 20  # more at once ends the connection
@@ -118,7 +121,8 @@ class Tenant:
         if not self.ending:
             self._inbox.append(look)
             self._wake.set()
-            await asyncio.wait([seen, self.task], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [seen, self.task]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not seen.done():
             raise StorageError(f"app {self.app} was closed meanwhile")
         return seen.result()
@@ -269,6 +273,10 @@ class Tenant:
         is_partial = isinstance(frame, Push) and bool(frame.transactions) and frame.transactions[-1].more
         line.carried = weight if is_partial else 0
         try:
+            if weight > self.limits.transaction_bytes_max:
+                raise ProtocolError(
+                    "size", f"a transaction has at most {self.limits.transaction_bytes_max:,} bytes"
+                )
             if weight > self.limits.thread_bytes:
                 await self._hub.in_thread(self._core.receive, line.number, frame, self._hub.now_ms())
             else:
@@ -396,6 +404,7 @@ class Hub:
         self._dropping: set[str] = set()
         self._closing = False
         self.is_closed = False
+        self._has_ended = False
 
     async def join(self, app: str, actor: Actor, outlet: Outlet) -> Line:
         """Connects `actor` to an app, which is opened if need be.
@@ -522,6 +531,7 @@ class Hub:
         stopped = self._writer is None or await self.in_thread(self._writer.stop, timeout_s)
         self.is_closed = True
         await self.in_thread(self.stores.close)
+        self._has_ended = True
         self._pool.shutdown(wait=stopped and not late, cancel_futures=True)
         if late or not stopped:
             raise TimeoutError(
@@ -539,7 +549,13 @@ class Hub:
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """What `work` returns, done beside the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+        try:
+            future = self._pool.submit(work, *arguments)
+        except RuntimeError:
+            if self._has_ended:
+                raise
+            return work(*arguments)  # the process is ending, and no pool takes any more work
+        return await asyncio.wrap_future(future)
 
     async def retire(self, storage: TenantStorage) -> None:
         """Closes a storage after what was submitted to it."""

@@ -4,9 +4,9 @@ Evaluation is counted and comes in slices, one slice of one query at a time whoe
 on; it ends at its budget, and where it is cancelled. Invariants: an answer is whole, or it is an error; it is the
 state at `position`, which is on disk when the answer is given.
 
-What travels is plain JSON. Inputs are text, numbers, booleans, null (no value), `{"date": "2013-01-01T00:00:00Z"}`,
-arrays of them (collections, tuples) and arrays of arrays (relations). In rows, dates are text of the same form,
-references their id's text, tuples arrays.
+What travels is plain JSON. Inputs are text, numbers, booleans, `{"date": "2013-01-01T00:00:00Z"}`, arrays of them
+(collections, tuples) and arrays of arrays (relations). In rows, dates are text of that form, references their id's
+text, tuples arrays.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _input(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list | dict):
         raise QueryError(
             f"not an input: {str(value)[:80]}",
-            expected='text, a number, true, false, null, {"date": "…Z"}, or arrays of them',
+            expected='text, a number, true, false, {"date": "…Z"}, or arrays of them',
         )
     return value
 

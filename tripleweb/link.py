@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import quote
 
-from tripleweb.errors import ProtocolError
+from tripleweb.errors import ProtocolError, TriplewebError
 from tripleweb.sync import messages
 from tripleweb.sync.messages import ClientFrame, ServerFrame
 
@@ -86,6 +86,8 @@ class Pace:
 class Link:
     """Keeps `peer` connected to the app `app` of the server at `url`, from `start` to `stop`.
 
+    `locate`, if given, is asked before each attempt where the server is by now, and for its token, in a thread.
+
     `connecting` is True while a connection is being made and none was lost since `start` or `go_online`. Methods may
     be called from any thread and never wait, `stop` excepted. After `go_offline` and `stop` the peer hears nothing
     more of the old connection, not even that it is gone.
@@ -100,18 +102,17 @@ class Link:
         *,
         label: str | None = None,
         pace: Pace | None = None,
+        locate: Callable[[], tuple[str, str | None]] | None = None,
     ) -> None:
-        self.url = url
         self.wanted = True
         self.connecting = False
         self._peer = peer
-        self._token = token
         self._pace = pace or Pace()
-        path = f"{API}apps/{quote(app, safe='')}/sync"
-        self._address = (
-            "ws" + url.removeprefix("http") + path + (f"?label={quote(label, safe='')}" if label else "")
+        self._locate = locate
+        self._path = f"{API}apps/{quote(app, safe='')}/sync" + (
+            f"?label={quote(label, safe='')}" if label else ""
         )
-        self._schemes = list(SCHEMES if token else SCHEMES[:1])
+        self._aim(url, token)
         self._stopping = False
         self._generation = 0  # grows when what stands is given up
         self._serving = 0  # the generation of the attempt or connection that there is
@@ -170,6 +171,11 @@ class Link:
                 log.debug("the link to %s has ended", self.url)
 
     # -- on the link's thread ----------------------------------------------------------------------------------
+
+    def _aim(self, url: str, token: str | None) -> None:
+        self.url, self._token = url, token
+        self._address = "ws" + url.removeprefix("http") + self._path
+        self._schemes = list(SCHEMES if token else SCHEMES[:1])
 
     def _set_wake(self) -> None:
         assert self._wake is not None
@@ -239,6 +245,8 @@ class Link:
             if error.code in (401, 403):
                 return f"{self.url} refuses this token ({error.code} {error.message})", True
             return f"{self.url} answers: {error.code} {error.message}", False
+        except TriplewebError as error:
+            return str(error), False
         except (OSError, StreamClosedError, WebSocketError, TimeoutError) as error:
             return f"cannot reach {self.url}: {error or type(error).__name__}", False
         except RuntimeError as error:
@@ -279,6 +287,10 @@ class Link:
         from tornado.httpclient import HTTPClientError, HTTPRequest
         from tornado.websocket import websocket_connect
 
+        if self._locate is not None:
+            found = await asyncio.to_thread(self._locate)
+            if found != (self.url, self._token):
+                self._aim(*found)
         for left in range(len(self._schemes) - 1, -1, -1):
             headers = {"Authorization": f"{self._schemes[0]} {self._token}"} if self._token else {}
             request = HTTPRequest(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ def announce(folder: Path, url: str, token: str) -> None:
     path = folder / ANNOUNCEMENT
     fresh = path.with_suffix(f".{os.getpid()}")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump({"url": url, "token": token, "pid": os.getpid()}, file)
+        json.dump({"url": url, "token": token, "pid": os.getpid(), "host": platform.node()}, file)
     fresh.replace(path)
 
 
@@ -59,10 +60,26 @@ def withdraw(folder: Path) -> None:
 
 
 def announced(folder: Path) -> dict[str, Any] | None:
-    """What the server of a folder left word of: `url`, `token`, `pid`. None if there is none, or it was not taken
-    back by a server that has died (then nobody answers, either)."""
+    """What the server of a folder left word of: `url`, `token`, `pid`. None if there is none, if its process has died
+    without taking it back, or if it runs on another machine, where its address means something else."""
     try:
         held = json.loads((folder / ANNOUNCEMENT).read_text(encoding="utf-8"))
-        return {"url": str(held["url"]), "token": str(held["token"]), "pid": int(held["pid"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        pid = int(held["pid"])
+        told = {"url": str(held["url"]), "token": str(held["token"]), "pid": pid}
+        is_here = held.get("host", platform.node()) == platform.node()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return told if is_here and is_alive(pid) else None
+
+
+def is_alive(pid: int) -> bool:
+    """False if there is no such process on this machine."""
+    if sys.platform == "win32":  # there, signal 0 is Ctrl-C; who is dead does not answer either
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # it is there, though not ours
+    return True

@@ -27,7 +27,8 @@ from typing import Any, Final
 
 from tripleweb.errors import SchemaError
 from tripleweb.ids import check_id, check_predicate, kind_of
-from tripleweb.store import Store, total
+from tripleweb.store import Store
+from tripleweb.tables import total
 from tripleweb.terms import Ref, Value, kind, kind_name, normalise, slot, sort_key
 
 Check = Callable[[Any], Any]
@@ -223,7 +224,7 @@ class Schema:
     """The kinds of a client's data and their fields. Made by `schema`; `SCHEMALESS` is the one that knows nothing
     and takes everything."""
 
-    __slots__ = ("_fields", "_is_open", "_kinds")
+    __slots__ = ("_fields", "_is_open", "_kinds", "_types")
 
     def __init__(self, kinds: Mapping[str, Mapping[str, Field]], *, is_open: bool = False) -> None:
         self._is_open = is_open
@@ -238,6 +239,7 @@ class Schema:
         self._fields = {
             field.predicate: field for fields in self._kinds.values() for field in fields.values()
         }
+        self._types = {predicate: field.type for predicate, field in self._fields.items()}
         for field in self._fields.values():
             if field.target is not None and field.target not in self._kinds:
                 raise SchemaError(
@@ -261,6 +263,11 @@ class Schema:
     def is_open(self) -> bool:
         """True if it takes what it does not know (only `SCHEMALESS` does)."""
         return self._is_open
+
+    @property
+    def types(self) -> Mapping[str, str]:
+        """The letters of the predicates that it knows."""
+        return self._types
 
     def kinds(self) -> list[str]:
         """The kinds that it knows, in the order in which they were written down."""
@@ -297,13 +304,18 @@ class Schema:
         """The field of a predicate; a free one if the schema does not know it."""
         return self._fields.get(predicate) or _free(predicate)
 
+    def shows(self, predicate: str, value: Value) -> bool:
+        """True if a triple is there for somebody with this schema, who reads its kinds field by field."""
+        return self._is_open or self._types.get(predicate) == kind(value)
+
     def entity(self, store: Store, group: str, subject: str) -> dict[str, Any] | None:
         """What is known of an entity as one kind: a dict with `id` and all fields of the schema (missing ones None,
-        sets as sorted lists); without a schema those that are there. None if nothing of that kind is there."""
+        sets as sorted lists); without a schema those that are there. None if nothing of that kind is there: what does
+        not fit the schema, or is not known to it, is not."""
         fields = self.fields(group)
         held: dict[str, list[Value]] = {}
         for predicate, value in store.about(subject):
-            if kind_of(predicate) == group:
+            if kind_of(predicate) == group and self.shows(predicate, value):
                 held.setdefault(predicate, []).append(value)
         if not held:
             return None

@@ -11,27 +11,29 @@ server, or as another user, than it did before.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import os
 import queue
-import signal
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType, TracebackType
 from typing import Any, Protocol, TypeVar
 
+from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError, RejectedError, StorageError, TriplewebError
 from tripleweb.link import Link, Pace
+from tripleweb.shield import Shield
 from tripleweb.storage.replica import Replica
 from tripleweb.store import Delta, Store
 from tripleweb.sync.client import APP, ClientCore
 from tripleweb.sync.messages import ClientFrame, Fault, Receipt, ServerFrame, Subscription, Welcome
 from tripleweb.sync.records import Fate, LocalCommit, LocalState
 from tripleweb.transaction import Transaction
+from tripleweb.undo import Deed, Deeds, Left, take_back
 
 log = logging.getLogger("tripleweb")
 
@@ -44,46 +46,11 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Shield:
-    """Holds Ctrl-C back while a step is taken that must not be left in the middle; it is raised at the end.
-
-    >>> with Shield() as shield:
-    ...     shield.acquire(threading.Lock())
-    """
-
-    def __init__(self) -> None:
-        self._outer: Any = None
-        self._held: tuple[int, FrameType | None] | None = None
-
-    def __enter__(self) -> Shield:
-        if threading.current_thread() is threading.main_thread():
-            outer = signal.getsignal(signal.SIGINT)
-            if callable(outer):
-                self._outer = outer
-                signal.signal(signal.SIGINT, self._hold)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._outer is not None:
-            signal.signal(signal.SIGINT, self._outer)
-            if self._held is not None and not isinstance(error, KeyboardInterrupt):
-                self._outer(*self._held)
-
-    def _hold(self, number: int, frame: FrameType | None) -> None:
-        self._held = number, frame
-
-    @property
-    def struck(self) -> bool:
-        """True if Ctrl-C came meanwhile."""
-        return self._held is not None
-
-    def acquire(self, lock: Any) -> None:
-        """Waits for a lock; gives up by `KeyboardInterrupt` if Ctrl-C comes first."""
-        while not lock.acquire(timeout=0.05):
-            if self.struck:
-                raise KeyboardInterrupt
+def _here() -> tuple[int, object]:
+    try:
+        return threading.get_ident(), asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        return threading.get_ident(), None
 
 
 class Watcher(Protocol):
@@ -120,7 +87,7 @@ class Session:
         now: Callable[[], int] = now_ms,
     ) -> None:
         self.app = app
-        self.url = url
+        self._url = url
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)  # notified whenever anything below may have changed
         self.replica = replica
@@ -134,6 +101,8 @@ class Session:
         self._link: Link | None = None
         self._tx: Transaction | None = None
         self._depth = 0
+        self._opener: tuple[int, object] = 0, None  # the thread, and its task, that has opened a transaction
+        self._deeds = Deeds()
         self._unsaved: deque[LocalCommit] = deque()
         self._watchers: list[weakref.ref[Watcher]] = []
         self.anchored: dict[
@@ -141,6 +110,7 @@ class Session:
         ] = {}  # whom callbacks or displays need is kept alive here, by their watcher
         self._rejected: dict[str, Receipt] = {}
         self._fault: Fault | None = None
+        self._expelled = False  # the server has ended this connection for good
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] | None = None
         self._compaction: Iterator[None] | None = None
         if app:
@@ -148,6 +118,11 @@ class Session:
         _sessions.add(self)
 
     # -- what is there -----------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where the server is, as far as is known; "" without one."""
+        return self._url if self._link is None else self._link.url
 
     @property
     def store(self) -> Store:
@@ -184,6 +159,7 @@ class Session:
             shield.acquire(self.lock)
             try:
                 if self._tx is not None:
+                    self._check_opener()
                     return operation(self._tx)
                 tx = self._begin()
                 try:
@@ -191,7 +167,9 @@ class Session:
                 except BaseException:
                     self._abandon(tx)
                     raise
-                self._commit(tx)
+                deed = self._commit(tx)
+                if deed is not None:
+                    self._deeds.add(deed)
                 return done
             finally:
                 self.lock.release()
@@ -201,6 +179,7 @@ class Session:
         with Shield() as shield:
             shield.acquire(self.lock)
             try:
+                self._check_opener()
                 if self._tx is None:
                     for watcher in self._alive():
                         watcher.catch_up()
@@ -212,11 +191,13 @@ class Session:
             except BaseException:
                 self.lock.release()
                 raise
-            self._depth += 1
+            self._depth, self._opener = self._depth + 1, _here()
             return tx
 
     def end(self, commit: bool) -> None:
         """Ends what `begin` opened. The outermost end commits, unless it or one before it said not to."""
+        if not self._depth or self._opener[0] != threading.get_ident():
+            raise TriplewebError("a transaction is ended once, by the thread that opened it")
         with Shield():
             tx = self._tx
             try:
@@ -227,9 +208,16 @@ class Session:
                 elif not commit:
                     self._abandon(tx)
                 elif self._depth == 0:
-                    self._commit(tx)
+                    deed = self._commit(tx)
+                    if deed is not None:
+                        self._deeds.add(deed)
             finally:
                 self.lock.release()
+
+    def _check_opener(self) -> None:
+        """Tasks of one thread share its lock; they would write into each other's transactions."""
+        if self._depth and self._opener != _here():
+            raise TriplewebError("another task of this thread has a transaction open: do not await within one")
 
     def _begin(self) -> Transaction:
         self._check_open()
@@ -242,7 +230,31 @@ class Session:
         self._tx = None
         self.core.abandon(tx)
 
-    def _commit(self, tx: Transaction) -> None:
+    def take_back(self, redo: bool = False) -> list[Left]:
+        """Takes back the last transaction of this session, or with `redo` the last that took one back, by a new one;
+        returns what it left alone. Raises `TriplewebError` if there is none, and within a transaction."""
+        with Shield() as shield:
+            shield.acquire(self.lock)
+            try:
+                if self._tx is not None or self._depth:
+                    raise TriplewebError("cannot take anything back within a transaction: end it first")
+                deed = self._deeds.last(redo)
+                if not deed.settled:
+                    for pending in self.core.outbox.values():
+                        if pending.id == deed.id:
+                            deed.stamp = pending.time, self.core.replica
+                tx = self._begin()
+                try:
+                    left = take_back(tx, deed)
+                except BaseException:
+                    self._abandon(tx)
+                    raise
+                self._deeds.turn(deed, self._commit(tx), redo)
+                return left
+            finally:
+                self.lock.release()
+
+    def _commit(self, tx: Transaction) -> Deed | None:
         commit = self.core.prepare(tx)
         if commit is not None:
             try:
@@ -251,9 +263,14 @@ class Session:
                 self._abandon(tx)
                 raise
         self._tx = None
-        self._tell(self.core.accept(tx, commit))
+        delta = self.core.accept(tx, commit)
+        self._tell(delta)
         if self._link is not None:
             self._link.wake()
+        if commit is None:
+            return None
+        known = commit.pending[0].id if commit.pending else ""
+        return Deed(known, (tx.time, tx.replica), tx.changes, delta)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -388,11 +405,18 @@ class Session:
 
     # -- the link ----------------------------------------------------------------------------------------------
 
-    def connect(self, token: str | None, *, label: str | None = None, pace: Pace | None = None) -> None:
-        """Starts to sync with `url`, from now on until `close`."""
+    def connect(
+        self,
+        token: str | None,
+        *,
+        label: str | None = None,
+        pace: Pace | None = None,
+        locate: Callable[[], tuple[str, str | None]] | None = None,
+    ) -> None:
+        """Starts to sync with `url`, from now on until `close`. `locate` finds a server that has moved; see `Link`."""
         with self.lock:
             self._check_open()
-            self._link = Link(self, self.url, token, self.app, label=label, pace=pace)
+            self._link = Link(self, self._url, token, self.app, label=label, pace=pace, locate=locate)
             self._link.start()
 
     def go_offline(self) -> None:
@@ -421,14 +445,16 @@ class Session:
 
     def link_received(self, frame: ServerFrame, waited: float) -> None:
         if isinstance(frame, Fault):
-            self._fault = frame
+            self._fault, self._expelled = frame, frame.code == "forbidden"
         elif isinstance(frame, Welcome):
             self._check_identity(frame)
         before = self.core.state, self.core.caught_up
         # as of its arrival: the core reads clocks from it, and somebody may have held the lock for long
         update = self.core.receive(frame, self._now() - int(waited * 1000))
         for receipt in update.receipts:
-            if receipt.outcome == "rejected":
+            rejected = receipt.outcome == "rejected"
+            self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), rejected)
+            if rejected:
                 self._rejected[receipt.id] = receipt
         try:
             if update.commit is not None:
@@ -461,6 +487,9 @@ class Session:
         if self._fault is not None:
             reason, refused = self._fault.message, self._fault.code in _REFUSING
             self._fault = None
+        if self._expelled and self._link is not None:  # trying again would bring back an app that was deleted
+            self._expelled = False
+            self._link.go_offline()
         self.core.disconnected(reason, refused)
         self._tell(Delta(), state=True)
 
@@ -524,6 +553,7 @@ def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
             job()
         except Exception:
             log.exception("a callback failed")
+        del job  # what it holds is not kept alive until the next one comes
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

@@ -7,45 +7,46 @@ sum. A deleted entity is one row in the graveyard for ever, and its registers go
 
 Invariants: any order and any duplication of the same changes gives the same registers, hence the same triples; no
 schema is needed to merge or to read; a `Delta` added to the old triples gives the new ones; server, client and
-simulator use this one class.
-
-Inside, triples come in and tables stay: one table per kind, one row an entity, one row-aligned column a predicate
-(a list of native values and arrays of stamps). A row is the entity's index, a lazily built reverse index per column
-answers "who has this value". Only rows that ever held more than a single value have a `_Cell`.
+simulator use this one class. How it all lies in memory: `tables.py`.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from math import fsum
+from itertools import compress
+from operator import itemgetter
 from typing import Any
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key, outranks
 from tripleweb.clock import Stamp
 from tripleweb.ids import kind_of
-from tripleweb.terms import Value, kind, slot, sort_key
-from tripleweb.view import ABSENT, Columns, View, index_key
+from tripleweb.tables import NEVER, Block, Cell, Column, Kept, Table
+from tripleweb.terms import Value, slot
+from tripleweb.view import ABSENT, Columns, View
 
 Triple = tuple[str, str, Value]
 Fate = tuple[str, int, str]  # (reason, time, replica) of what beat a change
-
-
-_NEVER: Stamp = (-1, "")
+# (subject, predicate) -> its place and what was visible there
+Touched = dict[tuple[str, str], tuple[Column, int, tuple[Value, ...]]]
 
 
 class Delta:
     """What a batch of changes did to the visible triples, netted: `removed` from and `added` to them."""
 
-    __slots__ = ("added", "removed")
+    __slots__ = ("_predicates", "added", "removed")
 
     def __init__(self, removed: list[Triple] | None = None, added: list[Triple] | None = None) -> None:
         self.removed: list[Triple] = [] if removed is None else removed
         self.added: list[Triple] = [] if added is None else added
+        self._predicates: frozenset[str] | None = None
 
     @property
     def predicates(self) -> frozenset[str]:
-        return frozenset(p for _, p, _ in self.removed) | frozenset(p for _, p, _ in self.added)
+        """The predicates that it touches; to be asked for when it is complete."""
+        if self._predicates is None:
+            of = itemgetter(1)
+            self._predicates = frozenset(map(of, self.removed)) | frozenset(map(of, self.added))
+        return self._predicates
 
     def __bool__(self) -> bool:
         return bool(self.removed or self.added)
@@ -71,71 +72,6 @@ def net(deltas: Iterable[Delta]) -> Delta:
     )
 
 
-class _Cell:
-    """A (subject, predicate) that ever held more than a single value."""
-
-    __slots__ = ("marker", "members", "shares", "single", "visible")
-
-    def __init__(self, single: Any) -> None:
-        self.single = (
-            single  # the value at slot "", ABSENT for a tombstone or none; its stamp is in the column
-        )
-        self.marker: Stamp = _NEVER
-        self.members: dict[str, tuple[Value | None, int, str]] = {}
-        self.shares: dict[str, tuple[Value | None, int, str]] = {}
-        self.visible: tuple[Value, ...] = ()
-
-
-class _Column:
-    """One predicate: `values[row]` is the single value or ABSENT; rows with a cell have ABSENT here."""
-
-    __slots__ = ("cells", "index", "live", "predicate", "replicas", "times", "values")
-
-    def __init__(self, predicate: str) -> None:
-        self.predicate = predicate
-        self.values: list[Any] = []
-        self.times = array("q")  # of slot ""; -1: never written
-        self.replicas = array("I")
-        self.cells: dict[int, _Cell] = {}
-        self.index: dict[Any, set[int]] | None = None
-        self.live = 0  # visible triples
-
-    def grow(self, rows: int) -> None:
-        missing = rows - len(self.values)
-        if missing > 0:
-            self.values.extend([ABSENT] * missing)
-            self.times.extend([-1] * missing)
-            self.replicas.extend([0] * missing)
-
-    def visible(self, row: int) -> tuple[Value, ...]:
-        if row >= len(self.values):
-            return ()
-        value = self.values[row]
-        if value is not ABSENT:
-            return (value,)
-        cell = self.cells.get(row)
-        return () if cell is None else cell.visible
-
-
-class _Table:
-    """One kind: the rows of its entities and the columns of its predicates."""
-
-    __slots__ = ("columns", "entities", "row_of")
-
-    def __init__(self) -> None:
-        self.row_of: dict[int, int] = {}
-        self.entities = array("I")  # row -> entity number
-        self.columns: dict[str, _Column] = {}
-
-
-def total(shares: Iterable[Value]) -> Value:
-    """The sum of a counter's shares: exact, so that it does not depend on their order."""
-    numbers: list[Any] = [share for share in shares if kind(share) == "n"]
-    if any(type(n) is float for n in numbers):
-        return fsum(numbers)
-    return int(sum(numbers))
-
-
 class Store:
     """Registers in, visible triples out.
 
@@ -152,9 +88,10 @@ class Store:
         self._numbers: dict[str, int] = {}
         self._replicas: list[str] = []
         self._replica_numbers: dict[str, int] = {}
-        self._tables: dict[str, _Table] = {}
+        self._tables: dict[str, Table] = {}
+        self._columns: dict[str, tuple[Table, Column]] = {}  # by predicate
         self._graves: dict[str, Stamp] = {}
-        self._kept: list[tuple[Key, Change | None]] | None = None  # registers as they were, while recording
+        self._kept: Kept | None = None  # while recording
 
     # -- merging -----------------------------------------------------------------------------------------------
 
@@ -164,12 +101,12 @@ class Store:
         `fates`, if given, gets one entry a change: None where it stands, else (reason, time, replica) of what
         beat it, the reason being `deleted`, `newer` or `reset`. A change that is there already stands.
         """
-        touched: dict[tuple[str, str], tuple[Value, ...]] = {}
+        touched: Touched = {}
         for change in changes:
             fate = self._merge(change, touched)
             if fates is not None:
                 fates.append(fate)
-        return self._settle(touched)
+        return _settle(touched)
 
     def put(
         self, changes: Iterable[Change] = (), drop: Iterable[Key] = (), revive: Iterable[str] = ()
@@ -178,44 +115,118 @@ class Store:
 
         For what is not a merge: undoing, re-stamping, forgetting. Only what is revived comes back from the graveyard.
         """
-        touched: dict[tuple[str, str], tuple[Value, ...]] = {}
+        touched: Touched = {}
         for subject in revive:
             self._keep((subject, DELETED, SINGLE))
             self._graves.pop(subject, None)
         for key in drop:
             if key[1] != DELETED and self.register(key) is not None:
-                self._write(key, ABSENT, _NEVER, touched)
+                self._set(key, ABSENT, NEVER, touched)
         for change in changes:
             if change.predicate == DELETED:
                 self._bury(change, touched)
             elif change.subject not in self._graves:
-                self._write(
-                    change.key, ABSENT if change.value is None else change.value, change.stamp, touched
-                )
-        return self._settle(touched)
+                value = ABSENT if change.value is None else change.value
+                self._set(change[:3], value, change[4:], touched)
+        return _settle(touched)
 
-    def record(self) -> list[tuple[Key, Change | None]]:
-        """Starts keeping the registers that are about to be overwritten; returns the growing list."""
-        self._kept = []
+    def put_columns(
+        self, subjects: Sequence[str], columns: Iterable[tuple[str, Sequence[Value | None]]], stamp: Stamp
+    ) -> Delta:
+        """What `put` does, for single values of many entities: `columns` are predicates with a cell for each of the
+        `subjects` (which differ, and are not deleted); None leaves alone what is there."""
+        delta = Delta()
+        places: dict[str, Sequence[int]] = {}
+        for predicate, cells in columns:
+            group = kind_of(predicate)
+            if group not in places:
+                places[group] = self._rows(group, subjects)
+            self._put_column(predicate, subjects, places[group], cells, stamp, delta)
+        return delta
+
+    def _put_column(
+        self,
+        predicate: str,
+        subjects: Sequence[str],
+        rows: Sequence[int],
+        cells: Sequence[Any],
+        stamp: Stamp,
+        delta: Delta,
+    ) -> None:
+        _, column = self._column(predicate)
+        time, replica = stamp[0], self._replica_number(stamp[1])
+        if None in cells:
+            given = [cell is not None for cell in cells]
+            subjects = list(compress(subjects, given))
+            rows, cells = list(compress(rows, given)), list(compress(cells, given))
+        if not rows:
+            return
+        column.grow(max(rows) + 1)
+        values, times, replicas = column.values, column.times, column.replicas
+        keeping = self._kept is not None
+        held: dict[str, Change] = {}
+        touched: Touched = {}
+        removed, added = delta.removed, delta.added
+        if max(times[row] for row in rows) < 0 and not column.cells:  # nothing was ever written there
+            for row, value in zip(rows, cells, strict=True):
+                values[row] = value
+                times[row] = time
+                replicas[row] = replica
+            added.extend([(s, predicate, v) for s, v in zip(subjects, cells, strict=True)])
+            column.live += len(rows)
+            for row, value in zip(rows, cells, strict=True) if column.index is not None else ():
+                column.reindex(row, (), (value,))
+        else:
+            for subject, row, value in zip(subjects, rows, cells, strict=True):
+                if keeping:
+                    register = self._single_at(subject, column, row)
+                    if register is not None:
+                        held[subject] = register
+                if row in column.cells:
+                    self._set_in_cell(column, row, (subject, predicate, SINGLE), value, stamp, touched)
+                    continue
+                old, values[row] = values[row], value
+                times[row] = time
+                replicas[row] = replica
+                if old is ABSENT:
+                    column.live += 1
+                    column.reindex(row, (), (value,))
+                    added.append((subject, predicate, value))
+                elif type(old) is not type(value) or old != value:
+                    column.reindex(row, (old,), (value,))
+                    removed.append((subject, predicate, old))
+                    added.append((subject, predicate, value))
+            more = _settle(touched)
+            removed += more.removed
+            added += more.added
+        if self._kept is not None:
+            self._kept.segments.append(Block(predicate, subjects, held))
+
+    def record(self) -> Kept:
+        """Starts keeping the registers that are about to be overwritten; returns what grows with each."""
+        self._kept = Kept()
         return self._kept
 
     def stop(self) -> None:
         """Ends `record`."""
         self._kept = None
 
-    def undo(self, kept: Sequence[tuple[Key, Change | None]]) -> Delta:
-        """Sets registers back to what `record` kept, the oldest word on each register last."""
+    def undo(self, kept: Kept) -> Delta:
+        """Sets registers back to what `record` kept."""
         deltas = []
-        for key, change in reversed(kept):
-            if change is not None:
-                deltas.append(self.put([change]))
-            elif key[1] == DELETED:
-                deltas.append(self.put(revive=[key[0]]))
-            else:
-                deltas.append(self.put(drop=[key]))
+        for segment in reversed(kept.segments):
+            if not isinstance(segment, dict):
+                held = segment.held
+                gone = [(s, segment.predicate, SINGLE) for s in segment.subjects if s not in held]
+                deltas.append(self.put(held.values(), gone))
+                continue
+            found = [change for change in segment.values() if change is not None]
+            fresh = [key for key, change in segment.items() if change is None]
+            revived = [subject for subject, predicate, _ in fresh if predicate == DELETED]
+            deltas.append(self.put(found, fresh, revived))
         return net(deltas)
 
-    def _merge(self, change: Change, touched: dict[tuple[str, str], tuple[Value, ...]]) -> Fate | None:
+    def _merge(self, change: Change, touched: Touched) -> Fate | None:
         subject, predicate, place, value, time, replica = change
         grave = self._graves.get(subject) if self._graves else None
         if predicate == DELETED:
@@ -224,42 +235,52 @@ class Store:
             return None
         if grave is not None:
             return ("deleted", *grave)
-        key = (subject, predicate, place)
-        old = self._stamp(key)
-        if (time, replica) <= old:
-            if old != (time, replica):
+        column, row = self._place(subject, predicate)
+        stamp, old = (time, replica), self._stamp_at(column, row, place)
+        if stamp <= old:
+            if old != stamp:
                 return ("newer", *old)
-            current = self.register(key)
+            current = self.register(change[:3])
             if current is None or not outranks(value, current.value):
                 same = current is not None and not outranks(current.value, value)
                 return None if same else ("newer", *old)
-        self._write(key, ABSENT if value is None else value, (time, replica), touched)
-        if place[:2] != COUNTER:
+        self._write(change[:3], column, row, ABSENT if value is None else value, stamp, touched)
+        if place[:2] != COUNTER and (column.cells or place != SINGLE):
             floor = self.floor(subject, predicate)
-            if (time, replica) < floor:
+            if stamp < floor:
                 return ("reset", *floor)
         return None
 
-    def _write(
-        self, key: Key, value: Any, stamp: Stamp, touched: dict[tuple[str, str], tuple[Value, ...]]
-    ) -> None:
-        """Sets one register, whatever it was; stamp _NEVER drops it."""
-        subject, predicate, place = key
+    def _set(self, key: Key, value: Any, stamp: Stamp, touched: Touched) -> None:
+        """Sets one register, whatever it was; stamp NEVER drops it."""
+        column, row = self._place(key[0], key[1])
+        self._write(key, column, row, value, stamp, touched)
+
+    def _write(self, key: Key, column: Column, row: int, value: Any, stamp: Stamp, touched: Touched) -> None:
+        """Sets one register whose place is known."""
         if self._kept is not None:
             self._keep(key)
-        _, row, column = self._place(subject, predicate)
-        pair = (subject, predicate)
-        cell = column.cells.get(row) if column.cells else None
-        if pair not in touched:
-            touched[pair] = column.visible(row)
-        if place != SINGLE and cell is None:
-            cell = column.cells[row] = _Cell(column.values[row])
-            column.values[row] = ABSENT
-        if cell is None:
-            column.values[row] = value
-            column.times[row] = stamp[0]
-            column.replicas[row] = self._replica_number(stamp[1])
+        if key[2] != SINGLE or (column.cells and row in column.cells):
+            self._set_in_cell(column, row, key, value, stamp, touched)
             return
+        pair = key[:2]
+        if pair not in touched:
+            touched[pair] = column, row, column.visible(row)
+        column.values[row] = value
+        column.times[row] = stamp[0]
+        column.replicas[row] = self._replica_number(stamp[1])
+
+    def _set_in_cell(
+        self, column: Column, row: int, key: Key, value: Any, stamp: Stamp, touched: Touched
+    ) -> None:
+        """Sets a register where there is more than a single value, or is from now on."""
+        pair, place = key[:2], key[2]
+        if pair not in touched:
+            touched[pair] = column, row, column.visible(row)
+        cell = column.cells.get(row)
+        if cell is None:
+            cell = column.cells[row] = Cell(column.values[row])
+            column.values[row] = ABSENT
         if place == SINGLE:
             cell.single = value
             column.times[row] = stamp[0]
@@ -268,17 +289,17 @@ class Store:
             cell.marker = stamp
         else:
             slots = cell.shares if place[:2] == COUNTER else cell.members
-            if stamp == _NEVER:
+            if stamp == NEVER:
                 slots.pop(place, None)
             else:
                 slots[place] = (None if value is ABSENT else value, *stamp)
-        cell.visible = self._see(cell, self._single_stamp(column, row))
+        cell.see(self._single_stamp(column, row))
 
-    def _bury(self, change: Change, touched: dict[tuple[str, str], tuple[Value, ...]]) -> None:
+    def _bury(self, change: Change, touched: Touched) -> None:
         subject = change.subject
         for register in list(self.registers_of(subject)):
             if register.predicate != DELETED:
-                self._write(register.key, ABSENT, _NEVER, touched)
+                self._set(register.key, ABSENT, NEVER, touched)
         number = self._numbers.get(subject)
         if number is not None:
             for table in self._tables.values():
@@ -291,70 +312,67 @@ class Store:
 
     def _keep(self, key: Key) -> None:
         if self._kept is not None:
-            self._kept.append((key, self.register(key)))
-
-    def _settle(self, touched: dict[tuple[str, str], tuple[Value, ...]]) -> Delta:
-        """Compares what was visible with what is; keeps counts and reverse indexes right."""
-        delta = Delta()
-        for (subject, predicate), before in touched.items():
-            _, row, column = self._place(subject, predicate)
-            after = column.visible(row)
-            if before == after and all(type(a) is type(b) for a, b in zip(before, after, strict=True)):
-                continue
-            gone, come = before, after
-            if len(before) > 1 or len(after) > 1:
-                old = {(slot(v), type(v)): v for v in before}
-                new = {(slot(v), type(v)): v for v in after}
-                gone = tuple(v for k, v in old.items() if k not in new)
-                come = tuple(v for k, v in new.items() if k not in old)
-            column.live += len(come) - len(gone)
-            index = column.index
-            if index is not None:
-                # "a" and Ref("a") share a key: it goes when the last of them goes
-                keys = {index_key(value) for value in after}
-                for key in {index_key(value) for value in gone} - keys:
-                    rows = index[key]
-                    rows.discard(row)
-                    if not rows:
-                        del index[key]
-                for key in keys:
-                    index.setdefault(key, set()).add(row)
-            delta.removed.extend((subject, predicate, v) for v in gone)
-            delta.added.extend((subject, predicate, v) for v in come)
-        return delta
+            ones = self._kept.ones()
+            if key not in ones:
+                ones[key] = self.register(key)
 
     # -- places ------------------------------------------------------------------------------------------------
 
-    def _place(self, subject: str, predicate: str) -> tuple[_Table, int, _Column]:
-        """The cell of a (subject, predicate), made if need be."""
+    def _column(self, predicate: str) -> tuple[Table, Column]:
+        """The column of a predicate and its table, made if need be."""
+        found = self._columns.get(predicate)
+        if found is None:
+            table = self._tables.setdefault(kind_of(predicate), Table())
+            column = table.columns[predicate] = Column(predicate)
+            found = self._columns[predicate] = table, column
+        return found
+
+    def _number(self, subject: str) -> int:
         number = self._numbers.get(subject)
         if number is None:
             number = self._numbers[subject] = len(self._names)
             self._names.append(subject)
-        group = kind_of(predicate)
-        table = self._tables.get(group)
-        if table is None:
-            table = self._tables[group] = _Table()
+        return number
+
+    def _place(self, subject: str, predicate: str) -> tuple[Column, int]:
+        """The column and row of a (subject, predicate), made if need be."""
+        table, column = self._columns.get(predicate) or self._column(predicate)
+        number = self._numbers.get(subject)
+        if number is None:
+            number = self._number(subject)
         row = table.row_of.get(number)
         if row is None:
             row = table.row_of[number] = len(table.entities)
             table.entities.append(number)
-        column = table.columns.get(predicate)
-        if column is None:
-            column = table.columns[predicate] = _Column(predicate)
         if row >= len(column.values):
             column.grow(row + 1)
-        return table, row, column
+        return column, row
 
-    def _find(self, subject: str, predicate: str) -> tuple[_Column, int] | None:
-        """The cell of a (subject, predicate), if there is one."""
+    def _rows(self, group: str, subjects: Iterable[str]) -> list[int]:
+        """The rows of entities in the table of a kind, made if need be."""
+        table = self._tables.setdefault(group, Table())
+        row_of, entities = table.row_of, table.entities
+        rows = []
+        for subject in subjects:
+            number = self._numbers.get(subject)
+            if number is None:
+                number = self._number(subject)
+            row = row_of.get(number)
+            if row is None:
+                row = row_of[number] = len(entities)
+                entities.append(number)
+            rows.append(row)
+        return rows
+
+    def _find(self, subject: str, predicate: str) -> tuple[Column, int] | None:
+        """The column and row of a (subject, predicate), if there is one."""
         number = self._numbers.get(subject)
-        table = self._tables.get(kind_of(predicate))
-        if number is None or table is None:
+        found = self._columns.get(predicate)
+        if number is None or found is None:
             return None
+        table, column = found
         row = table.row_of.get(number)
-        column = table.columns.get(predicate)
-        if row is None or column is None or row >= len(column.values):
+        if row is None or row >= len(column.values):
             return None
         return column, row
 
@@ -365,70 +383,51 @@ class Store:
             self._replicas.append(replica)
         return number
 
-    def _single_stamp(self, column: _Column, row: int) -> Stamp:
+    def _single_stamp(self, column: Column, row: int) -> Stamp:
         time = column.times[row]
-        return _NEVER if time < 0 else (time, self._replicas[column.replicas[row]])
+        return NEVER if time < 0 else (time, self._replicas[column.replicas[row]])
 
-    def _see(self, cell: _Cell, single: Stamp) -> tuple[Value, ...]:
-        """What is visible in a cell, sorted."""
-        floor = max(single, cell.marker)
-        shown: dict[str, Value] = {}
-        if cell.single is not ABSENT and single >= cell.marker:
-            shown[slot(cell.single)] = cell.single
-        for place, (value, time, replica) in cell.members.items():
-            if value is not None and (time, replica) >= floor:
-                shown[place] = value
-        shares = [value for value, _, _ in cell.shares.values() if value is not None]
-        if shares:
-            beside = [v for v in shown.values() if kind(v) == "n"]
-            shown = {place: v for place, v in shown.items() if kind(v) != "n"}
-            count = total(shares + beside)
-            shown[slot(count)] = count
-        return tuple(sorted(shown.values(), key=_visible_order))
-
-    # -- registers ---------------------------------------------------------------------------------------------
-
-    def _stamp(self, key: Key) -> Stamp:
-        """The stamp of a register, _NEVER if there is none."""
-        found = self._find(key[0], key[1])
-        if found is None:
-            return _NEVER
-        column, row = found
-        place = key[2]
+    def _stamp_at(self, column: Column, row: int, place: str) -> Stamp:
+        """The stamp of a register, NEVER if there is none."""
         if place == SINGLE:
             return self._single_stamp(column, row)
         cell = column.cells.get(row)
         if cell is None:
-            return _NEVER
+            return NEVER
         if place == RESET:
             return cell.marker
         held = (cell.shares if place[:2] == COUNTER else cell.members).get(place)
-        return _NEVER if held is None else held[1:]
+        return NEVER if held is None else held[1:]
+
+    # -- registers ---------------------------------------------------------------------------------------------
 
     def register(self, key: Key) -> Change | None:
         """The register at (subject, predicate, slot), None if it was never set."""
-        if key[1] == DELETED:
-            grave = self._graves.get(key[0])
-            return None if grave is None else Change(key[0], DELETED, SINGLE, True, *grave)
-        stamp = self._stamp(key)
-        if stamp == _NEVER:
+        subject, predicate, place = key
+        if predicate == DELETED:
+            grave = self._graves.get(subject)
+            return None if grave is None else Change(subject, DELETED, SINGLE, True, *grave)
+        found = self._find(subject, predicate)
+        if found is None:
             return None
-        found = self._find(key[0], key[1])
-        assert found is not None
         column, row = found
+        if place == SINGLE:
+            return self._single_at(subject, column, row)
+        stamp = self._stamp_at(column, row, place)
+        if stamp == NEVER:
+            return None
         cell = column.cells.get(row)
-        if key[2] == SINGLE:
-            value = column.values[row] if cell is None else cell.single
-        elif key[2] == RESET:
+        if place == RESET:
             value = ABSENT
         else:
             assert cell is not None
-            value = (cell.shares if key[2][:2] == COUNTER else cell.members)[key[2]][0]
-        return Change(*key, None if value is ABSENT else value, *stamp)
+            value = (cell.shares if place[:2] == COUNTER else cell.members)[place][0]
+        return Change(subject, predicate, place, None if value is ABSENT else value, *stamp)
 
     def floor(self, subject: str, predicate: str) -> Stamp:
         """The stamp below which the members and the single value of a (subject, predicate) are hidden."""
-        return max(self._stamp((subject, predicate, SINGLE)), self._stamp((subject, predicate, RESET)))
+        found = self._find(subject, predicate)
+        return NEVER if found is None else max(self._stamp_at(*found, SINGLE), self._stamp_at(*found, RESET))
 
     def registers_of(self, subject: str, predicate: str | None = None) -> Iterator[Change]:
         """Every register of an entity (of one of its predicates), its tombstone among them."""
@@ -456,16 +455,24 @@ class Store:
                     if column.times[row] >= 0 or row in column.cells:
                         yield from self._registers_at(self._names[table.entities[row]], column, row)
 
-    def _registers_at(self, subject: str, column: _Column, row: int) -> list[Change]:
+    def _single_at(self, subject: str, column: Column, row: int) -> Change | None:
+        """The register of the single value at a place, None if it was never set."""
+        time = column.times[row]
+        if time < 0:
+            return None
+        value = column.values[row]
+        if value is ABSENT and row in column.cells:
+            value = column.cells[row].single
+        found = None if value is ABSENT else value
+        return Change(subject, column.predicate, SINGLE, found, time, self._replicas[column.replicas[row]])
+
+    def _registers_at(self, subject: str, column: Column, row: int) -> list[Change]:
         predicate = column.predicate
         cell = column.cells.get(row)
-        single = column.values[row] if cell is None else cell.single
-        out = []
-        if column.times[row] >= 0:
-            stamp = self._single_stamp(column, row)
-            out.append(Change(subject, predicate, SINGLE, None if single is ABSENT else single, *stamp))
+        single = self._single_at(subject, column, row)
+        out = [] if single is None else [single]
         if cell is not None:
-            if cell.marker != _NEVER:
+            if cell.marker != NEVER:
                 out.append(Change(subject, predicate, RESET, None, *cell.marker))
             for slots in (cell.members, cell.shares):
                 out.extend(Change(subject, predicate, place, *held) for place, held in slots.items())
@@ -479,20 +486,17 @@ class Store:
 
     def predicates(self) -> list[str]:
         """All predicates with at least one visible triple, sorted."""
-        return sorted(
-            name for table in self._tables.values() for name, column in table.columns.items() if column.live
-        )
+        return sorted(name for name, (_, column) in self._columns.items() if column.live)
 
     def count(self, predicate: str) -> int:
         """How many visible triples a predicate has."""
-        column = self._column(predicate)
-        return 0 if column is None else column.live
+        found = self._columns.get(predicate)
+        return 0 if found is None else found[1].live
 
     def scan(self, predicate: str) -> Iterator[tuple[str, Value]]:
         """Every (subject, value) of a predicate."""
-        table = self._tables.get(kind_of(predicate))
-        column = None if table is None else table.columns.get(predicate)
-        if table is not None and column is not None:
+        if predicate in self._columns:
+            table, column = self._columns[predicate]
             names, entities = self._names, table.entities
             for row, value in enumerate(column.values):
                 if value is not ABSENT:
@@ -508,18 +512,10 @@ class Store:
 
     def subjects(self, predicate: str, value: Value) -> list[str]:
         """Who has this value; text and references match by their text."""
-        table = self._tables.get(kind_of(predicate))
-        column = None if table is None else table.columns.get(predicate)
-        if table is None or column is None:
+        if predicate not in self._columns:
             return []
-        if column.index is None:
-            index: dict[Any, set[int]] = {}
-            for row in range(len(column.values)):
-                for held in column.visible(row):
-                    index.setdefault(index_key(held), set()).add(row)
-            column.index = index
-        rows = column.index.get(index_key(value), ())
-        return [self._names[table.entities[row]] for row in sorted(rows)]
+        table, column = self._columns[predicate]
+        return [self._names[table.entities[row]] for row in column.rows_with(value)]
 
     def about(self, subject: str) -> Iterator[tuple[str, Value]]:
         """Every (predicate, value) of an entity."""
@@ -544,22 +540,44 @@ class Store:
             if any(column.visible(row) for column in columns)
         ]
 
-    def _column(self, predicate: str) -> _Column | None:
-        table = self._tables.get(kind_of(predicate))
-        return None if table is None else table.columns.get(predicate)
-
     def view(self, predicates: frozenset[str] | None = None) -> View:
         """An immutable copy of some predicates (None: of all), for evaluating while the store goes on."""
         names = sorted(predicates) if predicates is not None else self.predicates()
         columns: Columns = {}
         for name in names:
-            table = self._tables.get(kind_of(name))
-            column = None if table is None else table.columns.get(name)
-            if table is not None and column is not None and column.live:
+            if name not in self._columns:
+                continue
+            table, column = self._columns[name]
+            if column.live:
                 cells = {row: cell.visible for row, cell in column.cells.items() if cell.visible}
                 columns[name] = (table.entities, column.values.copy(), cells)
         return View(self._names, columns)
 
 
-def _visible_order(value: Value) -> tuple[Any, ...]:
-    return (*sort_key(value), kind(value))
+def _settle(touched: Touched) -> Delta:
+    """Compares what was visible with what is; keeps counts and reverse indexes right."""
+    delta = Delta()
+    removed, added = delta.removed, delta.added
+    for (subject, predicate), (column, row, before) in touched.items():
+        after = column.visible(row)
+        if len(before) == 1 == len(after):
+            old, new = before[0], after[0]
+            if type(old) is type(new) and old == new:
+                continue
+            removed.append((subject, predicate, old))
+            added.append((subject, predicate, new))
+            column.reindex(row, before, after)
+            continue
+        if before == after and all(type(a) is type(b) for a, b in zip(before, after, strict=True)):
+            continue
+        gone, come = before, after
+        if before and after:
+            earlier = {(slot(v), type(v)): v for v in before}
+            later = {(slot(v), type(v)): v for v in after}
+            gone = tuple(v for k, v in earlier.items() if k not in later)
+            come = tuple(v for k, v in later.items() if k not in earlier)
+        column.live += len(come) - len(gone)
+        column.reindex(row, gone, after)
+        removed.extend([(subject, predicate, v) for v in gone])
+        added.extend([(subject, predicate, v) for v in come])
+    return delta

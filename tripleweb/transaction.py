@@ -11,7 +11,7 @@ something else of the same stamp by accident.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.errors import DeletedError
@@ -35,9 +35,9 @@ class Transaction:
         self.time = time
         self.replica = replica
         self._changes: dict[Key, Change] = {}
-        self._members: dict[
-            tuple[str, str], list[str]
-        ] = {}  # field -> the slots written in it but "" and "c:"
+        self._columns: list[Change] = []  # of `set_columns`, as long as nothing else was written
+        # field -> the slots written in it but "" and "c:"
+        self._members: dict[tuple[str, str], list[str]] = {}
         self._deltas: list[Delta] = []
         self._kept = store.record()
 
@@ -53,23 +53,34 @@ class Transaction:
         self._take_back_members(subject, predicate)
         self._write(Change(subject, predicate, SINGLE, value, self.time, self.replica))
 
-    def set_all(self, triples: Iterable[tuple[str, str, Value]]) -> None:
-        """Assigns many single values: what `set` does one by one, at once."""
-        changes = []
-        last = None
-        for subject, predicate, value in triples:
-            if subject != last:
-                self.check(subject)
-                last = subject
-            if self._members:
-                self._take_back_members(subject, predicate)
-            change = Change(subject, predicate, SINGLE, value, self.time, self.replica)
-            self._changes[subject, predicate, SINGLE] = change
-            changes.append(change)
-        self._deltas.append(self.store.put(changes))
+    def set_columns(
+        self, subjects: Sequence[str], columns: Iterable[tuple[str, Sequence[Value | None]]]
+    ) -> None:
+        """Assigns many single values at once: `columns` are predicates with a cell for each of the `subjects`, which
+        differ; None leaves alone what is there."""
+        for subject in subjects:
+            self.check(subject)
+        columns = list(columns)
+        if self._members:
+            for predicate, cells in columns:
+                for subject, value in zip(subjects, cells, strict=True):
+                    if value is not None:
+                        self._take_back_members(subject, predicate)
+        first = not (self._changes or self._columns)
+        new, end = tuple.__new__, (self.time, self.replica)
+        for predicate, cells in columns:
+            self._columns += [
+                new(Change, (subject, predicate, SINGLE, value, *end))
+                for subject, value in zip(subjects, cells, strict=True)
+                if value is not None
+            ]
+        if not first:
+            self._fold()
+        self._deltas.append(self.store.put_columns(subjects, columns, end))
 
     def assign(self, subject: str, predicate: str, values: Iterable[Value]) -> None:
         """Assigns the whole set of a many-valued field."""
+        self._fold()
         self._take_back_members(subject, predicate)
         if (subject, predicate, SINGLE) in self._changes:
             self._take_back((subject, predicate, SINGLE))
@@ -95,6 +106,7 @@ class Transaction:
     def increment(self, subject: str, predicate: str, amount: int | float) -> None:
         """Counts `amount` (of either sign) in this replica's share of a counter."""
         self.check(subject)
+        self._fold()
         counted, standing = self.counted(subject, predicate, amount)
         self._changes[counted.key] = counted
         self._deltas.append(self.store.put([standing]))
@@ -116,6 +128,7 @@ class Transaction:
     def delete(self, subject: str) -> None:
         """Deletes an entity, every kind of it, for ever."""
         self.check(subject)
+        self._fold()
         for key in [key for key in self._changes if key[0] == subject]:
             del self._changes[key]
             self._members.pop(key[:2], None)
@@ -126,10 +139,12 @@ class Transaction:
     @property
     def changes(self) -> list[Change]:
         """What was written, netted, as it travels."""
-        return list(self._changes.values())
+        return self._columns or list(self._changes.values())
 
     def registers(self) -> list[Change]:
         """What now stands in the store because of this transaction."""
+        if self._columns:
+            return self._columns
         out = []
         for key, change in self._changes.items():
             if key[2] == COUNTER:
@@ -152,17 +167,26 @@ class Transaction:
 
     def _write(self, change: Change) -> None:
         self.check(change.subject)
-        self._deltas.append(self.store.put([change]))
-        if change.slot != SINGLE and change.key not in self._changes:
-            self._members.setdefault((change.subject, change.predicate), []).append(change.slot)
-        self._changes[change.key] = change
+        self._fold()
+        self._deltas.append(self.store.put((change,)))
+        key = change[:3]
+        if change.slot != SINGLE and key not in self._changes:
+            self._members.setdefault(key[:2], []).append(change.slot)
+        self._changes[key] = change
+
+    def _fold(self) -> None:
+        """What `set_columns` wrote becomes like everything else, for something else follows."""
+        if self._columns:
+            self._changes.update([(change[:3], change) for change in self._columns])
+            self._columns = []
 
     def _take_back_members(self, subject: str, predicate: str) -> None:
-        for place in self._members.pop((subject, predicate), ()):
-            self._take_back((subject, predicate, place))
+        if self._members:
+            for place in self._members.pop((subject, predicate), ()):
+                self._take_back((subject, predicate, place))
 
     def _take_back(self, key: Key) -> None:
         """Sets a register that this transaction wrote back to what was there."""
         del self._changes[key]
-        before = next(old for kept, old in self._kept if kept == key)
+        before = self._kept.before(key)
         self._deltas.append(self.store.put([before]) if before is not None else self.store.put(drop=[key]))

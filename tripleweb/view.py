@@ -1,12 +1,13 @@
-"""What a query reads: the `Source` of triples, and `View`, a source that stays as the store was at one moment."""
+"""What a query reads: the `Source` of triples; `View`, a source that stays as the store was at one moment; `Fitting`,
+a source without what is not of the kind that its predicate should have."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from tripleweb.terms import Value
+from tripleweb.terms import Value, kind
 
 
 class Source(Protocol):
@@ -84,3 +85,40 @@ class View:
         for predicate in self.predicates():
             for value in self.values(subject, predicate):
                 yield predicate, value
+
+
+class Fitting:
+    """A source as one reads it who knows the kinds of some predicates (`kinds`: their letters): a triple whose value
+    is of another kind is not there.
+
+    `predicates` and `count` speak of all there is, fitting or not: they say where to look, not what there is.
+    """
+
+    def __init__(self, source: Source, kinds: Mapping[str, str]) -> None:
+        self._source = source
+        self._kinds = kinds
+        self.predicates = source.predicates
+        self.count = source.count
+
+    def scan(self, predicate: str) -> Iterable[tuple[str, Value]]:
+        letter = self._kinds.get(predicate)
+        pairs = self._source.scan(predicate)
+        return pairs if letter is None else (pair for pair in pairs if kind(pair[1]) == letter)
+
+    def values(self, subject: str, predicate: str) -> Sequence[Value]:
+        letter = self._kinds.get(predicate)
+        held = self._source.values(subject, predicate)
+        return held if letter is None else [value for value in held if kind(value) == letter]
+
+    def subjects(self, predicate: str, value: Value) -> Iterable[str]:
+        letter = self._kinds.get(predicate)
+        found = self._source.subjects(predicate, value)
+        if letter is None:
+            return found
+        if letter not in "sr":  # what is equal is of one kind, except that a reference is equal to its text
+            return found if kind(value) == letter else ()
+        return [subject for subject in found if value in self.values(subject, predicate)]
+
+    def about(self, subject: str) -> Iterable[tuple[str, Value]]:
+        kinds = self._kinds
+        return (pair for pair in self._source.about(subject) if kinds.get(pair[0]) in (None, kind(pair[1])))

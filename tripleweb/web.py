@@ -18,6 +18,7 @@ import binascii
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tornado import web
@@ -27,7 +28,7 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from tripleweb import endpoints
+from tripleweb import endpoints, places
 from tripleweb.access import Access, Grant, os_user
 from tripleweb.endpoints import Endpoint, Refusal, Site, grant_actor
 from tripleweb.errors import ProtocolError, StorageError
@@ -71,7 +72,7 @@ def by_grant(access: Access, token: Callable[[HTTPServerRequest], str | None] = 
     def authenticate(request: HTTPServerRequest) -> Actor | None:
         brought = token(request)
         grant = None if brought is None else access.grant(brought)
-        return None if grant is None else grant_actor(grant)
+        return None if grant is None else grant_actor(grant, request)
 
     return authenticate
 
@@ -152,6 +153,7 @@ class _Plain(Endpoint):
         self._caller = self._authenticate(self.request)
         if self._caller is None:
             self.send_away()
+        self.reader_only = self._caller is not None and self._caller.role == "reader"
         await self.begin()
 
     def send_away(self) -> None:
@@ -283,6 +285,12 @@ class WebServer:
         if self._failure is not None:
             raise self._failure
         return self
+
+    def announce(self, folder: Path) -> None:
+        """Leaves word in a data folder how this server is reached. Raises `OSError`."""
+        places.announce(
+            folder, self.url, self.access.mint(self.access.owner, shared=True, relays=True)
+        )
 
     def stop(self, timeout: float = 15) -> None:
         """Ends it; raises what went wrong in doing so, `TimeoutError` if it takes longer."""

@@ -9,12 +9,14 @@ longer transaction. What they raise: `SchemaError` (the data does not fit), `Del
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from math import isfinite, isinf
 from typing import Any, Final, NamedTuple
 
 from tripleweb.errors import DeletedError, SchemaError
 from tripleweb.ids import RandomBytes, check_id, check_predicate, kind_of, nano_id
 from tripleweb.schema import Field, Schema
-from tripleweb.terms import Value, normalise, slot
+from tripleweb.terms import INT_MAX, INT_MIN, TEXT_BYTES_MAX, Value, normalise, slot
 from tripleweb.transaction import Transaction
 
 EVERYTHING: Final = object()  # `unset` without a value: all of them
@@ -197,42 +199,38 @@ def insert_columns(
         fields.append((field, _taken(field, cells)))
     rows = range(count)
     skipped: list[str] = []
-    if deleted == "skip":
-        rows_alive = [row for row in rows if tx.store.deleted(subjects[row]) is None]
-        if len(rows_alive) < count:
-            skipped = [subject for subject in subjects if tx.store.deleted(subject) is not None]
-            subjects = [subjects[row] for row in rows_alive]
-            fields = [(field, [cells[row] for row in rows_alive]) for field, cells in fields]
-            rows = range(len(subjects))
-    for row in rows:
-        _in_row(row, tx.check, subjects[row])
+    dead = [row for row, subject in enumerate(subjects) if tx.store.deleted(subject) is not None]
+    if dead and deleted == "raise":
+        _in_row(dead[0], tx.check, subjects[dead[0]])
+    if dead:
+        gone = set(dead)
+        alive = [row for row in rows if row not in gone]
+        skipped = [subjects[row] for row in dead]
+        subjects = [subjects[row] for row in alive]
+        fields = [(field, [cells[row] for row in alive]) for field, cells in fields]
+        rows = range(len(subjects))
     given = {field.name: cells for field, cells in fields}
     for field in known.values():
         if field.name not in given:
             given[field.name] = [None] * len(subjects)
             fields.append((field, given[field.name]))
         cells = given[field.name]
-        for row in rows:
-            if cells[row] is None:
-                cells[row] = _in_row(row, _missing, tx, field, subjects[row])
-    for row in rows:
-        if all(cells[row] is None or cells[row] == [] for _, cells in fields):
-            if all(kind_of(predicate) != kind for predicate, _ in tx.store.about(subjects[row])):
-                raise _Empty(f"row {row}: {kind} {subjects[row]!r}: expected at least one field with a value")
+        if (field.required or field.default is not None) and None in cells:
+            for row in rows:
+                if cells[row] is None:
+                    cells[row] = _in_row(row, _missing, tx, field, subjects[row])
+    _check_not_empty(tx, kind, subjects, [cells for _, cells in fields])
     counters = [(field, cells) for field, cells in fields if field.counter]
     for row in rows if counters else ():
         _in_row(row, _check_counts, tx, subjects[row], [(field, cells[row]) for field, cells in counters])
-    singles = [(field.predicate, cells) for field, cells in fields if not (field.many or field.counter)]
-    tx.set_all(
-        (subject, predicate, cells[row])
-        for row, subject in enumerate(subjects)
-        for predicate, cells in singles
-        if cells[row] is not None and type(cells[row]) is not list
+    tx.set_columns(
+        subjects, [(field.predicate, _singles(cells)) for field, cells in fields if not field.counter]
     )
     for field, cells in fields:
-        for subject, taken in zip(subjects, cells, strict=True):
-            if type(taken) is list or (field.counter and taken is not None):
-                _write(tx, subject, field, taken)
+        if field.counter or _has_lists(cells):
+            for subject, taken in zip(subjects, cells, strict=True):
+                if type(taken) is list or (field.counter and taken is not None):
+                    _write(tx, subject, field, taken)
     return Inserted(subjects, skipped)
 
 
@@ -295,14 +293,27 @@ def _subjects(
     for name in keys:
         if name not in columns:
             raise KeyError(f"no column {name!r} to take ids from; there are {', '.join(columns)}")
+    parts = [_key_texts(name, columns[name]) for name in keys]
     seen: dict[str, int] = {}
-    for row, cells in enumerate(zip(*(columns[name] for name in keys), strict=True)):
-        parts = [_in_row(row, _key_text, name, cell) for name, cell in zip(keys, cells, strict=True)]
-        subject = _in_row(row, check_id, prefix + "/".join(parts))
+    for row, texts in enumerate(zip(*parts, strict=True)):
+        try:
+            subject = check_id(prefix + "/".join(texts))
+        except ValueError as error:
+            raise ValueError(f"row {row}: {error}") from None
         before = seen.setdefault(subject, row)
         if before != row:
             raise ValueError(f"row {row}: the key {subject!r} is that of row {before}, too; keys must differ")
     return list(seen)
+
+
+def _key_texts(name: str, cells: Sequence[Any]) -> Sequence[str]:
+    """The cells of a key column as (parts of) ids."""
+    types = set(map(type, cells))
+    if types == {str}:
+        return cells
+    if types == {int} and min(cells) >= INT_MIN and max(cells) <= INT_MAX:
+        return list(map(str, cells))
+    return [_in_row(row, _key_text, name, cell) for row, cell in enumerate(cells)]
 
 
 def _key_text(name: str, cell: Any) -> str:
@@ -315,6 +326,10 @@ def _key_text(name: str, cell: Any) -> str:
 
 def _taken(field: Field, cells: Sequence[Any]) -> list[Any]:
     """A column as its field takes it; None where there is no value."""
+    if field.check is None and not (field.many or field.counter):
+        plain = _plain(field.type, cells)
+        if plain is not None:
+            return plain
     take = field.amount if field.counter else field.take
     out: list[Any] = []
     try:
@@ -323,6 +338,50 @@ def _taken(field: Field, cells: Sequence[Any]) -> list[Any]:
     except (SchemaError, ValueError, TypeError) as error:
         raise type(error)(f"row {len(out)}: {error}") from None
     return out
+
+
+def _plain(letter: str, cells: Sequence[Any]) -> list[Any] | None:
+    """The cells as they are, where one look at the whole column says that they are values of a field's kind as it
+    stores them (or missing); None where each has to be asked."""
+    types = set(map(type, cells)) - {type(None)}
+    if len(types) != 1:
+        return None
+    only = types.pop()
+    given = [cell for cell in cells if cell is not None] if None in cells else cells
+    if only is float and letter in ("", "n"):
+        if not all(map(isfinite, given)):
+            if any(map(isinf, given)):
+                return None
+            return [None if cell is None or cell != cell else cell for cell in cells]
+    elif only is int and letter in ("", "n"):
+        if min(given) < INT_MIN or max(given) > INT_MAX:
+            return None
+    elif only is str and letter in ("", "s"):
+        if not all(map(str.isascii, given)) or max(map(len, given)) > TEXT_BYTES_MAX:
+            return None
+    elif not (only is bool and letter in ("", "b")):
+        if not (only is datetime and letter in ("", "d") and all(cell.tzinfo is UTC for cell in given)):
+            return None
+    return list(cells)
+
+
+def _singles(cells: list[Any]) -> list[Any]:
+    """The cells that are single values; None for the others."""
+    return [None if type(cell) is list else cell for cell in cells] if _has_lists(cells) else cells
+
+
+def _has_lists(cells: list[Any]) -> bool:
+    return list in map(type, cells)
+
+
+def _check_not_empty(tx: Transaction, kind: str, subjects: list[str], columns: list[list[Any]]) -> None:
+    """Raises for a row without any value, unless the entity is there."""
+    if any(None not in cells and not _has_lists(cells) for cells in columns):
+        return
+    for row, subject in enumerate(subjects):
+        if all(cells[row] is None or cells[row] == [] for cells in columns):
+            if all(kind_of(predicate) != kind for predicate, _ in tx.store.about(subject)):
+                raise _Empty(f"row {row}: {kind} {subject!r}: expected at least one field with a value")
 
 
 def _in_row(row: int, step: Any, *arguments: Any) -> Any:

@@ -4,13 +4,9 @@ Every kernel finds in its environment where the server is (`TRIPLEWEB_URL`) and 
 is a grant: it opens tripleweb's endpoints and nothing else of Jupyter. A kernel that was started for a notebook has
 one of its own, which ends with the kernel; all others share the one in the server's environment.
 
-Who somebody is: a kernel, and whoever brings only the server's token, is the server's owner (on a JupyterHub the
-Hub's user, elsewhere the user of the operating system); a browser is whom its login or cookie names; on a JupyterHub
-everybody is whom the Hub names. Jupyter itself makes up a name for each request that brings a token without a
-cookie; such names are never used. Jupyter's authorizer is asked for `read` and `write` on the resource `tripleweb`:
-who may only read there is a reader here.
-
-The server's directory belongs to one server at a time. A second one runs on without sync: it answers 503 and says why.
+The server's folder belongs to one server at a time, which leaves word of its address there. A second one relays to it:
+its kernels and pages talk to their own server, and go on to do so when that takes the folder over, as soon as the first
+is gone. Invariant: at each moment it has either a hub, or an `upstream`, or neither and says why.
 """
 
 from __future__ import annotations
@@ -18,30 +14,25 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Awaitable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jupyter_core.utils import ensure_async
 from jupyter_server import CallContext
-from jupyter_server.auth import IdentityProvider, User
-from jupyter_server.auth.decorator import authorized, ws_authenticated
-from jupyter_server.auth.identity import LegacyIdentityProvider
-from jupyter_server.auth.login import LegacyLoginHandler
-from jupyter_server.base.handlers import APIHandler, JupyterHandler
-from jupyter_server.base.websocket import WebSocketMixin
 from jupyter_server.extension.application import ExtensionApp
-from tornado import web
 from traitlets import Bool, Float, Integer, Unicode
 
-from tripleweb.access import Access, Grant, os_user
+from tripleweb import places
+from tripleweb.access import Access, Grant, owner
+from tripleweb.endpoints import Site
 from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.hub import Hub, HubLimits
-from tripleweb.places import server_dir
+from tripleweb.inquiry import BUDGET_S, UNITS_A_SECOND
+from tripleweb.relay import Upstream
 from tripleweb.storage.sqlite import SqliteStores
-from tripleweb.sync.server import Actor
-from tripleweb.web import INFO, SYNC, Endpoint, Info, Site, Sync, grant_actor, grant_token
+from tripleweb.sync.server import Limits
+from tripleweb_jupyter.handlers import ROUTES
+from tripleweb_jupyter.relayed import routes
 
 ANYWHERE = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
@@ -57,7 +48,8 @@ class TripleWeb(ExtensionApp):
     ).tag(config=True)
     kernel_grants = Bool(
         True,
-        help="Give kernels the address of this server and a token that opens tripleweb's endpoints only.",
+        help="Give kernels the address of this server and a token that opens tripleweb's endpoints only; leave word of "
+        "both in the data folder, too, for this user's eyes, where other servers and processes of the user find it.",
     ).tag(config=True)
     public_url = Unicode(
         help="The address under which kernels reach this server, if they run elsewhere. Default: as on this machine."
@@ -65,44 +57,113 @@ class TripleWeb(ExtensionApp):
     linger_s = Float(60, help="Seconds that an app stays open after its last client has left.").tag(
         config=True
     )
+    takeover_s = Float(
+        1, min=0.05, help="Seconds between two looks whether the server that has the data folder is gone."
+    ).tag(config=True)
     open_apps_max = Integer(
         256, help="Apps open at a time; beyond, the one unused for longest is closed."
     ).tag(config=True)
+    query_budget = Float(
+        BUDGET_S,
+        min=0,
+        help=f"Seconds of work that one query may cost the server; a second is {UNITS_A_SECOND:,} units of work.",
+    ).tag(config=True)
+    auto_create_apps = Bool(
+        None,
+        allow_none=True,
+        help="Create an unknown app when it is first used. Default (None): yes, since this server is personal; "
+        "where it is False, only the server's owner creates apps.",
+    ).tag(config=True)
 
     site: Site
+    upstream: Upstream | None = None
+    _heir: asyncio.Task[None] | None = None
+    _announced = False
     _exported: dict[str, str | None] | None = None  # what our variables were before
     _stopped = False
 
     # -- life --------------------------------------------------------------------------------------------------
 
     def initialize_settings(self) -> None:
+        self._folder = Path(self.data_dir).expanduser() if self.data_dir else places.server_dir()
         hub, reason = None, ""
-        folder = Path(self.data_dir).expanduser() if self.data_dir else server_dir()
         try:
-            limits = HubLimits(linger_s=self.linger_s, tenants_max=self.open_apps_max)
-            hub = Hub(SqliteStores(folder), limits=limits)
+            hub = self._hub(SqliteStores(self._folder))
         except StoreLockedError as error:
             reason = f"another server has this data: {error}"
-            self.log.error(
-                "tripleweb does not sync here: %s. Set c.TripleWeb.data_dir for another folder.", reason
-            )
+            self.upstream = Upstream(self._folder)
+            self.log.warning("tripleweb relays to the server that has the data: %s", error)
         except StorageError as error:
             reason = f"the data cannot be opened: {error}"
             self.log.error("tripleweb does not sync here: %s", reason)
-        self.site = Site(Access(owner(), hub.apps if hub else {}), hub, reason)
-        if self.kernel_grants and hub is not None:
+        access = Access(owner(), hub.apps if hub else {}, auto_create=self.auto_create_apps)
+        self.site = Site(access, hub, reason, self.query_budget)
+        if self.kernel_grants and (hub or self.upstream):
             self._watch_kernels()
 
+    def _hub(self, stores: SqliteStores) -> Hub:
+        limits = HubLimits(linger_s=self.linger_s, tenants_max=self.open_apps_max)
+        core_limits = Limits(query_units=int(self.query_budget * UNITS_A_SECOND))
+        return Hub(stores, limits=limits, core_limits=core_limits)
+
     def initialize_handlers(self) -> None:
-        shared = {"extension": self}
-        self.handlers.extend([(INFO, JupyterInfo, shared), (SYNC, JupyterSync, shared)])
+        assert self.serverapp is not None
+        if self.upstream is not None:
+            self.serverapp.web_app.add_handlers(".*$", routes(self, self.serverapp.base_url))
+        self.handlers.extend([(path, handler, {"extension": self}) for path, handler in ROUTES])
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         self.tell_kernels()
+        if self.upstream is not None and self._heir is None:
+            self._heir = asyncio.create_task(self._inherit(self.upstream))
+
+    async def _inherit(self, upstream: Upstream) -> None:
+        """Takes the data folder over when the server that has it is gone."""
+        while True:
+            await upstream.lost(self.takeover_s)
+            if self._stopped:
+                return
+            try:
+                stores = await asyncio.to_thread(SqliteStores, self._folder)
+            except StoreLockedError:
+                continue
+            except StorageError as error:
+                reason = f"the data cannot be opened: {error}"
+                if reason != self.site.reason:
+                    self.log.error("tripleweb does not sync here: %s", reason)
+                self.site.reason = reason
+                continue
+            if self._stopped:
+                stores.close()
+                return
+            hub = self._hub(stores)
+            self.site.access.take_over(hub.apps)
+            self.site = Site(self.site.access, hub, "", self.query_budget)
+            self.upstream = None
+            upstream.close()
+            self.log.info("tripleweb has taken over the data in %s", self._folder)
+            self._announce()
+            return
+
+    def _announce(self) -> None:
+        """Leaves word in the data folder how this server is reached, once it is: for servers that relay to it, and for
+        processes of this user that no server started."""
+        if self.site.hub is None or self._exported is None or self._announced:
+            return
+        url, access = self.local_url(), self.site.access
+        if url is None:
+            return
+        try:
+            places.announce(self._folder, url, access.mint(access.owner, shared=True, relays=True))
+            self._announced = True
+        except OSError as error:
+            self.log.warning("tripleweb: other servers will not find this one: %s", error)
 
     def tell_kernels(self) -> None:
         """Puts the server's address and the shared token into the environment; once the port is bound, not earlier."""
-        if self._exported is not None or self._stopped or not self.kernel_grants or self.site.hub is None:
+        if self._exported is not None or self._stopped or not self.kernel_grants:
+            return
+        if self.site.hub is None and self.upstream is None:
             return
         url = self.kernel_url()
         if url is None:
@@ -114,6 +175,7 @@ class TripleWeb(ExtensionApp):
         told = {"TRIPLEWEB_URL": url, "TRIPLEWEB_TOKEN": token}
         self._exported = {name: os.environ.get(name) for name in told}
         os.environ.update(told)
+        self._announce()
 
     async def stop_extension(self) -> None:
         for name, before in (self._exported or {}).items():
@@ -121,6 +183,13 @@ class TripleWeb(ExtensionApp):
             if before is not None:
                 os.environ[name] = before
         self._exported, self._stopped = None, True
+        if self._announced:
+            places.withdraw(self._folder)
+        if self.upstream is not None:
+            self.upstream.miss()
+            self.upstream.close()
+        if self._heir is not None:
+            await self._heir
         if self.site.hub is not None:
             try:
                 await self.site.hub.close()
@@ -129,6 +198,8 @@ class TripleWeb(ExtensionApp):
 
     def current_activity(self) -> int | None:
         """Connections: while there are any, Jupyter does not think itself idle."""
+        if self.upstream is not None:
+            return len(self.upstream.sockets) or None
         hub = self.site.hub
         return None if hub is None else sum(len(actors) for actors in hub.connections.values()) or None
 
@@ -136,10 +207,12 @@ class TripleWeb(ExtensionApp):
 
     def kernel_url(self) -> str | None:
         """The address for kernels, with a slash at its end; None if the server listens on no TCP port."""
+        return self.public_url.rstrip("/") + "/" if self.public_url else self.local_url()
+
+    def local_url(self) -> str | None:
+        """The address on this machine, likewise."""
         server = self.serverapp
         assert server is not None
-        if self.public_url:
-            return self.public_url.rstrip("/") + "/"
         if server.sock:
             return None
         host = ANYWHERE.get(server.ip) or (f"[{server.ip}]" if ":" in server.ip else server.ip)
@@ -205,98 +278,10 @@ class TripleWeb(ExtensionApp):
         assert self.serverapp is not None
         kernels = self.serverapp.kernel_manager
         gone = {grant.session for grant in self.site.access.sweep(lambda kernel: kernel in kernels)}
-        if gone and self.site.hub is not None:
-            self.site.hub.expel(lambda actor: actor.session in gone, "the kernel of this grant is gone")
+        if gone and (host := self.upstream or self.site.hub) is not None:
+            host.expel(lambda actor: actor.session in gone, "the kernel of this grant is gone")
 
     def grant(self, token: str) -> Grant | None:
         """What a token stands for, now."""
         self.sweep()
         return self.site.access.grant(token)
-
-
-def owner() -> str:
-    """Whose server this is."""
-    return os.environ.get("JUPYTERHUB_USER") or os_user()
-
-
-async def user_name(handler: JupyterHandler, owner: str) -> str:
-    """The name of who sends a request that Jupyter has authenticated; see the head of this module."""
-    provider = handler.identity_provider
-    invents = type(provider).get_user is IdentityProvider.get_user
-    if isinstance(provider, LegacyIdentityProvider):
-        login: Any = provider.login_handler_class
-        invents = getattr(login.get_user, "__func__", None) is LegacyLoginHandler.get_user.__func__  # type: ignore[attr-defined]
-    if "JUPYTERHUB_USER" not in os.environ and invents:
-        cookie_user = provider.get_user_cookie(handler)
-        if (await cookie_user if isinstance(cookie_user, Awaitable) else cookie_user) is None:
-            return owner
-    return str(handler.current_user.username)
-
-
-class _Jupyter(Endpoint):
-    """Lets in who brings a grant, and whom Jupyter lets in."""
-
-    auth_resource = "tripleweb"
-    _caller: Actor | None = None
-    _by_grant = False
-    _may_write = True
-
-    def initialize(self, extension: TripleWeb) -> None:
-        self.extension = extension
-        self.site = extension.site
-
-    async def prepare(self) -> None:
-        token = grant_token(self.request)
-        if token is None:
-            await super().prepare()  # type: ignore[misc]
-            user = self.current_user
-            if user is not None:
-                label = user.display_name if user.display_name != user.username else ""
-                name = await user_name(self, self.site.access.owner)  # type: ignore[arg-type]
-                self._caller = Actor(name, label if name == user.username else "", "", "")
-            return
-        grant = self.extension.grant(token)
-        if grant is None:
-            raise web.HTTPError(403, "this token opens nothing here")
-        self._by_grant = True
-        self._caller = grant_actor(grant)
-        self.current_user = self._jupyter_current_user = User(grant.user)
-
-    def caller(self) -> Actor | None:
-        return self._caller
-
-    def skip_check_origin(self) -> bool:
-        """A grant travels in a header, which no page can make a browser send to somebody else's server."""
-        return self._by_grant or super().skip_check_origin()  # type: ignore[misc]
-
-    async def may(self, action: str) -> bool:
-        authorizer = self.authorizer  # type: ignore[attr-defined]
-        return bool(
-            await ensure_async(authorizer.is_authorized(self, self.current_user, action, self.auth_resource))
-        )
-
-    def admit(self, app: str) -> Actor:
-        actor = super().admit(app)
-        return actor if self._may_write else replace(actor, role="reader")
-
-
-class JupyterInfo(_Jupyter, Info, APIHandler):  # type: ignore[misc]
-    """`info` on a Jupyter server."""
-
-    @web.authenticated
-    @authorized
-    async def get(self) -> None:
-        Info.get(self)
-
-
-class JupyterSync(_Jupyter, Sync, WebSocketMixin, JupyterHandler):  # type: ignore[misc]
-    """The sync socket on a Jupyter server. Without `ws_authenticated`, Jupyter would let anybody open it."""
-
-    check_origin = WebSocketMixin.check_origin
-
-    @ws_authenticated
-    async def get(self, app: str) -> None:
-        may_read, self._may_write = await asyncio.gather(self.may("read"), self.may("write"))
-        if not may_read:
-            raise web.HTTPError(403, f"{self.current_user.username} may not read tripleweb's data here")
-        await Sync.get(self, app)

@@ -18,7 +18,8 @@ from tripleweb.terms import slot, to_wire
 from tripleweb.transaction import Transaction
 
 if TYPE_CHECKING:
-    from tests.sim.world import ClientNode, World
+    from tests.sim.nodes import ClientNode
+    from tests.sim.world import World
 
 View = dict[tuple[str, str, str, str], Any]
 
@@ -248,6 +249,16 @@ def consistent_cut(node: ClientNode) -> None:
         store.undo(kept)
 
 
+def on_its_way_as_pushed(node: ClientNode) -> None:
+    """What was pushed on this connection and is not decided keeps its stamp: the server decides on that one."""
+    core = node.core
+    assert core is not None
+    for number, time in node.pushed.items():
+        pending = core.outbox.get(number)
+        kept = pending is None or pending.time == time
+        hold("on its way as pushed", kept, f"{node.name}: {number} was pushed at {time}, is {pending}")
+
+
 def own_order_here(node: ClientNode) -> None:
     """Of two pending writes of one register the later one stands, or neither does."""
     core = node.core
@@ -261,7 +272,7 @@ def own_order_here(node: ClientNode) -> None:
                 earlier.setdefault(change.key, []).append(pending.time)
     for key, times in earlier.items():
         held = core.store.register(key)
-        beaten = held is not None and held.replica == core.replica and held.time in times[:-1]
+        beaten = held is not None and held.replica == core.replica and held.time in set(times) - {times[-1]}
         hold("own order", not beaten, f"{node.name}: {held}, written after that were {times}")
 
 

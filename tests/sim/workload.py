@@ -14,7 +14,8 @@ from tripleweb.terms import Ref, Value
 from tripleweb.transaction import Transaction
 
 if TYPE_CHECKING:
-    from tests.sim.world import ClientNode, World
+    from tests.sim.nodes import ClientNode
+    from tests.sim.world import World
 
 TAGS: list[Value] = ["red", "green", "blue", 1, 1.5, True, Ref("e0")]
 QUERIES = [
@@ -87,18 +88,18 @@ class Workload:
         if not self.world.faults:
             return
         if node.core is not None:
-            if self.rng.random() < 0.04 and (self.habits.displays or self.habits.second):
-                self._change_subscriptions(node)
-            else:
+            if not self.change_subscriptions(node, 0.04):
                 operations = self._operations(node)
                 node.transact(
                     lambda tx: self._write(tx, operations), give_up=self.rng.random() < self.habits.give_up
                 )
         self._think(node)
 
-    def _change_subscriptions(self, node: ClientNode) -> None:
+    def change_subscriptions(self, node: ClientNode, chance: float) -> bool:
+        """With this chance, if this run has such users, a subscription comes or goes."""
         core = node.core
-        assert core is not None
+        if core is None or not (self.habits.displays or self.habits.second) or self.rng.random() >= chance:
+            return False
         names = []
         if self.habits.second:
             names.append("second")
@@ -114,6 +115,7 @@ class Workload:
         else:
             core.subscribe(self._display(int(name[4:])))
         node.pump()
+        return True
 
     @staticmethod
     def _write(tx: Transaction, operations: list[Callable[[Transaction], None]]) -> None:

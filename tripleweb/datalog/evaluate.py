@@ -64,7 +64,7 @@ from tripleweb.datalog.plan import Given, Program, Sizes, Step, arrange
 from tripleweb.datalog.query import Query, variable_name
 from tripleweb.datalog.relation import Reader, Row, Rows, Stage, Work, distinct, known, picker, terms_of
 from tripleweb.errors import BudgetError
-from tripleweb.view import Source
+from tripleweb.view import Fitting, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,8 @@ class Evaluation:
     def __init__(self, program: Program, inputs: Sequence[tuple[Binding, Any]], source: Source) -> None:
         self.program = program
         self.inputs = inputs
-        self.source = source
+        kinds = program.query.kinds
+        self.source = source = Fitting(source, kinds) if kinds else source
         self.reader = Reader(source)
         self.sizes = Sizes(source.count, lambda p, v: len(self.reader.fetch(p, False, v)), source.predicates)
         self._tables: dict[tuple[str, tuple[int, ...]], _Table] = {}

@@ -58,16 +58,19 @@ def prepare(
 
 
 def items_of(value: Any) -> Any:
-    """The items of a collection from Python; None if it is none. A DataFrame is a collection of its rows."""
+    """The items of a collection from Python, None if it is none. A DataFrame is a collection of its rows."""
     if hasattr(value, "itertuples"):
-        return iter(value.itertuples(index=False, name=None))
+        return (tuple(map(_present, row)) for row in value.itertuples(index=False, name=None))
     if isinstance(value, set | frozenset):
         return iter(sorted(value, key=lambda item: order(inward(item))))
-    if isinstance(value, list | tuple | range) or (
-        hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0
-    ):
-        return iter(value)
-    return iter(list(value)) if isinstance(value, dict | type({}.keys()) | type({}.values())) else None
+    if hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0:
+        return map(_present, value)
+    return iter(value) if isinstance(value, list | tuple | range) else None
+
+
+def _present(cell: Any) -> Any:
+    """NaN is how pandas' columns of floats say that there is no value."""
+    return None if isinstance(cell, float) and cell != cell else cell
 
 
 def value_of(value: Any, form: Form, what: str) -> Any:
@@ -96,13 +99,11 @@ def bind(binding: Binding, value: Any, form: Form | None) -> Iterator[Row]:
         if value is not None:
             yield (value,)
         return
-    items = (
-        iter(value)
-        if isinstance(value, tuple | range | frozenset)
-        else None
-        if form is None
-        else items_of(value)
-    )
+    items = None if form is None else items_of(value)
+    if isinstance(value, frozenset):
+        items = iter(sorted(value, key=order))
+    elif isinstance(value, tuple | range):
+        items = iter(value)
     if items is None:
         if form is not None and value is not None:
             kind = "collection" if isinstance(binding, BindCollection) else "tuple"

@@ -178,19 +178,22 @@ class Program:
                 return needed
             needed |= {body.variables.index(name) for name in wanted}
 
-    def closure(self, clauses: Iterable[Step], names: Iterable[str]) -> tuple[set[str], list[Stuck]]:
+    def closure(self, clauses: Sequence[Step], names: Iterable[str]) -> tuple[set[str], list[Stuck]]:
         """(all that gets bound, what can never run) where `names` are bound at first."""
         known = set(names)
-        waiting = list(clauses)
-        progress = True
-        while progress:
-            progress = False
-            for clause in list(waiting):
-                if not isinstance(clause, Not) and not self.lacks(clause, known):
-                    known.update(provides(clause))
-                    waiting.remove(clause)
-                    progress = True
-        stuck = [(clause, self.lacks(clause, known)) for clause in waiting if not isinstance(clause, Given)]
+        waiting: dict[str, list[Step]] = {}  # by the first variable that they lack
+        ready: list[Step] = [clause for clause in clauses if not isinstance(clause, Not)]
+        while ready:
+            clause = ready.pop()
+            lacking = self.lacks(clause, known)
+            if lacking:
+                waiting.setdefault(lacking[0], []).append(clause)
+                continue
+            for name in provides(clause):
+                if name not in known:
+                    known.add(name)
+                    ready += waiting.pop(name, [])
+        stuck = [(clause, self.lacks(clause, known)) for clause in clauses if not isinstance(clause, Given)]
         return known, [(clause, lacking) for clause, lacking in stuck if lacking]
 
     def lacks(self, clause: Step, known: set[str]) -> list[str]:
@@ -300,17 +303,22 @@ def arrange(
     final, stuck = program.closure(clauses, known)
     if stuck:
         raise program.insufficient(*stuck[0], final)
-    waiting = list(clauses)
+    used = [set(clause.variables if isinstance(clause, Given) else variables(clause)) for clause in clauses]
+    costs: dict[int, tuple[float, float]] = {}
+    stale = list(range(len(clauses)))  # whose cost is not known, or changed with what is bound
     out: list[Step] = []
-    while waiting:
-        costs = [
-            (_cost(program, clause, known, final, rows, sizes), index) for index, clause in enumerate(waiting)
-        ]
-        (_, fan), index = min(costs)
-        clause = waiting.pop(index)
-        rows = max(1.0, rows * fan)
-        known.update(provides(clause))
+    while len(out) < len(clauses):
+        for index in stale:
+            costs[index] = _cost(program, clauses[index], known, final, rows, sizes)
+        index = min(costs, key=lambda index: (costs[index], index))
+        _, fan = costs.pop(index)
+        clause = clauses[index]
+        new = {name for name in provides(clause) if name not in known}
+        known |= new
         out.append(clause)
+        crossing = rows <= 1 < rows * fan  # from now on, what shares nothing makes a cross product
+        rows = max(1.0, rows * fan)
+        stale = [index for index in costs if crossing or not new.isdisjoint(used[index])]
     return out
 
 

@@ -7,6 +7,7 @@ expectation, whatever the text; a query never changes, so parsed ones are cached
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -17,6 +18,7 @@ from tripleweb.datalog.aggregates import AGGREGATES
 from tripleweb.datalog.builtins import FUNCTIONS, forward
 from tripleweb.datalog.clauses import (
     PLACE,
+    RULES,
     SOURCE,
     Branch,
     Call,
@@ -39,9 +41,11 @@ from tripleweb.datalog.clauses import (
     variable_of,
     variables,
 )
-from tripleweb.datalog.edn import Form, read
+from tripleweb.datalog.edn import Form, read, show_value
+from tripleweb.terms import kind_name
 
 CACHED_TEXT_MAX = 10_000
+_PLAIN_KEYWORD = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 
 
 # -- find -----------------------------------------------------------------------------------------------------
@@ -156,9 +160,10 @@ def _columns(names: Iterable[str]) -> tuple[str, ...]:
 # -- the query ------------------------------------------------------------------------------------------------
 #
 #    query    = '[' (keyword form*)+ ']' | '{' (keyword '[' form* ']')+ '}'
-#    keywords = :find :keys :strs :syms :with :in :where :order-by :limit :offset
+#    keywords = :find :keys :strs :syms :with :in :where :order-by :limit :offset :kinds
 #    :keys, :strs, :syms  one name a column          :with      variables that keep rows apart
 #    :order-by            '[' ((variable | column) (':asc' | ':desc')?)+ ']'       :limit, :offset   a number
+#    :kinds               '{' (predicate kind)* '}'      kind = text | number | boolean | date | reference
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,8 @@ class Query:
     """A parsed query.
 
     `shape` is one of `relation collection tuple scalar`, `find` its elements and `columns` their names; `order_by`
-    are pairs (column index, descending); `rules` are the ones bound by `bind_rules`.
+    are pairs (column index, descending); `rules` are the ones bound by `bind_rules`. `kinds` are the letters of
+    predicates: the query sees only triples whose value is of that kind, in all its clauses and rules.
     """
 
     text: str
@@ -181,9 +187,10 @@ class Query:
     offset: int
     form: Form = PLACE
     rules: Rules = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     KEYS: ClassVar[tuple[str, ...]] = (
-        "find", "keys", "strs", "syms", "with", "in", "where", "order-by", "limit", "offset",
+        "find", "keys", "strs", "syms", "with", "in", "where", "order-by", "limit", "offset", "kinds",
     )  # fmt: skip
 
     def bind_rules(self, *rules: str | Rules) -> Query:
@@ -192,6 +199,24 @@ class Query:
         for given in rules:
             merged.update(parse_rules(given) if isinstance(given, str) else given)
         return replace(self, rules=merged)
+
+    def of_kinds(self, kinds: Mapping[str, str]) -> Query:
+        """The query where the predicates that it reads have these kinds (by letter), unless its own `:kinds` say
+        otherwise: `text` says it, too, so that it has the same answer elsewhere.
+
+        >>> parse("[:find ?a :where [_ :user/age ?a]]").of_kinds({"user/age": "n", "user/name": "s"}).text
+        '[:find ?a :where [_ :user/age ?a] :kinds {:user/age number}]'
+        """
+        read = self.predicates if RULES not in self.inputs else None
+        more = {
+            predicate: letter
+            for predicate, letter in sorted(kinds.items())
+            if predicate not in self.kinds and (read is None or predicate in read)
+        }
+        if not more:
+            return self
+        merged = {**self.kinds, **more}
+        return replace(self, text=_text_with_kinds(self.form, merged), kinds=merged)
 
     @cached_property
     def predicates(self) -> frozenset[str] | None:
@@ -271,6 +296,7 @@ def _parse(text: str) -> Query:
         limit=_number(parts["limit"], "limit", whole) if "limit" in parts else None,
         offset=_number(parts["offset"], "offset", whole) if "offset" in parts else 0,
         form=whole,
+        kinds=_kinds(parts["kinds"], whole) if "kinds" in parts else {},
     )  # fmt: skip
 
 
@@ -283,7 +309,7 @@ def _sections(whole: Form) -> dict[str, tuple[Form, ...]]:
     expected = ", ".join(f":{key}" for key in Query.KEYS)
     if whole.kind == "map":
         for key, value in zip(whole.value[::2], whole.value[1::2], strict=True):
-            single = key.value in ("limit", "offset", "order-by")
+            single = key.value in ("limit", "offset", "order-by", "kinds")
             forms = [value] if single else list(sequence(value, "a vector of what stands after the keyword"))
             _add_section(sections, key, forms, expected)
     elif whole.kind == "vector":
@@ -387,6 +413,41 @@ def _order_by(forms: Sequence[Form], names: Mapping[str, int], whole: Form) -> t
         else:
             raise form.error("not a column of the result", " ".join(names))
     return tuple(ordered)
+
+
+_LETTERS = {kind_name(letter): letter for letter in "snbdr"}
+
+
+def _kinds(forms: Sequence[Form], whole: Form) -> dict[str, str]:
+    if len(forms) != 1 or forms[0].kind != "map":
+        raise (forms[0] if forms else whole).error("not kinds of predicates", ":kinds {:user/age number}")
+    kinds: dict[str, str] = {}
+    for name, word in zip(forms[0].value[::2], forms[0].value[1::2], strict=True):
+        if name.kind not in ("keyword", "string"):
+            raise name.error("not a predicate", ':user/name or "user/name"')
+        if not word.symbol(*_LETTERS):
+            raise word.error("not a kind", ", ".join(_LETTERS))
+        if kinds.setdefault(name.value, _LETTERS[word.value]) != _LETTERS[word.value]:
+            raise name.error("a predicate with two kinds", "one of them")
+    return kinds
+
+
+def _text_with_kinds(whole: Form, kinds: Mapping[str, str]) -> str:
+    """The text of a query with these `:kinds` instead of its own."""
+    parts: list[str] = []
+    own = False
+    for index, form in enumerate(whole.value):
+        if form.kind == "keyword" and (whole.kind == "vector" or index % 2 == 0):
+            own = form.value == "kinds"
+        if not own:
+            parts.append(str(form))
+    pairs = (f"{_predicate_text(name)} {kind_name(letter)}" for name, letter in kinds.items())
+    inside = " ".join([*parts, ":kinds", "{" + " ".join(pairs) + "}"])
+    return f"{{{inside}}}" if whole.kind == "map" else f"[{inside}]"
+
+
+def _predicate_text(predicate: str) -> str:
+    return f":{predicate}" if _PLAIN_KEYWORD.fullmatch(predicate) else show_value(predicate)
 
 
 def _number(forms: Sequence[Form], key: str, whole: Form) -> int:

@@ -92,7 +92,7 @@ def decode_registers(body: bytes) -> list[Change]:
 
 
 @contextmanager
-def _collector_at_rest() -> Iterator[None]:
+def collector_at_rest() -> Iterator[None]:
     """No garbage collection inside: where everything that is made stays, it takes two thirds of the time."""
     resting = gc.isenabled()
     gc.disable()
@@ -224,7 +224,7 @@ class ReplicaFile:
         content = Content()
         self._chunked = self._backlog = 0
         try:
-            with _collector_at_rest(), self._file.reading() as connection:
+            with collector_at_rest(), self._file.reading() as connection:
                 for (body,) in connection.execute(
                     "SELECT body FROM chunks WHERE generation = ? ORDER BY n", (self._generation,)
                 ):
@@ -425,12 +425,14 @@ def _last_used(path: Path) -> float:
 
 
 class MemoryReplica:
-    """A replica that ends with its process; see `Replica`."""
+    """A replica that ends with its process; see `Replica`. With `kept` False it ends with its session: nobody will load
+    it again, so what is saved is not kept a second time."""
 
     path = ":memory:"
     due = False
 
-    def __init__(self) -> None:
+    def __init__(self, kept: bool = True) -> None:
+        self._kept = kept
         self._content = Content()
         self._outbox: dict[int, Pending] = {}
         self._fates: list[Fate] = []
@@ -449,6 +451,8 @@ class MemoryReplica:
     def save(self, commit: LocalCommit) -> None:
         self._check()
         _check_names(commit)
+        if not self._kept:
+            return
         self._content.apply(commit.clear, commit.revive, commit.registers, commit.drop)
         for number in commit.decided:
             self._outbox.pop(number, None)

@@ -292,6 +292,7 @@ class ClientCore:
         self.offset_ms = welcome.now - (self._hello_ms + now_ms) // 2
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
         self.server_id = welcome.server
+        self.clock.tolerance_ms = max(self.limits.tolerance_ms, welcome.tolerance)
         first = next(iter(self.outbox), self.next)
         if (
             welcome.rekey or first > welcome.last + 1
@@ -310,6 +311,10 @@ class ClientCore:
             for entry in committed:
                 stamp = parse_stamp(entry.stamp)
                 entries.append([messages.change_from_wire(wire, *stamp) for wire in entry.changes])
+            told = [
+                (r, parse_stamp(r.stamp)[0], [messages.register_from_wire(wire) for wire in r.current])
+                for r in poke.receipts
+            ]
         except ValueError as error:
             raise ProtocolError("malformed", str(error)) from None
         if any(r.number in self.outbox and self.outbox[r.number].id != r.id for r in poke.receipts):
@@ -322,10 +327,11 @@ class ClientCore:
         self._witness((change for changes in (parts, *entries) for change in changes), now_ms)
         if full:
             self._load(parts, step)
-        for receipt in poke.receipts:
+        for receipt, time, current in told:
             pending = self.outbox.get(receipt.number)
             if pending is not None:
-                self._settle(pending, receipt, step, full, now_ms)
+                self._witness(current, now_ms)
+                self._settle(pending, receipt, time, current, step, full)
                 update.receipts.append(receipt)
         self._restamp(step, now_ms)
         for changes in entries if full else [parts, *entries]:
@@ -361,7 +367,7 @@ class ClientCore:
 
     def _witness(self, changes: Iterable[Change], now_ms: int) -> None:
         """What is written after seeing these is later than they, except than those that lie beyond the tolerance."""
-        bound = pack(now_ms + self.offset_ms + self.limits.tolerance_ms)
+        bound = pack(now_ms + self.offset_ms + self.clock.tolerance_ms)
         self.seen = max(
             (change.time for change in changes if self.seen < change.time <= bound), default=self.seen
         )
@@ -389,17 +395,16 @@ class ClientCore:
             if name in self.subscriptions and since is not None and not stands:
                 raise ProtocolError("order", f"{name!r} stands at {at}, a poke from {since} has a gap")
 
-    def _settle(self, pending: Pending, receipt: Receipt, step: _Step, full: bool, now_ms: int) -> None:
+    def _settle(
+        self, pending: Pending, receipt: Receipt, time: int, current: list[Change], step: _Step, full: bool
+    ) -> None:
         """Takes a decided transaction out of the outbox, and the store to what the server says of it."""
         del self.outbox[pending.number]
         step.commit.decided.append(pending.number)
         step.commit.fates.extend(self._fates(pending, receipt))
-        time = parse_stamp(receipt.stamp)[0]
         if full:  # the load is newer than what the receipt remembers
             pass
-        elif receipt.current or receipt.absent:
-            current = [messages.register_from_wire(wire) for wire in receipt.current]
-            self._witness(current, now_ms)
+        elif current or receipt.absent:
             absent: list[Key] = [(s, p, place) for s, p, place in receipt.absent]
             revive = [s for s, p, _ in absent if p == DELETED]
             step.deltas.append(self.store.put(current, absent, revive))

@@ -11,8 +11,9 @@ from collections.abc import Generator
 from typing import Any, Protocol
 
 from tripleweb.datalog import evaluate, query
+from tripleweb.datalog.inputs import prepare
 from tripleweb.errors import BudgetError, QueryError
-from tripleweb.sync.messages import Failed, Rows, Subscription, input_from_wire
+from tripleweb.sync.messages import FRAME_BYTES_MAX, Failed, Rows, Subscription, encode, input_from_wire
 from tripleweb.terms import to_wire
 from tripleweb.view import Source
 
@@ -36,9 +37,12 @@ class Display:
 
     def __init__(self, subscription: Subscription) -> None:
         self.id = subscription.id
-        self.query = query.parse(subscription.query or "")
         self.inputs = [input_from_wire(wire) for wire in subscription.inputs]
         self.rules = subscription.rules
+        asked = query.parse(subscription.query or "")
+        self.query = prepare(asked, self.inputs, self.rules)[
+            0
+        ].query  # with its rules, which read triples, too
         self.sent: list[Any] | None = None
         self.stale = True
         self.running = False
@@ -64,7 +68,11 @@ class Display:
         finally:
             steps.close()
         rows = [[to_wire(value) for value in row] for row in result.rows[: limits.rows_max]]
-        return self._difference(rows, list(result.columns), epoch, seq)
+        frame = self._difference(rows, list(result.columns), epoch, seq)
+        if frame is not None and len(encode(frame)) > FRAME_BYTES_MAX:
+            self.sent = None
+            return Failed(self.id, "limits", f"these {len(rows):,} rows are larger than a frame may be")
+        return frame
 
     def _difference(self, rows: list[Any], columns: list[str], epoch: str, seq: int) -> Rows | None:
         before, self.sent = self.sent, rows

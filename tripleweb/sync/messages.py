@@ -20,17 +20,21 @@ slots mean), a *register* is the same with its stamp at the end.
     <  "role":"writer","now":1700000000002,"tolerance":60000,"features":[]}
 
 `next` is the number that the replica's next transaction will have, `confirmed` the number up to which it has stored
-the receipts, `last` the highest number that the server has decided. A replica whose `next` is not above `last`, or
-whose id belongs to another user, is a copy of another or has lost its tail: the welcome says `"rekey":true`, and the
-replica takes a new id, numbers and stamps what is pending anew and says hello again. It does the same when a receipt
-carries another id than its own transaction, and when it is told that it was replaced.
+the receipts, `last` the highest number that the server has decided. A replica whose `next` is not above `last`, which
+has confirmed less than it once had, or whose id belongs to another user, is a copy of another or has lost its tail: the
+welcome says `"rekey":true`, and the replica takes a new id, numbers and stamps what is pending anew and says hello
+again; the ids of the transactions stay, by which the server knows what has reached it already (as long as its tail
+reaches back). It does the same when a receipt carries another id than its own transaction, and when it is told that it
+was replaced. A client that keeps nothing says a `next` of 2**53. Whatever arrives between a hello and its welcome
+answers an earlier hello, and is ignored.
 
 **Writing.** Transactions are pushed in the order of their numbers, which have no holes; the id is random.
 
     > {"t":"push","transactions":[{"number":8,"id":"V1StGXR8","stamp":"018bcfe568000000-0123456789ab",
     >  "changes":[["ada","user/age","","n",37],["p1","post/likes","c:","n",1]]}]}
 
-A transaction with `"more":true` goes on in the next push with the same number. Slot `c:` is an increment, which the
+A transaction with `"more":true` goes on in the next push with the same number. What was pushed keeps its stamp until it
+is decided; a client whose stamp was set back pushes nothing new until then. Slot `c:` is an increment, which the
 server adds to the replica's share. Every transaction ends in a receipt, decided once and kept by the server until the
 client confirms it:
 
@@ -51,8 +55,10 @@ and this load does not contain is gone. Before such a poke come the registers, i
 
     < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]]}
 
-A poke whose `since` is not where the client stands is refused by closing the connection and saying hello again.
-A server without the feature `lineage` loads the whole app for every triples subscription.
+What a transaction too large for a frame has set also comes in parts before its poke, which has it without changes. A
+poke whose `since` lies beyond where the client stands (or the base of a subscription beyond its cursor) is refused by
+closing the connection and saying hello again; what overlaps is merged. A receipt comes with the poke that reaches the
+point where it was decided. A server without the feature `lineage` loads the whole app for every triples subscription.
 
     > {"t":"subscribe","subscription":{"id":"top","kind":"rows","query":"[:find ?n :where [_ :user/name ?n]]"}}
     < {"t":"rows","id":"top","epoch":"e1","seq":44,"reset":true,"columns":["n"],"added":[[["s","Ada"]]],"removed":[]}
@@ -64,7 +70,8 @@ A server without the feature `lineage` loads the whole app for every triples sub
 `seq` is the point of the server's order where it was decided. `stamp` is the stamp that the server gave it: another
 than was pushed if that lay in the future (or behind the replica's own last). Whenever anything but "all applied as
 pushed" happened, `current` has the server's registers for what the transaction touched and `absent` the keys it has
-none for; the client takes them over and puts what is still pending on top.
+none for; the client takes them over and puts what is still pending on top. Where that would be too much stands
+`"reload":true` instead: the client forgets its cursors and says hello again.
 
 **Clock and life.** `{"t":"ping","now":…}` is answered by `{"t":"pong","now":SERVER,"echo":…}`. An error of protocol is
 answered by `{"t":"fault","code":…,"message":…}` and the end of the connection; codes: `malformed`, `protocol` (no

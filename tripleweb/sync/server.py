@@ -73,6 +73,7 @@ class Limits:
     frame_bytes: int = 4 << 20  # where pokes and parts are cut
     receipt_bytes_max: int = 1 << 20  # what a receipt tells of the server's registers; beyond it, load again
     lost_max: int = 10_000  # changes of which a receipt says singly that they lost
+    unread_max: int = 1_000  # frames that wait for a connection that asks for more
     subscriptions_max: int = 1_000
     rows_max: int = 10_000
     query_units: int = 5_000_000
@@ -159,6 +160,8 @@ class TenantCore:
         link = self.connections.get(conn)
         if link is None:
             return
+        if len(link.out) > self.limits.unread_max:
+            raise ProtocolError("overload", "much is asked for, and what is answered is not read")
         if isinstance(frame, Hello):
             self._hello(conn, link, frame, now_ms)
         elif isinstance(frame, messages.Ping):
@@ -191,37 +194,23 @@ class TenantCore:
             raise ProtocolError("malformed", f"confirmed {hello.confirmed} is not below next {hello.next}")
         row = self.replicas.get(hello.replica)
         last = 0 if row is None else row.last
-        rekey = row is not None and (
-            row.user != link.actor.user or hello.next <= last or hello.confirmed < row.confirmed
-        )
+        # a client that keeps nothing says so by a `next` beyond every number; else a lost receipt is a lost tail
+        shortened = row is not None and hello.confirmed < row.confirmed and hello.next < _NUMBER_MAX
+        rekey = row is not None and (row.user != link.actor.user or hello.next <= last or shortened)
         fresh = _Connection(link.actor, generation=link.generation + 1, out=link.out, rekeying=rekey)
         self.connections[conn] = fresh
         if not rekey:
             self._replace(conn, hello)
             fresh.replica, fresh.incarnation = hello.replica, hello.incarnation
-            if row is None:
-                row = self.replicas[hello.replica] = ReplicaRow(link.actor.user)
             self._confirm(hello.replica, hello.confirmed)
             for _, receipt, batch in self._receipts.get(hello.replica, {}).values():
                 fresh.receipts.append((batch, receipt))
-        fresh.out.append(
-            (
-                0,
-                Welcome(
-                    protocol=PROTOCOL,
-                    server=self.server_id,
-                    epoch=self.epoch,
-                    seq=self.durable_seq,
-                    last=last,
-                    user=link.actor.user,
-                    session=link.actor.session,
-                    role=link.actor.role,
-                    now=now_ms,
-                    tolerance=self.limits.tolerance_ms,
-                    rekey=rekey,
-                ),
-            )
-        )
+        actor, tolerance = link.actor, self.limits.tolerance_ms
+        welcome = Welcome(
+            PROTOCOL, self.server_id, self.epoch, self.durable_seq, last, actor.user, actor.session, actor.role,
+            now_ms, tolerance, rekey=rekey,
+        )  # fmt: skip
+        fresh.out.append((0, welcome))
         if not rekey:
             fresh.seq = self.seq
             for subscription in hello.subscriptions:
@@ -242,8 +231,8 @@ class TenantCore:
             waiting.clear()
 
     def _confirm(self, replica: str, number: int) -> None:
-        row = self.replicas[replica]
-        if row.confirmed < number <= row.last:
+        row = self.replicas.get(replica)
+        if row is not None and row.confirmed < number <= row.last:
             stored = self._receipts.get(replica, {})
             for n in range(row.confirmed + 1, number + 1):
                 stored.pop(n, None)
@@ -267,7 +256,7 @@ class TenantCore:
         link.partial = pushed if pushed.more else None
         if pushed.more:
             return
-        row = self.replicas[link.replica]
+        row = self.replicas.setdefault(link.replica, ReplicaRow(link.actor.user))
         if pushed.number > row.last + 1:
             raise ProtocolError("order", f"transaction {pushed.number} came where {row.last + 1} was due")
         if pushed.number <= row.last:
@@ -284,7 +273,7 @@ class TenantCore:
         if replica != link.replica:
             raise ProtocolError("malformed", f"a stamp of replica {replica!r} from replica {link.replica!r}")
         known = self._tail.find(pushed.id)
-        if known is None:
+        if known is None or not self._is_copy(link, pushed, known):
             receipt = self._decide(link, row, pushed, time, now_ms)
         else:
             receipt = self._recall(link, pushed, known, now_ms)
@@ -340,6 +329,14 @@ class TenantCore:
             (s, p, COUNTER + link.replica if place == COUNTER else place)
             for s, p, place, _, _ in pushed.changes
         ]
+
+    def _is_copy(self, link: _Connection, pushed: PushedTransaction, entry: Entry) -> bool:
+        """True if an entry is this transaction, pushed under another identity."""
+        keys = set(self._keys(link, pushed))
+        own = COUNTER + link.replica
+        return entry.replica != link.replica and all(
+            (s, p, own if place[:2] == COUNTER else place) in keys for s, p, place, *_ in entry.registers
+        )
 
     def _recall(self, link: _Connection, pushed: PushedTransaction, entry: Entry, now_ms: int) -> Receipt:
         """The receipt of a transaction that this replica pushed before, or a copy of it did, as somebody else."""

@@ -50,7 +50,8 @@ class Tail:
         if len(self._entries) > 2 * self._keep:
             surplus = len(self._entries) - self._keep
             for old in self._entries[:surplus]:
-                self._seqs.pop(old.id, None)
+                if self._seqs.get(old.id) == old.seq:
+                    del self._seqs[old.id]
             del self._entries[:surplus]
 
     def find(self, transaction: str) -> Entry | None:

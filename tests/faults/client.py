@@ -1,0 +1,112 @@
+"""`python -m tests.faults.client ROLE URL TOKEN APP PATH NAME`: one store, until it is killed or its input ends.
+
+    writer     writes without a pause and says `{"wrote": n}` after each write that returned, `{"flushed": n}` after
+               each flush. One write is one transaction: an item of its own, and one more in two counters.
+    reader     follows all items with a live frame and says `{"seen": n}` when it has changed
+    idle       does only what it is told
+
+Orders: `stop` ends writing; `write` writes one; `offline`, `online`, `flush`; `dump` answers with everything that is
+there, once no write is undecided; `counts` with the number of items and the counters.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from typing import Any
+
+import tripleweb
+
+EVERYTHING = "[:find ?e ?p ?v :where [?e ?p ?v]]"
+ITEMS = "[:find ?e ?by ?n :where [?e :item/by ?by] [?e :item/n ?n]]"
+
+
+class Client:
+    def __init__(self, role: str, url: str, token: str, app: str, path: str, name: str) -> None:
+        self.role = role
+        self.name = name
+        self.db = tripleweb.connect(app, url=url, token=token, path=path or None)
+        self.stopped = threading.Event()
+        self.number = len(self.db._session.store.subjects("item/by", name)) if path else 0  # type: ignore[arg-type]
+        self._speaking = threading.Lock()
+
+    def say(self, **what: Any) -> None:
+        with self._speaking:
+            sys.stdout.write(json.dumps(what) + "\n")
+            sys.stdout.flush()
+
+    def write(self) -> int:
+        """One item, and one more in two counters."""
+        number = self.number
+        with self.db.transaction():
+            self.db.insert("item", id=f"{self.name}-{number}", by=self.name, n=number)
+            self.db.increment("sum", "all", count=1)
+            self.db.increment("sum", self.name, count=1)
+        self.number += 1
+        return number
+
+    def keep_writing(self) -> None:
+        while not self.stopped.is_set():
+            number = self.write()
+            self.say(wrote=number)
+            if number % 20 == 19:
+                try:
+                    self.db.flush(5)
+                except TimeoutError:  # the server is dead just now
+                    continue
+                self.say(flushed=number)
+            self.stopped.wait(0.002)
+
+    def follow(self) -> None:
+        live = self.db.live(ITEMS)
+        while not self.stopped.is_set():
+            try:
+                live.wait(timeout=0.5)
+            except TimeoutError:
+                continue
+            frame = live.df
+            # each writer's numbers have no gap: a transaction is never seen without those before it
+            for name, numbers in frame.groupby("by")["n"]:
+                if sorted(numbers) != list(range(len(numbers))):
+                    self.say(gap=name, numbers=sorted(set(range(max(numbers))) - set(numbers))[:10])
+            self.say(seen=len(frame))
+
+    def obey(self, order: dict[str, Any]) -> Any:
+        what = order["do"]
+        if what == "stop":
+            self.stopped.set()
+            self.worker.join(30)
+            return self.number
+        if what == "write":
+            return self.write()
+        if what == "offline":
+            return self.db.go_offline()
+        if what == "online":
+            return self.db.go_online()
+        if what == "flush":
+            self.db.go_online()
+            return self.db.flush(order.get("timeout", 60))
+        if what == "counts":
+            return dict(self.db.q("[:find ?e ?n :where [?e :sum/count ?n]]").itertuples(index=False))
+        if what == "pending":
+            return self.db.status.pending
+        if what == "dump":
+            rows = self.db.q(EVERYTHING, timeout=30, strict=True).to_numpy().tolist()
+            return sorted(rows, key=repr)
+        raise ValueError(what)
+
+    def run(self) -> None:
+        work = {"writer": self.keep_writing, "reader": self.follow, "idle": lambda: None}[self.role]
+        self.worker = threading.Thread(target=work, daemon=True)
+        self.worker.start()
+        for line in sys.stdin:
+            self.say(answer=self.obey(json.loads(line)))
+        self.stopped.set()
+        self.db.close()
+
+
+if __name__ == "__main__":
+    client = Client(*sys.argv[1:])
+    client.say(answer=client.db._session.replica.path)
+    client.run()

@@ -1,0 +1,394 @@
+"""The server and the clients of a run: the real cores, and around each the shell that drives it.
+
+The shells do what the real ones do, and check at every step: a commit is saved before anything else is asked of the
+core, frames leave when they may, a process that dies takes its core with it and finds its disk again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tests.sim import checks
+from tests.sim.checks import Violation
+from tests.sim.disk import ReplicaDisk, TenantDisk
+from tests.sim.network import Connection
+from tripleweb.clock import Stamp, parse_stamp
+from tripleweb.errors import ProtocolError
+from tripleweb.store import Delta
+from tripleweb.sync import messages
+from tripleweb.sync.client import ClientCore, Update
+from tripleweb.sync.messages import Fault, Poke
+from tripleweb.sync.records import Commit, LocalCommit
+from tripleweb.sync.server import Actor, TenantCore
+from tripleweb.transaction import Transaction
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+EPOCH_MS = 1_700_000_000_000
+YEAR_MS = 365 * 86_400_000
+
+
+class WallClock:
+    """A clock that is wrong: by an offset, by a drift, by steps."""
+
+    def __init__(self, rng: random.Random, kind: str) -> None:
+        self.offset_ms = rng.randint(-20, 20)
+        self.drift = rng.uniform(-1e-4, 1e-4)
+        if kind == "skewed":
+            self.offset_ms = rng.randint(-90_000, 90_000)
+        elif kind == "wild":
+            self.offset_ms = rng.choice([0, -YEAR_MS, YEAR_MS, 10 * YEAR_MS, rng.randint(-600_000, 600_000)])
+
+    def now(self, true_ms: int) -> int:
+        return int(EPOCH_MS + self.offset_ms + true_ms * (1 + self.drift))
+
+
+class ServerNode:
+    """The tenant's core, its disk, and the shell around them."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rng = world.random("server")
+        self.disk = TenantDisk("e1")
+        self.clock = WallClock(self.rng, "good")
+        self.core: TenantCore | None = None
+        self.up = True
+        self.links: dict[int, Connection] = {}
+        self.logged: set[str] = set()  # ids in the log
+        self.newest: dict[str, tuple[Stamp, int]] = {}  # replica -> its last stamp and number in the log
+        self.stepped_back_ms = 0  # of its clock, in all
+        self._commit: Commit | None = None  # out, not yet told
+        self._landed = False
+        self._stepping = False
+
+    @property
+    def now_ms(self) -> int:
+        return self.clock.now(self.world.now)
+
+    def open(self) -> TenantCore:
+        if self.core is None:
+            options = self.world.options
+            state = self.disk.load(options.limits.tail_max)
+            self.core = TenantCore(
+                state, server_id="s1", random_bytes=self.rng.randbytes, limits=options.limits
+            )
+            self.world.say("server opens", seq=state.seq)
+            checks.no_acknowledged_write_lost(self.world)
+        return self.core
+
+    def accept(self, connection: Connection, actor: Actor) -> None:
+        core = self.open()
+        self.links[connection.number] = connection
+        core.connect(connection.number, actor, self.now_ms)
+
+    def receive(self, connection: Connection, data: bytes) -> None:
+        core = self.core
+        if core is None or connection.number not in self.links:
+            return
+        self.world.say("server gets", connection.number, data)
+        try:
+            core.receive(connection.number, messages.decode_client(data), self.now_ms)
+        except ProtocolError as error:
+            self.world.refused(f"the server about {connection.client}: {error.code}: {error}")
+            self._close(connection)
+        self.pump()
+
+    def ended(self, connection: Connection) -> None:
+        self.world.network.forget(connection)
+        if self.links.pop(connection.number, None) is not None and self.core is not None:
+            self.core.disconnect(connection.number, self.now_ms)
+            self.pump()
+
+    def _close(self, connection: Connection) -> None:
+        self.links.pop(connection.number, None)
+        if self.core is not None:
+            self.core.disconnect(connection.number, self.now_ms)
+        self.world.network.close(connection)
+
+    def pump(self) -> None:
+        """Hands out what the core has: a commit to the disk, frames to the network, work to later."""
+        core = self.core
+        if core is None:
+            return
+        if self._commit is None:
+            commit = core.take_commit()
+            if commit is not None:
+                self._commit, self._landed = commit, False
+                self.world.after(self._disk_ms(), lambda: self._land(commit))
+        for number, frame in core.frames_to_send():
+            connection = self.links.get(number)
+            if connection is None:
+                continue
+            checks.ack_only_after_commit(self.world, frame)
+            self.world.mark(frame)
+            data = messages.encode(frame)
+            checks.frame_size(self.world, data)
+            self.world.say("server sends", number, data)
+            connection.down.send(data)
+            if isinstance(frame, Fault):
+                self._close(connection)
+        if core.has_work() and not self._stepping:
+            self._stepping = True
+            self.world.after(self.rng.randint(0, 5), self._step)
+        if self.core is core and not self.links and self._commit is None and self.world.options.idle_close:
+            self.world.say("server idles")
+            self.world.marks["server: idles"] += 1
+            self.core = None
+
+    def _disk_ms(self) -> float:
+        mean = self.world.options.commit_ms if self.world.faults else 1
+        return self.rng.expovariate(1 / mean) if mean else 0
+
+    def _step(self) -> None:
+        self._stepping = False
+        core = self.core
+        if core is None:
+            return
+        moved = core.step()
+        self.pump()
+        if not moved and core.has_work() and not self._stepping:  # all of it waits for slow readers
+            self._stepping = True
+            self.world.after(200, self._step)
+
+    def _land(self, commit: Commit) -> None:
+        if commit is not self._commit:
+            return
+        options = self.world.options
+        if self.world.faults and self.rng.random() < options.commit_fails:
+            self.crash(landed=False, why="commit failed")
+            return
+        self.disk.commit(commit)
+        self._landed = True
+        self.world.say("server commits", commit.batch, commit.seq)
+        checks.log_rises(self.world, commit)
+        if self.world.faults and self.rng.random() < options.server_crash_committing:
+            self.crash(why="crash after landing")
+            return
+        self.world.after(self._disk_ms(), lambda: self._told(commit))
+
+    def _told(self, commit: Commit) -> None:
+        if commit is self._commit and self.core is not None:
+            self._commit = None
+            self.core.committed(commit, self.now_ms)
+            self.pump()
+
+    def crash(self, landed: bool | None = None, why: str = "crash") -> None:
+        """The process dies; a commit under way may have landed."""
+        commit, self._commit = self._commit, None
+        if commit is not None and not self._landed:
+            if self.rng.random() < 0.5 if landed is None else landed:
+                self.disk.commit(commit)
+                checks.log_rises(self.world, commit)
+        self.world.say("server", why, self.disk.seq)
+        self.world.marks[f"server: {why}{', a commit out' if commit is not None else ''}"] += 1
+        self.core = None
+        for connection in list(self.links.values()):
+            self.world.network.drop(connection)
+        self.links.clear()
+        self.up = False
+        self.world.after(self.rng.randint(0, 3_000), self._start)
+
+    def _start(self) -> None:
+        self.up = True
+
+
+class ClientNode:
+    """A user's process: a replica on its disk, a core while it runs, a connection while there is one."""
+
+    def __init__(
+        self, world: World, name: str, user: str, role: str, disk: ReplicaDisk | None = None
+    ) -> None:
+        self.world = world
+        self.name = name
+        self.user = user
+        self.role = role
+        self.rng = world.random(name)
+        self.disk = disk or ReplicaDisk()
+        self.clock = WallClock(self.rng, world.options.clocks)
+        self.core: ClientCore | None = None
+        self.connection: Connection | None = None
+        self.view: checks.View = {}  # its triples, kept by deltas alone
+        self.displays: dict[str, Counter[Any]] = {}
+        self.cut = checks.Cut()
+        self.dead: set[str] = set()  # what the server told it to be deleted
+        self.outbox: dict[int, str] = {}  # number -> id, as its disk has it
+        self.pushed: dict[int, int] = {}  # number -> time of the stamp, on this connection
+        self.issued: dict[str, int] = {}  # replica -> last time of a stamp
+        self.lossy = disk is not None  # has lost or shares its past: some promises do not hold
+        self.ran_ahead = False  # has re-stamped what is pending
+        self._attempts = 0
+        self.start()
+
+    @property
+    def now_ms(self) -> int:
+        return self.clock.now(self.world.now)
+
+    def start(self) -> None:
+        state = self.disk.load()
+        self.outbox = {pending.number: pending.id for pending in state.pending}
+        self.core = core = ClientCore(
+            state, random_bytes=self.rng.randbytes, limits=self.world.options.client_limits
+        )
+        self.world.say(self.name, "starts", core.replica, core.next, sorted(core.outbox))
+        self.view = checks.view(core.store)
+        self.cut = checks.Cut()
+        self.ran_ahead = bool(core.outbox)
+        for subscription in self.world.workload.subscriptions(self):
+            core.subscribe(subscription)
+        self.displays.clear()
+        self._later()
+
+    def crash(self, why: str = "crash", down_ms: int | None = None) -> None:
+        """The process dies. What its user sees afterwards must be what it saw."""
+        core, self.core = self.core, None
+        assert core is not None
+        self.world.say(self.name, why)
+        self.world.marks[f"client: {why}"] += 1
+        if self.connection is not None:
+            self.world.network.hang_up(self.connection)
+            self.connection = None
+        options = self.world.options
+        if self.world.faults and self.disk.tail and self.rng.random() < options.lost_tail:
+            lost = self.rng.randint(1, min(self.disk.tail, 12))
+            self.world.say(self.name, "loses", lost)
+            self.world.marks["client: loses its tail"] += 1
+            self.disk.lose_tail(lost)
+            self.lossy = True
+            self.issued.clear()
+            self.dead.clear()
+        elif why != "dies saving":
+            checks.local_write_survives(self, core)
+        self.world.after(self.rng.randint(0, 4_000) if down_ms is None else down_ms, self.start)
+
+    def _later(self) -> None:
+        """Tries to connect in a while."""
+        self._attempts += 1
+        attempt, delay = self._attempts, 10 if self.world.healed else self.rng.expovariate(1 / 500)
+        self.world.after(delay, lambda: self._connect(attempt))
+
+    def _connect(self, attempt: int) -> None:
+        world, core = self.world, self.core
+        if core is None or self.connection is not None or attempt != self._attempts:
+            return
+        if not world.server.up:
+            self._later()
+            return
+        self.connection = world.network.connect(self.name)
+        world.say(self.name, "connects", self.connection.number)
+        world.server.accept(self.connection, Actor(self.user, session=self.name, role=self.role))
+        self.pushed.clear()
+        core.connected(self.now_ms)
+        self.pump()
+        if world.faults:  # while the welcome is on its way
+            world.workload.change_subscriptions(self, 0.2)
+
+    def lose_connection(self, connection: Connection, why: str) -> None:
+        if connection is self.connection and self.core is not None:
+            self.world.say(self.name, why)
+            self.connection = None
+            self.core.disconnected(why)
+            self._later()
+
+    def hang_up(self, why: str) -> None:
+        """Ends its own connection and tries again later."""
+        connection = self.connection
+        if connection is not None:
+            self.world.network.hang_up(connection)
+            self.lose_connection(connection, why)
+
+    def save(self, commit: LocalCommit) -> bool:
+        """Saves a commit, or dies trying: before it landed, or after."""
+        core = self.core
+        assert core is not None
+        risky = self.world.faults and bool(core.outbox or commit.pending)
+        if risky and self.rng.random() < self.world.options.crash_saving:
+            if self.rng.random() < 0.5:
+                self.disk.save(commit)
+                self.world.note(self, commit)
+            self.crash("dies saving")
+            return False
+        self.disk.save(commit)
+        self.world.note(self, commit)
+        return True
+
+    def transact(self, write: Callable[[Transaction], None], give_up: bool = False) -> None:
+        core = self.core
+        if core is None:
+            return
+        tx = core.begin(self.now_ms)
+        before = checks.register_view(core.store) if give_up else None
+        write(tx)
+        if before is not None:
+            core.abandon(tx)
+            checks.abandoned_without_trace(self, before)
+            return
+        checks.stamp_is_new(self, tx)
+        commit = core.prepare(tx)
+        if commit is not None and not self.save(commit):
+            return
+        self.world.say(self.name, "writes", [change[:4] for change in tx.changes])
+        delta = core.accept(tx, commit)
+        self.follow(delta)
+        checks.written_is_seen(self, tx)
+        self.pump()
+
+    def receive(self, connection: Connection, data: bytes) -> None:
+        core = self.core
+        if core is None or connection is not self.connection:
+            return
+        frame = messages.decode_server(data)
+        if isinstance(frame, Poke):
+            checks.gap_free(self, frame)
+        try:
+            update = core.receive(frame, self.now_ms)
+        except ProtocolError as error:
+            self.world.refused(f"{self.name}: {error.code}: {error}")
+            self.hang_up("refuses a frame")
+            return
+        if update.commit is not None and not self.save(update.commit):
+            return
+        self.follow(update.delta)
+        self._heed(update, frame)
+        if isinstance(frame, Fault):
+            self.hang_up(f"fault {frame.code}")
+            return
+        self.pump()
+
+    def _heed(self, update: Update, frame: messages.ServerFrame) -> None:
+        core = self.core
+        assert core is not None
+        for receipt in update.receipts:
+            self.world.receipt(self, receipt)
+        if core.state != "online":  # it says hello again
+            self.pushed.clear()
+        if isinstance(frame, Poke):
+            checks.on_its_way_as_pushed(self)
+            checks.tombstones_win(self, frame)
+            checks.consistent_cut(self)
+        if isinstance(update.frame, messages.Rows):
+            checks.rows_join(self, update.frame)
+        elif isinstance(update.frame, messages.Failed):
+            raise Violation("subscriptions answered", f"{self.name}: {update.frame.message}")
+
+    def follow(self, delta: Delta) -> None:
+        checks.delta_is_exact(self, delta)
+
+    def pump(self) -> None:
+        core, connection = self.core, self.connection
+        if core is None or connection is None:
+            return
+        for frame in core.frames_to_send(self.now_ms):
+            data = messages.encode(frame)
+            checks.frame_size(self.world, data)
+            connection.up.send(data)
+            if isinstance(frame, messages.Push):
+                for pushed in frame.transactions:
+                    self.pushed[pushed.number] = parse_stamp(pushed.stamp)[0]
+            if isinstance(frame, messages.Push) and self.world.faults:
+                if self.rng.random() < self.world.options.crash_saving:
+                    self.crash("dies pushing")
+                    return

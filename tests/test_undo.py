@@ -1,0 +1,344 @@
+"""Taking back what this session wrote: where it still stands, as a new transaction, and again forth."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import tripleweb
+from tests.test_store import VALUES, added, triples
+from tripleweb import Ref, TriplewebError, t
+from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
+from tripleweb.database import Database
+from tripleweb.errors import DeletedError
+from tripleweb.schema import SCHEMALESS
+from tripleweb.store import Delta, Store
+from tripleweb.terms import slot
+from tripleweb.transaction import Transaction
+from tripleweb.undo import CHANGES_MAX, DEEDS_MAX, Deed, Deeds, take_back
+
+BLOG = tripleweb.schema(
+    user={"name": t.string(), "age": t.number(optional=True)},
+    post={"title": t.string(), "tags": t.many(t.string()), "likes": t.counter()},
+)
+
+
+@pytest.fixture
+def db() -> Database:
+    return tripleweb.open(schema=BLOG)
+
+
+def others(db: Database, *changes: tuple[str, str, str, Any], later_ms: int = 1_000) -> None:
+    """Writes of somebody else, later than ours."""
+    clock = db._session.core.clock
+    stamp = clock.last + (later_ms << 16)
+    db._session.store.apply([Change(*change, stamp, "zz") for change in changes])
+    clock.witness(stamp, stamp >> 16)
+
+
+def rows(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
+    assert list(frame.columns) == ["subject", "predicate", "value", "reason"]
+    return sorted(frame.itertuples(index=False, name=None), key=str)
+
+
+def content(db: Database) -> dict[Any, Any]:
+    return triples(db._session.store)
+
+
+WRITES: dict[str, Callable[[Database], Any]] = {
+    "insert": lambda db: db.insert("user", id="new", name="New", age=1),
+    "merge": lambda db: db.insert("user", id="ada", age=1),
+    "update": lambda db: db.update("user", "ada", name="Eve", age=None),
+    "assign a set": lambda db: db.update("post", "p", tags=["b", "c"]),
+    "empty a set": lambda db: db.update("post", "p", tags=[]),
+    "add": lambda db: db.add("post", "p", tags=["c", "a"]),
+    "remove": lambda db: db.remove("post", "p", tags=["a", "z"]),
+    "count": lambda db: db.increment("post", "p", likes=5),
+    "set": lambda db: db.set("ada", "user/age", 1.5),
+    "set a free one": lambda db: db.set("ada", "x/y", {1, "1", True}),
+    "set nothing new": lambda db: db.set("ada", "user/name", "Ada"),
+    "one in the place of many": lambda db: db.set("ada", "x/many", "one"),
+    "many in the place of one": lambda db: db.set("ada", "x/one", {2, 3}),
+    "unset": lambda db: db.unset("ada", "x/one"),
+    "unset many": lambda db: db.unset("ada", "x/many"),
+    "unset a member": lambda db: db.unset("ada", "x/many", "m"),
+    "unset the one": lambda db: db.unset("ada", "x/one", 1),
+    "rows": lambda db: db.insert_frame(
+        "user", pd.DataFrame({"id": ["ada", "r1", "r2"], "name": ["A", "B", "C"], "age": [1, 2, None]}), id="id"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_undo_and_redo(db: Database, name: str) -> None:
+    """`db.undo()` takes back this session's last transaction as a new one, where its values still stand; returns a
+    frame of what it left alone; `db.redo()`."""
+    db.insert("user", id="ada", name="Ada", age=36)
+    db.insert("post", id="p", title="P", tags=["a", "b"], likes=2)
+    db.set("ada", "x/one", 1)
+    db.set("ada", "x/many", {"m", "n"})
+    before = content(db)
+    forms = as_entities(db)
+    WRITES[name](db)
+    after = content(db)
+    if name == "set nothing new":
+        assert after == before and db.undo().empty and content(db) == before
+        return
+    assert after != before
+    for _ in range(3):
+        stamp = db._session.core.clock.last
+        assert rows(db.undo()) == []
+        assert content(db) == before and as_entities(db) == forms
+        assert db._session.core.clock.last > stamp, "it is a new transaction"
+        assert rows(db.redo()) == []
+        assert content(db) == after
+
+
+def as_entities(db: Database) -> Any:
+    """Without a schema, which shows what is single and what is many."""
+    places = (("user", "ada"), ("x", "ada"), ("post", "p"))
+    return [SCHEMALESS.entity(db._session.store, kind, subject) for kind, subject in places]
+
+
+def test_one_after_the_other(db: Database) -> None:
+    for age in (1, 2, 3):
+        db.set("ada", "user/age", age)
+    ages = []
+    for step in (db.undo, db.undo, db.redo, db.undo, db.undo, db.redo, db.redo, db.redo):
+        assert step().empty
+        ages.append(db._session.store.values("ada", "user/age"))
+    assert ages == [[2], [1], [2], [1], [], [1], [2], [3]]
+    with pytest.raises(TriplewebError, match="nothing to redo"):
+        db.redo()
+    db.undo()
+    db.set("ada", "user/name", "Ada")
+    with pytest.raises(TriplewebError, match="nothing to redo"):
+        db.redo()  # something else was written
+    for _ in range(3):
+        db.undo()
+    with pytest.raises(TriplewebError, match="nothing to undo"):
+        db.undo()
+    assert content(db) == {}
+
+
+def test_a_transaction_is_taken_back_whole(db: Database) -> None:
+    with db.transaction():
+        db.insert("user", id="ada", name="Ada", age=1)
+        db.update("user", "ada", age=2)
+        db.increment("post", "p", likes=2)
+        db.increment("post", "p", likes=3)
+    with db.transaction():
+        pass  # nothing was written: nothing to take back
+    with pytest.raises(KeyError), db.transaction():
+        db.set("ada", "user/name", "never")
+        raise KeyError
+    assert db.undo().empty and content(db) == {}
+    with db.transaction():
+        db.set("ada", "user/name", "Ada")
+        with pytest.raises(TriplewebError, match="within a transaction"):
+            db.undo()
+    assert db.get("user", "ada")["name"] == "Ada"
+
+
+def test_what_others_wrote_since_is_left_alone(db: Database) -> None:
+    """…where its values still stand; returns a frame of what it left alone."""
+    db.insert("user", id="ada", name="Ada", age=36)
+    db.update("user", "ada", name="Eve", age=37)
+    others(db, ("ada", "user/name", SINGLE, "Theirs"))
+    assert rows(db.undo()) == [("ada", "user/name", "Eve", "newer")]
+    assert db.get("user", "ada") == {"id": "ada", "name": "Theirs", "age": 36}
+    others(db, ("ada", "user/age", SINGLE, 40))
+    assert rows(db.redo()) == [("ada", "user/age", 36, "newer")]
+    # the same value, but in somebody else's word
+    db.set("ada", "user/age", 41)
+    others(db, ("ada", "user/age", SINGLE, 41))
+    assert rows(db.undo()) == [("ada", "user/age", 41, "newer")] and db.get("user", "ada")["age"] == 41
+    db.set("ada", "user/age", 42)
+    others(db, ("ada", "user/age", RESET, None), ("ada", "user/age", "n:1", 1))
+    assert rows(db.undo()) == [("ada", "user/age", 42, "reset")]
+    with pytest.raises(TriplewebError, match="nothing to redo"):
+        db.redo()  # the last undo wrote nothing
+    # a value that is only taken away
+    db.set("ada", "x/y", 1)
+    db.unset("ada", "x/y")
+    others(db, ("ada", "x/y", SINGLE, 2))
+    assert rows(db.undo()) == [("ada", "x/y", 1, "newer")] and db._session.store.values("ada", "x/y") == [2]
+
+
+def test_sets_go_back_element_by_element(db: Database) -> None:
+    db.insert("post", id="p", title="P", tags=["a", "b"])
+    db.update("post", "p", tags=["b", "c", "d", "e"])
+    others(
+        db,
+        ("p", "post/tags", "s:theirs", "theirs"),
+        ("p", "post/tags", "s:c", "c"),  # they added it, too
+        ("p", "post/tags", "s:d", None),  # and have removed this
+    )
+    left = db.undo()
+    assert rows(left) == [("p", "post/tags", "c", "newer"), ("p", "post/tags", "d", "newer")]
+    assert db.get("post", "p")["tags"] == ["a", "b", "c", "theirs"]
+    db.add("post", "p", tags=["x", "y"])
+    others(db, ("p", "post/tags", RESET, None), ("p", "post/tags", "s:new", "new"))
+    assert rows(db.undo()) == [("p", "post/tags", "x", "reset"), ("p", "post/tags", "y", "reset")]
+    assert db.get("post", "p")["tags"] == ["new"]
+    db.remove("post", "p", tags="new")
+    others(db, ("p", "post/tags", RESET, None), ("p", "post/tags", "s:z", "z"))
+    assert rows(db.undo()) == [("p", "post/tags", "new", "reset")]
+    # what the deed took away, somebody has put back, or taken away himself
+    db.update("post", "p", tags=["1", "2"])
+    db.update("post", "p", tags=[])
+    others(db, ("p", "post/tags", "s:1", "1"), ("p", "post/tags", "s:2", None))
+    assert rows(db.undo()) == [("p", "post/tags", "2", "newer")] and db.get("post", "p")["tags"] == ["1"]
+
+
+def test_members_that_came_beside_a_single_value_stay() -> None:
+    db = tripleweb.open()
+    db.set("x", "k/v", "old")
+    db.set("x", "k/v", "new")
+    others(db, ("x", "k/v", "s:beside", "beside"))
+    assert db.undo().empty
+    assert db._session.store.values("x", "k/v") == ["beside", "old"]
+
+
+def test_counters_count_back(db: Database) -> None:
+    db.insert("post", id="p", title="P", likes=2)
+    db.increment("post", "p", likes=3)
+    others(db, ("p", "post/likes", "c:zz", 10))
+    db.increment("post", "p", likes=0.5)
+    assert db.undo().empty and db.undo().empty
+    assert db.get("post", "p")["likes"] == 12 and db.redo().empty and db.get("post", "p")["likes"] == 15
+    db.increment("post", "q", likes=-(2**63))
+    assert rows(db.undo()) == [("q", "post/likes", -(2**63), "limits")]
+    # a plain number beside what was counted is in the sum, where nobody can tell it apart
+    loose = tripleweb.open()
+    loose._session.store.apply([Change("p", "post/likes", "c:zz", 5, 1, "zz")])
+    for write, value in ((lambda: loose.set("p", "post/likes", 3), 3), (lambda: loose.unset("p", "post/likes"), 8)):
+        write()
+        assert rows(loose.undo()) == [("p", "post/likes", value, "counter")]
+        loose.set("p", "post/likes", 3)
+
+
+def test_a_delete_is_for_ever(db: Database) -> None:
+    db.insert("user", id="ada", name="Ada", age=36)
+    db.insert("user", id="bob", name="Bob")
+    with db.transaction():
+        db.delete("ada")
+        db.update("user", "bob", name="Rob")
+    assert rows(db.undo()) == [("ada", "user/age", 36, "deleted"), ("ada", "user/name", "Ada", "deleted")]
+    assert db.get("user", "ada") is None and db.get("user", "bob")["name"] == "Bob"
+    with pytest.raises(DeletedError):
+        db.update("user", "ada", age=1)
+    assert db.redo().empty and db.get("user", "bob")["name"] == "Rob"
+    db.increment("post", "q", likes=3)
+    db.update("user", "bob", age=7, name="B")
+    others(db, ("bob", DELETED, SINGLE, True), ("q", DELETED, SINGLE, True))
+    assert rows(db.undo()) == [("bob", "user/age", 7, "deleted"), ("bob", "user/name", "B", "deleted")]
+    assert rows(db.undo()) == [("q", "post/likes", 3, "deleted")]
+
+
+def test_references_and_texts_are_two() -> None:
+    db = tripleweb.open()
+    db.set("x", "k/v", "ada")
+    db.set("x", "k/v", Ref("ada"))
+    db.set("y", "k/n", {1})
+    db.add("k", "y", n={1.0, 2})
+    assert db.undo().empty and db.undo().empty
+    assert type(db._session.store.values("x", "k/v")[0]) is str
+    assert [type(v) for v in db._session.store.values("y", "k/n")] == [int]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    def deed(changes: int) -> Deed:
+        return Deed("", (1, "a"), [Change("s", "p", SINGLE, 1, 1, "a")] * changes, Delta())
+
+    deeds = Deeds()
+    for _ in range(DEEDS_MAX + 10):
+        deeds.add(deed(1))
+    assert len(deeds.done) == DEEDS_MAX
+    deeds.add(deed(CHANGES_MAX * 2))
+    assert len(deeds.done) == DEEDS_MAX, "the last one counts for nothing"
+    deeds.add(deed(1))
+    assert len(deeds.done) == 1
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_deeds_are_taken_back(seed: int) -> None:
+    """Undone, and nobody else wrote: everything is as before, but what was deleted; redone: as after. With writes of
+    others between: every value is either taken back or told of, and nothing of theirs is touched."""
+    rng = random.Random(seed)
+    store, clock = Store(), 10
+    deeds: list[Deed] = []
+
+    def write(do: Callable[[Transaction], Any]) -> Deed:
+        nonlocal clock
+        clock += 10
+        tx = Transaction(store, clock, "me")
+        do(tx)
+        changes = tx.changes
+        content = triples(store)
+        delta = tx.commit()
+        deed = Deed("", (clock, "me"), changes, delta)
+        assert set(content) == set(triples(store))
+        return deed
+
+    def random_writes(tx: Transaction) -> None:
+        for _ in range(rng.randrange(1, 6)):
+            subject, predicate = rng.choice("ab"), rng.choice(["k/a", "k/b"])
+            value = rng.choice(VALUES)
+            if store.deleted(subject) is None:
+                rng.choice(
+                    [
+                        lambda: tx.set(subject, predicate, value),
+                        lambda: tx.set(subject, predicate, None),
+                        lambda: tx.assign(subject, predicate, rng.sample(VALUES, 2)),
+                        lambda: tx.add(subject, predicate, value),
+                        lambda: tx.remove(subject, predicate, value),
+                        lambda: tx.increment(subject, "k/count", rng.choice([1, -2, 7])),
+                    ]
+                )()
+
+    for _ in range(rng.randrange(1, 4)):
+        states = [triples(store)]
+        deeds.append(write(random_writes))
+        states.append(triples(store))
+        deed = deeds[-1]
+        for step in range(4):
+            left: list[Any] = []
+            deed = write(lambda tx, deed=deed, left=left: left.extend(take_back(tx, deed)))
+            assert left == [], f"seed {seed}: {left}"
+            assert triples(store) == states[step % 2], f"seed {seed}, step {step}"
+    random_changes = [
+        Change(rng.choice("ab"), rng.choice(["k/a", "k/b"]), place, value, clock + 5, "other")
+        for value in rng.sample(VALUES, 4)
+        for place in [rng.choice([SINGLE, slot(value)])]
+    ]
+    last = write(random_writes)
+    theirs = [change._replace(time=clock + 5) for change in random_changes[: rng.randrange(4)]]
+    store.apply(theirs)
+    seen = triples(store)
+    told: list[Any] = []
+    back = write(lambda tx: told.extend(take_back(tx, last)))
+    for change in theirs:
+        register = store.register(change.key)
+        assert register is not None and register.replica in ("other", "me")
+        if change.value is not None and (key := (*change.key[:2], slot(change.value), type(change.value).__name__)) in seen:
+            assert key in triples(store), f"seed {seed}: took back what was not its own: {change}"
+    assert added(seen, back_delta(back, seen, triples(store))) == triples(store)
+    for left_alone in told:
+        assert left_alone.reason in ("newer", "reset"), f"seed {seed}"
+
+
+def back_delta(deed: Deed, old: dict[Any, Any], new: dict[Any, Any]) -> Any:
+    gone = [(key[0], key[1], value) for key, value in old.items() if key not in new]
+    assert sorted(map(repr, gone)) == sorted(map(repr, deed.gone))
+    came = [(key[0], key[1], value) for key, value in new.items() if key not in old]
+    return Delta(gone, came)
+
+
+# -- connected -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,263 @@
+"""Taking back what a session wrote: its last transactions as deeds, and the transaction that undoes one.
+
+A deed is taken back where its values still stand, that is where the register that it wrote still has its stamp and
+is not hidden by a later assignment. What others have written since is left alone, and so is what they deleted; what
+was left alone is told, value by value, with the reason:
+
+    newer      somebody has written it since          deleted    the entity was deleted, by the deed or since
+    reset      the whole set was assigned since       rejected   the server did not take it: it is not there
+    limits     a counter cannot count that far           counter    a number beside what was counted: it is in the sum
+
+A single value comes back as it was before the deed. Sets go back element by element, so that what others added
+stays. Counters count back, whatever they have come to. Deletes are for ever.
+
+Invariants: taking back is a transaction like every other, with a new stamp, and itself a deed (which `redo` takes
+back); no more than `DEEDS_MAX` deeds are remembered, nor more than `CHANGES_MAX` changes besides the last deed's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
+from tripleweb.clock import Stamp
+from tripleweb.errors import TriplewebError
+from tripleweb.store import Delta
+from tripleweb.terms import Value, kind, slot
+from tripleweb.transaction import Transaction
+
+DEEDS_MAX = 100
+CHANGES_MAX = 100_000
+
+
+class Left(NamedTuple):
+    """One value that was left alone: what the deed wrote, or removed."""
+
+    subject: str
+    predicate: str
+    value: Value | None
+    reason: str
+
+
+class Deed:
+    """What one transaction did: the slots it wrote, with their values, and the triples that went.
+
+    `id` is that of the transaction in the outbox ("" without a server); `stamp` is its present one.
+    """
+
+    __slots__ = ("_idle", "_values", "gone", "id", "rejected", "settled", "stamp")
+
+    def __init__(self, id: str, stamp: Stamp, changes: Sequence[Change], delta: Delta) -> None:
+        self.id = id
+        self.stamp = stamp
+        self.settled = not id  # the stamp will not change any more
+        self.rejected = False
+        self.gone = delta.removed
+        # by columns: an import of many rows is remembered until the next write, in a fifth of the room
+        self._values: list[tuple[Any, ...]] = [tuple(change[i] for change in changes) for i in range(4)]
+        self._idle = _without_effect(changes, delta)
+
+    def __len__(self) -> int:
+        return len(self._values[0])
+
+    def changes(self) -> Iterator[tuple[str, str, str, Value | None, bool]]:
+        """(subject, predicate, slot, value, whether the triple came with it)."""
+        idle = self._idle
+        for subject, predicate, place, value in zip(*self._values, strict=True):
+            came = value is not None and place != COUNTER and (subject, predicate, place) not in idle
+            yield subject, predicate, place, value, came
+
+
+def _without_effect(changes: Sequence[Change], delta: Delta) -> set[tuple[str, str, str]]:
+    """The registers that were set to what was visible there already."""
+    valued = [c for c in changes if c.value is not None and c.slot != COUNTER and c.predicate != DELETED]
+    if len(valued) == len(delta.added):
+        return set()
+    came: set[Any] = {(s, p, type(v), slot(v)) for s, p, v in delta.added}
+    values = [(change, change.value) for change in valued if change.value is not None]
+    return {c[:3] for c, v in values if (c.subject, c.predicate, type(v), slot(v)) not in came}
+
+
+class Deeds:
+    """The deeds of a session that can be taken back (`done`), and those that took one back (`undone`)."""
+
+    def __init__(self) -> None:
+        self.done: list[Deed] = []
+        self.undone: list[Deed] = []
+
+    def add(self, deed: Deed) -> None:
+        """Something new was written: what was undone before cannot be redone."""
+        self.undone.clear()
+        self.done.append(deed)
+        self._trim()
+
+    def last(self, redo: bool = False) -> Deed:
+        """The deed to take back. Raises `TriplewebError` if there is none."""
+        deeds = self.undone if redo else self.done
+        if not deeds:
+            raise TriplewebError(
+                "there is nothing to redo: nothing was undone since the last write"
+                if redo
+                else "there is nothing to undo: this session has written nothing (more)"
+            )
+        return deeds[-1]
+
+    def turn(self, deed: Deed, by: Deed | None, redo: bool = False) -> None:
+        """`deed` was taken back by another; None: all of it was left alone."""
+        source, target = (self.undone, self.done) if redo else (self.done, self.undone)
+        source.remove(deed)
+        if by is not None:
+            target.append(by)
+        self._trim()
+
+    def decided(self, id: str, stamp: Stamp, rejected: bool) -> None:
+        """The server has decided on a transaction."""
+        for deed in (*self.done, *self.undone):
+            if deed.id == id:
+                deed.stamp, deed.settled, deed.rejected = stamp, True, rejected
+
+    def _trim(self) -> None:
+        total = 0
+        for count, deed in enumerate(reversed(self.done)):
+            if count and (count >= DEEDS_MAX or total + len(deed) > CHANGES_MAX):
+                del self.done[: len(self.done) - count]
+                return
+            total += len(deed) if count else 0
+
+
+def take_back(tx: Transaction, deed: Deed) -> list[Left]:
+    """Writes into `tx` what takes a deed back; returns what is left alone. `deed.stamp` must be its present one."""
+    fields: dict[tuple[str, str], _Field] = {}
+    deleted: set[str] = set()
+    for subject, predicate, place, value, came in deed.changes():
+        if predicate == DELETED:
+            deleted.add(subject)
+            continue
+        field = fields.get((subject, predicate))
+        if field is None:
+            field = fields[subject, predicate] = _Field(tx, subject, predicate, deed.stamp)
+        field.slots[place] = value
+        if came:
+            assert value is not None
+            field.came[place] = value
+    left: list[Left] = []
+    for triple in deed.gone:
+        if triple[0] in deleted:
+            left.append(Left(*triple, "deleted"))
+        else:
+            fields[triple[:2]].gone.append(triple[2])
+    for field in fields.values():
+        if deed.rejected:
+            left += field.left_alone("rejected")
+        elif tx.store.deleted(field.subject) is not None:
+            left += field.left_alone("deleted")
+        else:
+            left += field.take_back()
+    return left
+
+
+class _Field:
+    """What a deed did to one (subject, predicate): `slots` that it wrote, values that `came` with them (by slot) and
+    values that are `gone`."""
+
+    __slots__ = ("came", "gone", "predicate", "slots", "stamp", "subject", "tx")
+
+    def __init__(self, tx: Transaction, subject: str, predicate: str, stamp: Stamp) -> None:
+        self.tx = tx
+        self.subject = subject
+        self.predicate = predicate
+        self.stamp = stamp
+        self.slots: dict[str, Value | None] = {}
+        self.came: dict[str, Value] = {}
+        self.gone: list[Value] = []
+
+    def left_alone(self, reason: str) -> Iterable[Left]:
+        if COUNTER in self.slots:
+            return [self._left(self.slots[COUNTER], reason)]
+        replaced = SINGLE in self.slots and self.came
+        values = [*self.came.values(), *([] if replaced else self.gone)]
+        return [self._left(value, reason) for value in values]
+
+    def take_back(self) -> Iterable[Left]:
+        if COUNTER in self.slots:
+            return self._count_back()
+        if self._is_counted():
+            return self.left_alone("counter")
+        left: list[Left] = []
+        taken: list[Value] = []
+        for place, value in self.came.items():
+            reason = self._reason(place)
+            if reason:
+                left.append(self._left(value, reason))
+            else:
+                taken.append(value)
+        back: list[Value] = []
+        for value in self.gone:
+            taker = next(place for place in (slot(value), SINGLE, RESET) if place in self.slots)
+            reason = self._reason(taker)
+            since = self._register(slot(value))
+            if not reason and since is not None and since.stamp > self.stamp:
+                if since.value is not None:
+                    continue  # somebody has put it back already
+                reason = "newer"
+            if not reason:
+                back.append(value)
+            elif not (taker == SINGLE and self.came):  # else what came instead is told already
+                left.append(self._left(value, reason))
+        self._write(taken, back)
+        return left
+
+    def _is_counted(self) -> bool:
+        """True if numbers that the deed wrote are not to be told from what was counted beside them."""
+        values = [*self.came.values(), *self.gone]
+        return any(kind(value) == "n" for value in values) and any(
+            register.slot.startswith(COUNTER)
+            for register in self.tx.store.registers_of(self.subject, self.predicate)
+        )
+
+    def _count_back(self) -> Iterable[Left]:
+        amount = self.slots[COUNTER]
+        assert isinstance(amount, int | float)
+        try:
+            self.tx.increment(self.subject, self.predicate, -amount)
+        except ValueError:
+            return [self._left(amount, "limits")]
+        return []
+
+    def _write(self, taken: list[Value], back: list[Value]) -> None:
+        """Removes `taken` and brings `back`, in the form in which they were there."""
+        tx, subject, predicate = self.tx, self.subject, self.predicate
+        if not (taken or back):
+            return
+        out = set(map(slot, taken))
+        others = [v for v in tx.store.values(subject, predicate) if slot(v) not in out]
+        if not others and len(back) <= 1 and self._was_single(back):
+            tx.set(subject, predicate, back[0] if back else None)
+        elif SINGLE in self.came and self.came[SINGLE] in taken:
+            tx.assign(subject, predicate, [*others, *back])
+        else:
+            for value in taken:
+                tx.remove(subject, predicate, value)
+            for value in back:
+                tx.add(subject, predicate, value)
+
+    def _was_single(self, values: list[Value]) -> bool:
+        """True if these (at most one) were, or are to be, a single value rather than members of a set."""
+        if SINGLE in self.slots:
+            return not values or self._register(slot(values[0])) is None
+        hidden = self._register(SINGLE)
+        return bool(values and hidden and hidden.value is not None and slot(hidden.value) == slot(values[0]))
+
+    def _reason(self, place: str) -> str:
+        """Why what the deed wrote there does not stand any more; "" if it does."""
+        register = self._register(place)
+        if register is None or register.stamp != self.stamp:
+            return "newer"
+        return "reset" if self.tx.store.floor(self.subject, self.predicate) > self.stamp else ""
+
+    def _register(self, place: str) -> Change | None:
+        return self.tx.store.register((self.subject, self.predicate, place))
+
+    def _left(self, value: Value | None, reason: str) -> Left:
+        return Left(self.subject, self.predicate, value, reason)
