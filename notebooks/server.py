@@ -135,7 +135,7 @@ class JupyterServer:
         return self._process.pid
 
     def kill(self) -> None:
-        """Ends the server as a power cut would: nothing is said or written any more. Its kernels notice by themselves."""
+        """Ends the server at once: nothing is said or written any more. Its kernels notice by themselves."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -180,11 +180,15 @@ class Kernel:
         else:
             session = {"path": notebook, "name": notebook, "type": "notebook", "kernel": kernel}
             self.id = server.get("api/sessions", session)["kernel"]["id"]
-        told = server.runtime / f"kernel-{self.id}.json"
+        self._server = server
+        self._meet(timeout)
+
+    def _meet(self, timeout: float) -> None:
+        told = self._server.runtime / f"kernel-{self.id}.json"
         deadline = time.monotonic() + timeout
         while not told.exists():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the kernel of {notebook} did not start in {timeout} seconds")
+                raise TimeoutError(f"the kernel {self.id} did not start in {timeout} seconds")
             time.sleep(0.05)
         self._client = BlockingKernelClient(connection_file=str(told))
         self._client.load_connection_file()
@@ -229,6 +233,12 @@ class Kernel:
 
     def run(self, code: str, timeout: float = 60) -> str:
         return self.finish(self.start(code), timeout)
+
+    def restart(self, timeout: float = 60) -> None:
+        """The same kernel in a process that knows nothing yet."""
+        self.close()
+        self._server.get(f"api/kernels/{self.id}/restart", {})
+        self._meet(timeout)
 
     def close(self) -> None:
         """Ends the conversation; the kernel itself ends with its server."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -51,6 +52,15 @@ class User:
 
     def open(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.url.hostname or "", self.url.port, timeout=DEADLINE)
+
+    def open_slow(self) -> http.client.HTTPConnection:
+        """A connection whose buffers are small, so that what is not read soon waits at the server."""
+        connection = self.open()
+        plug = connection.sock = socket.socket()
+        plug.settimeout(DEADLINE)
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        plug.connect((self.url.hostname, self.url.port))
+        return connection
 
     @property
     def headers(self) -> dict[str, str]:

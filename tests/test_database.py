@@ -278,6 +278,16 @@ def test_skipped_values_are_counted(opened: Open) -> None:
     assert frame["sum_v"].tolist() == [3] and frame.attrs["tripleweb"]["skipped_sum_v"] == 1
 
 
+def test_an_async_query_within_a_transaction_sees_it_and_does_not_wait_for_it() -> None:
+    async def work() -> int:
+        with db.transaction():
+            db.insert("user", name="Ada")
+            return await asyncio.wait_for(db.aq("[:find (count ?u) . :where [?u :user/name]]"), 10)
+
+    db = tripleweb.open()
+    assert asyncio.run(work()) == 1
+
+
 def test_async_queries_leave_the_loop_alone(opened: Open) -> None:
     db = opened()
     db.set("a", "k/v", 1)

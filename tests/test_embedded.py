@@ -23,7 +23,7 @@ from tripleweb.storage.sqlite import SqliteStores
 
 WRITER = """
 import sys, tripleweb
-db = tripleweb.connect("notes", url="embedded", path=":memory:")
+db = tripleweb.connect("notes", url="embedded", path=sys.argv[1] or None)
 for line in sys.stdin:
     db.insert("note", text=line.strip())
     if line.startswith("flushed"):
@@ -44,10 +44,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @contextmanager
-def writer() -> Iterator[Callable[[str], str]]:
+def writer(path: str = ":memory:") -> Iterator[Callable[[str], str]]:
     """Another process with the app open: writes a line and says how its store stands."""
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None and process.stdout is not None
 
@@ -90,12 +90,23 @@ def test_others_on_this_machine_find_it() -> None:
 
 
 def test_what_a_process_wrote_is_there_for_the_next() -> None:
-    """Nothing is flushed and no replica kept: at its end, the process still sends what is unsent."""
+    """Also what was not flushed: it is sent at the end of the process, or else by the next."""
     for number in range(3):
-        with writer() as write:
+        with writer("") as write:
             write(f"note {number}")
+    with tripleweb.connect("notes", url="embedded") as db:
+        db.flush(20)
+        with tripleweb.connect("notes", url="embedded", path=":memory:") as other:
+            assert sorted(other.q(TEXTS)) == ["note 0", "note 1", "note 2"]
+
+
+def test_what_is_online_at_the_end_of_its_process_is_sent() -> None:
+    """No replica is kept here that could send it later: the server ends after the store."""
+    with writer() as write:
+        assert write("flushed") == "online"
+        write("not flushed")
     with tripleweb.connect("notes", url="embedded", path=":memory:") as db:
-        assert sorted(db.q(TEXTS)) == ["note 0", "note 1", "note 2"]
+        assert sorted(db.q(TEXTS)) == ["flushed", "not flushed"]
 
 
 def test_a_second_process_uses_the_first_ones_server_and_takes_over() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import getpass
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HT
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from notebooks.server import JupyterServer, Kernel
+from tripleweb import places
 from tripleweb.errors import StoreLockedError
 from tripleweb.storage.sqlite import SqliteStores
 from tripleweb_jupyter.extension import TripleWeb
@@ -413,6 +415,7 @@ def test_the_address_for_kernels(
 ) -> None:
     stub = SimpleNamespace(ip=ip, port=8900, certfile=cert, base_url=base, sock=sock)
     extension = SimpleNamespace(serverapp=stub, public_url=public)
+    extension.local_url = lambda: TripleWeb.local_url(extension)  # type: ignore[arg-type]
     assert TripleWeb.kernel_url(extension) == url  # type: ignore[arg-type]
 
 
@@ -498,23 +501,44 @@ def taken(tmp_path: Path) -> Iterator[SqliteStores]:
     stores.close()
 
 
-def test_a_second_server_on_the_same_data_runs_on_without_sync_and_says_so(
-    taken: SqliteStores, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+@pytest.mark.parametrize("settings", [{"takeover_s": 0.05}])
+def test_a_second_server_on_the_same_data_says_so_and_takes_over(
+    taken: SqliteStores,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    settings: dict[str, Any],
 ) -> None:
+    """tests/test_relay.py has the case in which the first one left its address."""
     server: Running = request.getfixturevalue("started")
     logged = [
         line for line in capsys.readouterr().err.splitlines() if "in use by another running session" in line
     ]
-    assert [line[:2] for line in logged] == ["[E"]
+    assert [line[:2] for line in logged] == ["[W"]
     answer = server.fetch(API + "info", Authorization="token server-token")
     assert answer.code == 503
     said = json.loads(answer.body)
     assert said["error"] == "unavailable"
-    assert "in use by another running session" in said["message"]
+    assert "left no address" in said["message"]
     assert server.status(Authorization="token server-token") == 503
     assert server.fetch(API + "info").code == 403  # strangers are told nothing
-    assert "TRIPLEWEB_URL" not in os.environ
+    assert server.status() == 403
+    grant = f"tripleweb {os.environ['TRIPLEWEB_TOKEN']}"
+    assert server.status(Authorization=grant) == 503
     assert server.api("api/kernels") == []
+
+    taken.close()
+
+    async def takeover() -> None:
+        deadline = time.monotonic() + DEADLINE
+        while server.extension.upstream is not None:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+
+    server.run(takeover())
+    assert server.welcome(Authorization=grant)["role"] == "admin"
+    assert server.api(API + "info")["server_id"] == taken.server_id
+    word = places.announced(taken.folder)
+    assert word is not None and word["url"] == os.environ["TRIPLEWEB_URL"]
 
 
 # ---------------------------------------- a server as people start it

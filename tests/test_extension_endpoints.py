@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from tests.http_client import push
 from tests.test_extension import (  # noqa: F401 - its fixtures act here, too
@@ -164,7 +165,9 @@ def test_what_the_authorizer_forbids_is_not_taken_in_while_it_arrives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Restrained, "allowed", {"read"})
-    assert write(server).code == 403
+    body = push(1, ["x", "n/v", "", "n", 1]) + b"\n" * 100_000
+    request = HTTPRequest(server.url + API + "apps/app/changes", "POST", headers=OWNER, body=body)
+    assert server.run(AsyncHTTPClient().fetch(request, raise_error=False)).code == 403
     monkeypatch.setattr(Restrained, "allowed", {"read", "write"})
     assert server.fetch(API + "apps/app", **OWNER).code == 404
 

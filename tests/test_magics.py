@@ -368,6 +368,16 @@ def test_another_app_leaves_the_first_alone(shell: InteractiveShell, server: Web
     assert shell.user_ns["db"].status.app == "two"
 
 
+def test_the_doctor(shell: InteractiveShell, server: WebServer) -> None:
+    """tests/test_doctor.py says what it finds."""
+    run(shell, "%tripleweb connect notes")
+    run(shell, "report = get_ipython().run_line_magic('tripleweb', 'doctor')")
+    report = shell.user_ns["report"]
+    assert report.is_well and "db: <tripleweb: " in repr(report)
+    run(shell, f"report = get_ipython().run_line_magic('tw', 'doctor --url {server.url}')")
+    assert server.url in repr(shell.user_ns["report"])
+
+
 def test_offline_online_disconnect(shell: InteractiveShell, server: WebServer) -> None:
     run(shell, "%tripleweb connect my-app")
     db = shell.user_ns["db"]

@@ -16,12 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado import web
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.simple_httpclient import HTTPStreamClosedError
 from tornado.websocket import websocket_connect
 
 from notebooks.server import JupyterServer, Kernel
 from tripleweb import places
 from tripleweb.access import os_user
+from tripleweb.relay import Relayed, Upstream
+from tripleweb.storage.memory import MemoryStores
+from tripleweb.sync.server import Actor
+from tripleweb.web import WebServer
 
 API = "api/tripleweb/v1/"
 OPTIONS = ("--TripleWeb.takeover_s=0.2", "--ServerApp.allow_unauthenticated_access=False")
@@ -89,9 +95,9 @@ def test_endpoints_are_relayed(pair: tuple[JupyterServer, JupyterServer]) -> Non
     status, made, _ = ask(relaying, API + "apps", "POST", {"name": "Sales <b>"})
     assert (status, made["role"]) == (201, "admin")
     assert made in ask(holder, API + "apps")[1]
-    assert ask(relaying, f"{API}apps/{made['id']}", "PATCH", {"members": {"bob": "reader"}})[1]["members"] == {
-        "bob": "reader"
-    }
+    assert ask(relaying, f"{API}apps/{made['id']}", "PATCH", {"members": {"bob": "reader"}})[1][
+        "members"
+    ] == {"bob": "reader"}
     status, said, headers = ask(relaying, "tripleweb")
     assert status == 200 and "Sales &lt;b&gt;" in said
     assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -109,6 +115,75 @@ def test_endpoints_are_relayed(pair: tuple[JupyterServer, JupyterServer]) -> Non
     # A body that is too large is refused by the holder, and its sender hears why.
     status, said, _ = ask(relaying, API + "apps", "POST", b"x" * (3 << 20))
     assert (status, said["error"]) == (413, "size")
+
+
+def test_a_grant_that_does_not_relay_speaks_for_itself() -> None:
+    """Who somebody is never comes from what they say about themselves."""
+    with WebServer(MemoryStores(), owner="ada") as server:
+        for token, user in (
+            (server.token, "ada"),
+            (server.access.mint("eve"), "eve"),
+            (server.access.mint("ada", shared=True, relays=True), "bob"),
+        ):
+            headers = {"Authorization": f"tripleweb {token}", "Tripleweb-Speaker": '{"user": "bob"}'}
+            with urllib.request.urlopen(
+                urllib.request.Request(server.url + API + "info", headers=headers), timeout=20
+            ) as answer:
+                assert json.loads(answer.read())["user"] == user
+
+
+def test_the_callers_credentials_stay_here(tmp_path: Path) -> None:
+    places.announce(tmp_path, "http://127.0.0.1:9/base/", "the-holders-token")
+    passed = Upstream(tmp_path).request("/x", "label=a%26b&token=the-callers", Actor("Zoë", "Z", "s", ""))
+    assert passed.url == "http://127.0.0.1:9/base/x?label=a%26b"
+    assert dict(passed.headers) == {
+        "Authorization": "tripleweb the-holders-token",
+        "Tripleweb-Speaker": '{"user": "Zo\\u00eb", "label": "Z", "session": "s", "reader": false}',
+    }
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+def test_what_is_cut_off_on_the_way_does_not_look_complete(tmp_path: Path, length: str) -> None:
+    """The holder dies in the middle of an answer."""
+
+    class Relay(Relayed):
+        def initialize(self, upstream: Upstream) -> None:
+            self.upstream = upstream
+
+        async def prepare(self) -> None:
+            await self.begin()
+
+        def caller(self) -> Actor:
+            return Actor("ada")
+
+        async def get(self) -> None:
+            await self.relay()
+
+    async def holder(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n{length}\r\n\r\n"
+        writer.write(head.encode() + (b"5\r\nhello\r\n" if "chunked" in length else b"hello"))
+        await writer.drain()
+        writer.close()
+
+    async def ask_through() -> None:
+        listening = await asyncio.start_server(holder, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        places.announce(tmp_path, f"http://127.0.0.1:{port}/", "token-token")
+        upstream = Upstream(tmp_path)
+        application = web.Application([("/.*", Relay, {"upstream": upstream})])
+        server = application.listen(0, "127.0.0.1")
+        (socket,) = server._sockets.values()
+        try:
+            with pytest.raises((HTTPStreamClosedError, HTTPClientError)):
+                await AsyncHTTPClient().fetch(f"http://127.0.0.1:{socket.getsockname()[1]}/x")
+            await asyncio.wait_for(upstream.lost(20), 5)
+        finally:
+            server.stop()
+            upstream.close()
+            listening.close()
+
+    asyncio.run(ask_through())
 
 
 @pytest.mark.parametrize("credentials", ["", "token wrong", "tripleweb wrong"])
@@ -188,7 +263,11 @@ def check_takeover(holder: JupyterServer, relaying: JupyterServer, ending: str) 
         os.kill(holder.pid, signal.SIGTERM)
     second.finish(cell)
     second.run("db.flush(60)")
-    assert second.run("print(db.status.state, db.status.pending, len(live.df))").split() == ["online", "0", "62"]
+    assert second.run("print(db.status.state, db.status.pending, len(live.df))").split() == [
+        "online",
+        "0",
+        "62",
+    ]
     word = until(lambda: places.announced(relaying.data / "server"))
     assert word["pid"] == relaying.pid
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -208,6 +209,56 @@ def test_other_threads_wait_while_a_transaction_is_open() -> None:
     with pytest.raises(TriplewebError, match="within a transaction"):
         session.wait_for(lambda: True, 1)
     session.end(commit=True)
+    session.close()
+
+
+def test_a_transaction_is_ended_once_and_by_the_thread_that_opened_it() -> None:
+    session = Session(MemoryReplica())
+    raised: list[BaseException] = []
+
+    def end() -> None:
+        try:
+            session.end(commit=True)
+        except TriplewebError as error:
+            raised.append(error)
+
+    session.begin()
+    put(session, "x", "k/a", 1)
+    thread = threading.Thread(target=end)
+    thread.start()
+    thread.join(10)
+    session.end(commit=True)
+    end()
+    assert [str(error).partition(",")[0] for error in raised] == ["a transaction is ended once"] * 2
+    put(session, "x", "k/a", 2)  # all of which has done no harm
+    assert session.store.values("x", "k/a") == [2]
+    session.close()
+
+
+def test_tasks_of_one_thread_do_not_write_into_each_others_transactions() -> None:
+    session = Session(MemoryReplica())
+    opened = asyncio.Event()
+
+    async def one() -> None:
+        session.begin()
+        put(session, "x", "k/a", 1)
+        opened.set()
+        await asyncio.sleep(0)
+        session.end(commit=True)
+
+    async def other() -> None:
+        await opened.wait()
+        with pytest.raises(TriplewebError, match="another task"):
+            put(session, "y", "k/a", 2)
+        with pytest.raises(TriplewebError, match="another task"):
+            session.begin()
+
+    async def both() -> None:
+        await asyncio.gather(one(), other())
+        put(session, "z", "k/a", 3)
+
+    asyncio.run(both())
+    assert content(session) == {("x", "k/a", 1), ("z", "k/a", 3)}
     session.close()
 
 

@@ -12,16 +12,16 @@ import pandas as pd
 import pytest
 
 import tripleweb
-from tests.test_store import VALUES, added, triples
+from tests.test_store import VALUES, triples
 from tripleweb import Ref, TriplewebError, t
-from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
+from tripleweb.change import DELETED, RESET, SINGLE, Change
 from tripleweb.database import Database
 from tripleweb.errors import DeletedError
 from tripleweb.schema import SCHEMALESS
-from tripleweb.store import Delta, Store
+from tripleweb.store import Store
 from tripleweb.terms import slot
 from tripleweb.transaction import Transaction
-from tripleweb.undo import CHANGES_MAX, DEEDS_MAX, Deed, Deeds, take_back
+from tripleweb.undo import CHANGES_MAX, DEEDS_MAX, Deed, Deeds
 
 BLOG = tripleweb.schema(
     user={"name": t.string(), "age": t.number(optional=True)},
@@ -138,7 +138,8 @@ def test_a_transaction_is_taken_back_whole(db: Database) -> None:
     with pytest.raises(KeyError), db.transaction():
         db.set("ada", "user/name", "never")
         raise KeyError
-    assert db.undo().empty and content(db) == {}
+    assert db.undo().empty and content(db) == {("p", "post/likes", "n:0", "int"): 0}
+    assert db.get("post", "p")["likes"] == 0
     with db.transaction():
         db.set("ada", "user/name", "Ada")
         with pytest.raises(TriplewebError, match="within a transaction"):
@@ -248,97 +249,116 @@ def test_references_and_texts_are_two() -> None:
     db.set("x", "k/v", Ref("ada"))
     db.set("y", "k/n", {1})
     db.add("k", "y", n={1.0, 2})
+    assert [type(v) for v in db._session.store.values("y", "k/n")] == [float, int]
+    assert db.undo().empty and [type(v) for v in db._session.store.values("y", "k/n")] == [int]
     assert db.undo().empty and db.undo().empty
     assert type(db._session.store.values("x", "k/v")[0]) is str
-    assert [type(v) for v in db._session.store.values("y", "k/n")] == [int]
+    assert db._session.store.values("y", "k/n") == []
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    def deed(changes: int) -> Deed:
-        return Deed("", (1, "a"), [Change("s", "p", SINGLE, 1, 1, "a")] * changes, Delta())
-
-    deeds = Deeds()
-    for _ in range(DEEDS_MAX + 10):
-        deeds.add(deed(1))
+def test_what_is_remembered_is_bounded(db: Database) -> None:
+    deeds = db._session._deeds
+    for age in range(DEEDS_MAX + 10):
+        db.set("ada", "user/age", age)
     assert len(deeds.done) == DEEDS_MAX
-    deeds.add(deed(CHANGES_MAX * 2))
-    assert len(deeds.done) == DEEDS_MAX, "the last one counts for nothing"
-    deeds.add(deed(1))
-    assert len(deeds.done) == 1
+    for _ in range(DEEDS_MAX // 2):  # each undo is remembered, too
+        assert db.undo().empty
+    assert len(deeds.done) == 0 and len(deeds.undone) == DEEDS_MAX // 2
+    db.insert_frame("user", pd.DataFrame({"name": ["x"] * (CHANGES_MAX + 1)}))
+    assert len(deeds.done) == 1, "what was undone is forgotten"
+    db.set("ada", "user/age", 1)
+    assert len(deeds.done) == 1 and db.undo().empty
+    with pytest.raises(TriplewebError, match="nothing to undo"):
+        db.undo()
+
+
+class Bench:
+    """A store with one writer whose deeds are remembered, and somebody else."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.store, self.deeds, self.time = Store(), Deeds(), 100
+
+    def write(self, do: Callable[[Transaction], Any]) -> Deed:
+        self.time += 10
+        tx = Transaction(self.store, self.time, "me")
+        do(tx)
+        return Deed("", tx, tx.commit())
+
+    def something(self, tx: Transaction) -> None:
+        rng = self.rng
+        for _ in range(rng.randrange(1, 6)):
+            subject, predicate, value = rng.choice("ab"), rng.choice(["k/a", "k/b"]), rng.choice(VALUES)
+            rng.choice(
+                [
+                    lambda: tx.set(subject, predicate, value),
+                    lambda: tx.set(subject, predicate, None),
+                    lambda: tx.set_columns(["a", "b"], [(predicate, [value, rng.choice([None, *VALUES])])]),
+                    lambda: tx.assign(subject, predicate, rng.sample(VALUES, 2)),
+                    lambda: tx.add(subject, predicate, value),
+                    lambda: tx.remove(subject, predicate, value),
+                    lambda: tx.increment(subject, "k/count", rng.choice([1, -2, 7])),
+                ]
+            )()
+
+    def turn(self, redo: bool) -> list[Any]:
+        left: list[Any] = []
+        deed = self.deeds.last(redo)
+        by = self.write(lambda tx: left.extend(self.deeds.take_back(tx, deed)))
+        self.deeds.turn(by, redo)
+        return left
+
+    def shown(self) -> dict[Any, Any]:
+        """All triples; a counter that is back at 0 shows that somebody counted."""
+        return {key: value for key, value in triples(self.store).items() if (key[1], value) != ("k/count", 0)}
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_random_deeds_are_taken_back(seed: int) -> None:
-    """Undone, and nobody else wrote: everything is as before, but what was deleted; redone: as after. With writes of
-    others between: every value is either taken back or told of, and nothing of theirs is touched."""
-    rng = random.Random(seed)
-    store, clock = Store(), 10
-    deeds: list[Deed] = []
-
-    def write(do: Callable[[Transaction], Any]) -> Deed:
-        nonlocal clock
-        clock += 10
-        tx = Transaction(store, clock, "me")
-        do(tx)
-        changes = tx.changes
-        content = triples(store)
-        delta = tx.commit()
-        deed = Deed("", (clock, "me"), changes, delta)
-        assert set(content) == set(triples(store))
-        return deed
-
-    def random_writes(tx: Transaction) -> None:
-        for _ in range(rng.randrange(1, 6)):
-            subject, predicate = rng.choice("ab"), rng.choice(["k/a", "k/b"])
-            value = rng.choice(VALUES)
-            if store.deleted(subject) is None:
-                rng.choice(
-                    [
-                        lambda: tx.set(subject, predicate, value),
-                        lambda: tx.set(subject, predicate, None),
-                        lambda: tx.assign(subject, predicate, rng.sample(VALUES, 2)),
-                        lambda: tx.add(subject, predicate, value),
-                        lambda: tx.remove(subject, predicate, value),
-                        lambda: tx.increment(subject, "k/count", rng.choice([1, -2, 7])),
-                    ]
-                )()
-
-    for _ in range(rng.randrange(1, 4)):
-        states = [triples(store)]
-        deeds.append(write(random_writes))
-        states.append(triples(store))
-        deed = deeds[-1]
-        for step in range(4):
-            left: list[Any] = []
-            deed = write(lambda tx, deed=deed, left=left: left.extend(take_back(tx, deed)))
-            assert left == [], f"seed {seed}: {left}"
-            assert triples(store) == states[step % 2], f"seed {seed}, step {step}"
-    random_changes = [
-        Change(rng.choice("ab"), rng.choice(["k/a", "k/b"]), place, value, clock + 5, "other")
-        for value in rng.sample(VALUES, 4)
-        for place in [rng.choice([SINGLE, slot(value)])]
-    ]
-    last = write(random_writes)
-    theirs = [change._replace(time=clock + 5) for change in random_changes[: rng.randrange(4)]]
-    store.apply(theirs)
-    seen = triples(store)
-    told: list[Any] = []
-    back = write(lambda tx: told.extend(take_back(tx, last)))
-    for change in theirs:
-        register = store.register(change.key)
-        assert register is not None and register.replica in ("other", "me")
-        if change.value is not None and (key := (*change.key[:2], slot(change.value), type(change.value).__name__)) in seen:
-            assert key in triples(store), f"seed {seed}: took back what was not its own: {change}"
-    assert added(seen, back_delta(back, seen, triples(store))) == triples(store)
-    for left_alone in told:
-        assert left_alone.reason in ("newer", "reset"), f"seed {seed}"
+def test_to_and_fro(seed: int) -> None:
+    """Any walk through what was done and undone shows at each step what was there then."""
+    bench = Bench(seed)
+    bench.store.apply(Change("a", "k/a", place, v, 1, "z") for place, v in ((SINGLE, "one"), ("s:m", "m")))
+    states = [bench.shown()]
+    for _ in range(5):
+        deed = bench.write(bench.something)
+        if len(deed):  # else all netted out
+            bench.deeds.add(deed)
+            states.append(bench.shown())
+    at = len(states) - 1
+    for step in range(20):
+        redo = bool(bench.rng.getrandbits(1)) if 0 < at < len(states) - 1 else at == 0
+        at += 1 if redo else -1
+        assert bench.turn(redo) == [], f"seed {seed}, step {step}"
+        assert bench.shown() == states[at], f"seed {seed}, step {step}"
 
 
-def back_delta(deed: Deed, old: dict[Any, Any], new: dict[Any, Any]) -> Any:
-    gone = [(key[0], key[1], value) for key, value in old.items() if key not in new]
-    assert sorted(map(repr, gone)) == sorted(map(repr, deed.gone))
-    came = [(key[0], key[1], value) for key, value in new.items() if key not in old]
-    return Delta(gone, came)
+@pytest.mark.parametrize("seed", range(200))
+def test_what_others_wrote_is_never_touched(seed: int) -> None:
+    """Whatever somebody else has written since shows as before; what is left alone is told with a reason."""
+    bench = Bench(seed)
+    for _ in range(3):
+        bench.deeds.add(bench.write(bench.something))
+        if bench.rng.random() < 0.5:
+            values = bench.rng.sample(VALUES, bench.rng.randrange(1, 4))
+            theirs = [
+                Change(bench.rng.choice("ab"), bench.rng.choice(["k/a", "k/b"]), place, value, bench.time + 5, "z")
+                for value in values
+                for place in [bench.rng.choice([SINGLE, slot(value)])]
+            ]
+            bench.store.apply(theirs)
+    # what they wrote and still stands (not as a word of ours)
+    standing = {change.key: change for change in bench.store.registers() if change.replica == "z"}
+    seen = triples(bench.store)
+    told = [bench.turn(redo=False) for _ in range(3)]
+    content = triples(bench.store)
+    for change in standing.values():
+        if change.value is not None:
+            key = (change.subject, change.predicate, slot(change.value), type(change.value).__name__)
+            assert (key in seen) <= (key in content), f"seed {seed}: {change}"
+    for left in told:
+        assert {each.reason for each in left} <= {"newer", "reset"}, f"seed {seed}"
+    if not standing:
+        assert told == [[], [], []] and not {k: v for k, v in content.items() if k[1] != "k/count"}
 
 
 # -- connected -----------------------------------------------------------------------------------------------------

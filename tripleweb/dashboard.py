@@ -100,8 +100,9 @@ def _app(
         rows.append('<li class="soft">everybody else who is let in <span class="role">writer</span></li>')
     connected = [_connection(*who, times) for who, times in sorted(here.items())]
     name, app = entry["name"] or "", entry["id"] or ""
+    shown_id = f"<code>{escape(app)}</code>" if app != name else ""
     return f"""<section>
-<h2>{escape(name)} <code>{escape(app) if app != name else ""}</code> {_role(entry["role"] or "")}</h2>
+<h2>{escape(name)} {shown_id} {_role(f"you: {entry['role']}")}</h2>
 <h3>Connected</h3>
 <ul>{"".join(connected) or '<li class="soft">nobody</li>'}</ul>
 <h3>Members</h3>

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,9 +91,10 @@ def connect(
         info = discovery.ask(place)
         identity = info.server_id, info.user
     except Unreachable as error:
-        if error.status == 404 and path is None and shelf.identity(place.url) is None:
+        if error.lacks_us(place) and path is None and shelf.identity(place.url) is None:
             raise NoServerError(
-                f"{error}: it has no tripleweb. Install tripleweb where that server runs, and restart it."
+                f"{error}: it has no tripleweb. Install tripleweb where that server runs, and restart it; "
+                "%tripleweb doctor says more."
             ) from None
         log.info("opening %s offline: %s", app, error)
     replica = (
@@ -119,6 +121,16 @@ def _remembering(shelf: Shelf, url: str) -> Callable[[str, str], None]:
             log.warning("%s", error)
 
     return remember
+
+
+@cache
+def _budget() -> evaluate.Budget:
+    """A variable too many in a query is an error, not the end of the kernel: half of the machine's memory."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not everywhere one is told
+        memory = 8 << 30
+    return evaluate.Budget(bytes=memory // 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +332,7 @@ class Database:
         parsed = self._parsed(query_text)
         self._load(timeout, strict)
         with self._session.lock:
-            result = evaluate.run(parsed, inputs, self._session.store)
+            result = evaluate.run(parsed, inputs, self._session.store, budget=_budget())
             attrs = self._attrs()
         attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}
         return shape(result, parsed.shape, kinds=self._kinds(parsed), attrs=attrs)
@@ -339,7 +351,7 @@ class Database:
         """
         from tripleweb.live import LiveQueries
 
-        live = LiveQuery(self._parsed(query_text), inputs, self._session.store)
+        live = LiveQuery(self._parsed(query_text), inputs, self._session.store, budget=_budget())
         with self._session.lock:
             if self._lives is None:
                 self._lives = LiveQueries(_Host(self), self._session.anchored)

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -29,12 +31,14 @@ from tripleweb.link import API, SCHEMES
 
 Environment = Mapping[str, str]
 EMBEDDED = "embedded"
+PARENT = "the Jupyter server of this kernel"
 MACHINE = "the server on this machine"
 
 _ADVICE = (
     "found no server to connect to. Run this notebook on a Jupyter server that has tripleweb installed (restart one "
     "that was started before it was), or give url= and token=, or set TRIPLEWEB_URL and TRIPLEWEB_TOKEN, or start "
-    "`tripleweb serve` on this machine; tripleweb.open() makes a store without a server."
+    '`tripleweb serve` on this machine, or connect with url="embedded", which runs a server in this process; '
+    "tripleweb.open() makes a store without a server, and %tripleweb doctor says more."
 )
 
 
@@ -49,12 +53,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What a server says about itself, and who one is to it."""
+    """What a server says about itself, and who one is to it. `ahead_s`: how far our clock is ahead of its, roughly."""
 
     server_id: str
     user: str
     version: str = ""
     protocol: int = 0
+    ahead_s: float = field(default=0.0, compare=False)
 
 
 class Unreachable(Exception):
@@ -63,6 +68,11 @@ class Unreachable(Exception):
     def __init__(self, message: str, status: int = 0) -> None:
         self.status = status
         super().__init__(message)
+
+    def lacks_us(self, place: Place) -> bool:
+        """True if whoever answered has no tripleweb. A Jupyter server that has it would have told its kernels itself;
+        one with a password does not let them see what it has."""
+        return self.status == 404 or (place.source == PARENT and 300 <= self.status < 500)
 
 
 def find(url: str | None = None, token: str | None = None, environment: Environment = os.environ) -> Place:
@@ -77,6 +87,7 @@ def find(url: str | None = None, token: str | None = None, environment: Environm
         if token is not None:
             raise ValueError('url="embedded" takes no token')
         return Place(*embedded.locate(), EMBEDDED)
+    token = _tidy_token(token)
     if url is not None:
         return Place(tidy_url(url), token or _token_for(url, environment), "url=")
     for look in (_in_environment, _on_hub, _parent, _on_this_machine):
@@ -86,7 +97,9 @@ def find(url: str | None = None, token: str | None = None, environment: Environm
     raise NoServerError(_ADVICE)
 
 
-def follow(place: Place, environment: Environment = os.environ) -> Callable[[], tuple[str, str | None]] | None:
+def follow(
+    place: Place, environment: Environment = os.environ
+) -> Callable[[], tuple[str, str | None]] | None:
     """How to find a server that may move, by its (address, token) of now; None for one that stays where it is.
 
     The server of the data folder on this machine has another port and token each time it is started, and may be
@@ -124,20 +137,30 @@ def _ask(place: Place, scheme: str, timeout: float) -> Info:
     try:
         with _opener.open(request, timeout=timeout) as answer:
             held = json.loads(answer.read(1 << 20))
+            date = answer.headers.get("Date")
         return Info(
             str(held["server_id"]),
             str(held["user"]),
             str(held.get("version", "")),
             int(held.get("protocol", 0)),
+            time.time() - parsedate_to_datetime(date).timestamp() if date else 0.0,
         )
     except urllib.error.HTTPError as error:
         with error:
-            raise Unreachable(f"{place.url} answers {error.code} {error.reason}", error.code) from None
+            raise Unreachable(f"{place.url} answers {error.code}: {_said(error)}", error.code) from None
     except (urllib.error.URLError, HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
         raise Unreachable(f"cannot reach {place.url}: {reason}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise Unreachable(f"{place.url} is not a tripleweb server: {error}", 404) from None
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """What a server of ours says is wrong; of another, the words of the protocol."""
+    try:
+        return str(json.loads(error.read(1 << 16))["message"])[:500]
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return str(error.reason)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -149,6 +172,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 # Without the proxies of the environment: the socket that follows does not know them either.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+
+
+def _tidy_token(token: str | None) -> str | None:
+    """A token as it may stand in a header; read from a file, it often ends with the line."""
+    token = token.strip() if token else None
+    if token and not token.isprintable():
+        raise ValueError("token= has control characters in it; no token has")
+    return token
 
 
 def tidy_url(url: str) -> str:
@@ -184,7 +215,7 @@ def _token_for(url: str, environment: Environment) -> str | None:
 
 def _in_environment(environment: Environment) -> Place | None:
     if url := environment.get("TRIPLEWEB_URL"):
-        return Place(tidy_url(url), environment.get("TRIPLEWEB_TOKEN"), "TRIPLEWEB_URL")
+        return Place(tidy_url(url), _tidy_token(environment.get("TRIPLEWEB_TOKEN")), "TRIPLEWEB_URL")
     return None
 
 
@@ -211,7 +242,7 @@ def _parent(
     for server in running():
         url = str(server.get("url", ""))
         if str(server.get("pid")) == pid and url.startswith(("http://", "https://")):
-            return Place(tidy_url(url), server.get("token") or None, "the Jupyter server of this kernel")
+            return Place(tidy_url(url), server.get("token") or None, PARENT)
     return None
 
 

@@ -29,7 +29,7 @@ from tripleweb.terms import Ref, date_text
 
 UNITS_A_SECOND = 1_000_000  # of work: what a second of `query_budget` is
 BUDGET_S = 5.0
-BYTES_MAX = 256 << 20  # of rows derived
+BYTES_MAX = 128 << 20  # of rows derived
 TEXT_MAX = 64 << 10  # of a query, or of its rules
 DEPTH_MAX = 3  # of inputs: a relation is an array of arrays
 SLICE_S = 0.005

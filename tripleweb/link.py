@@ -252,7 +252,10 @@ class Link:
         except RuntimeError as error:
             if threading.main_thread().is_alive():
                 raise
-            self._stopping = True  # the interpreter is ending: addresses are not looked up any more
+            self.wanted, self._stopping = (
+                False,
+                True,
+            )  # the interpreter is ending: addresses are not looked up any more
             return str(error), False
         finally:
             self._attempt = None
@@ -287,7 +290,7 @@ class Link:
         from tornado.httpclient import HTTPClientError, HTTPRequest
         from tornado.websocket import websocket_connect
 
-        if self._locate is not None:
+        if self._locate is not None and self._pauses:  # the first time, it was found just now
             found = await asyncio.to_thread(self._locate)
             if found != (self.url, self._token):
                 self._aim(*found)

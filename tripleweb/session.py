@@ -33,7 +33,7 @@ from tripleweb.sync.client import APP, ClientCore
 from tripleweb.sync.messages import ClientFrame, Fault, Receipt, ServerFrame, Subscription, Welcome
 from tripleweb.sync.records import Fate, LocalCommit, LocalState
 from tripleweb.transaction import Transaction
-from tripleweb.undo import Deed, Deeds, Left, take_back
+from tripleweb.undo import Deed, Deeds, Left
 
 log = logging.getLogger("tripleweb")
 
@@ -217,7 +217,9 @@ class Session:
     def _check_opener(self) -> None:
         """Tasks of one thread share its lock; they would write into each other's transactions."""
         if self._depth and self._opener != _here():
-            raise TriplewebError("another task of this thread has a transaction open: do not await within one")
+            raise TriplewebError(
+                "another task of this thread has a transaction open: do not await within one"
+            )
 
     def _begin(self) -> Transaction:
         self._check_open()
@@ -239,17 +241,13 @@ class Session:
                 if self._tx is not None or self._depth:
                     raise TriplewebError("cannot take anything back within a transaction: end it first")
                 deed = self._deeds.last(redo)
-                if not deed.settled:
-                    for pending in self.core.outbox.values():
-                        if pending.id == deed.id:
-                            deed.stamp = pending.time, self.core.replica
                 tx = self._begin()
                 try:
-                    left = take_back(tx, deed)
+                    left = self._deeds.take_back(tx, deed)
                 except BaseException:
                     self._abandon(tx)
                     raise
-                self._deeds.turn(deed, self._commit(tx), redo)
+                self._deeds.turn(self._commit(tx), redo)
                 return left
             finally:
                 self.lock.release()
@@ -270,7 +268,7 @@ class Session:
         if commit is None:
             return None
         known = commit.pending[0].id if commit.pending else ""
-        return Deed(known, (tx.time, tx.replica), tx.changes, delta)
+        return Deed(known, tx, delta)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -451,6 +449,8 @@ class Session:
         before = self.core.state, self.core.caught_up
         # as of its arrival: the core reads clocks from it, and somebody may have held the lock for long
         update = self.core.receive(frame, self._now() - int(waited * 1000))
+        for pending in update.commit.pending if update.commit is not None else ():
+            self._deeds.restamped(pending.id, (pending.time, self.core.replica))
         for receipt in update.receipts:
             rejected = receipt.outcome == "rejected"
             self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), rejected)
@@ -496,22 +496,27 @@ class Session:
     # -- the end -----------------------------------------------------------------------------------------------
 
     def close(self, timeout: float = 2.0) -> None:
-        """Ends it. Writes that are still unsent get `timeout` seconds while online; what does not make it is sent by
-        the next session that takes up this replica."""
+        """Ends it. Writes that are still unsent get `timeout` seconds while online, or on the way there; what does not
+        make it is sent by the next session that takes up this replica."""
         if self._end_link(timeout):
             with self.lock:
                 self.replica.close()
 
     def wipe(self) -> None:
         """Ends it and deletes the replica, unsent writes included."""
-        if self._end_link(0):
-            with self.lock:
-                self.replica.wipe()
+        self._end_link(0)
+        with self.lock:
+            self.replica.wipe()  # raises if it was closed before: by now it may be somebody else's
 
     def _end_link(self, timeout: float) -> bool:
         """False if this session has ended already."""
         deadline = time.monotonic() + timeout
-        if timeout and self.core.pending and self.core.state == "online" and not self.within_transaction:
+        if (
+            timeout
+            and self.core.pending
+            and self.state in ("connecting", "online")
+            and not self.within_transaction
+        ):
             try:
                 self.flush(timeout)
             except TimeoutError as late:

@@ -140,6 +140,16 @@ class Kept:
         assert isinstance(last, dict)
         return last
 
+    def stamps(self, own: Stamp) -> dict[Key, Stamp]:
+        """The stamps of all registers that stood where something was written with the stamp `own`."""
+        out: dict[Key, Stamp] = {}
+        for segment in self.segments:
+            changes = segment.values() if isinstance(segment, dict) else segment.held.values()
+            for change in changes:
+                if change is not None and change.stamp != own:
+                    out.setdefault(change.key, change.stamp)
+        return out
+
     def before(self, key: Key) -> Change | None:
         """The register at `key` as it was, None if there was none; raises `KeyError` if it was not written."""
         for segment in self.segments:

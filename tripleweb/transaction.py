@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
+from tripleweb.clock import Stamp
 from tripleweb.errors import DeletedError
 from tripleweb.store import Delta, Store, net
 from tripleweb.terms import Value, normalise, slot
@@ -154,6 +155,11 @@ class Transaction:
             else:
                 out.append(change)
         return out
+
+    @property
+    def replaced(self) -> dict[Key, Stamp]:
+        """The stamps of the registers that stood where this transaction wrote."""
+        return self._kept.stamps((self.time, self.replica))
 
     def commit(self) -> Delta:
         """Ends the transaction; returns what it changed."""

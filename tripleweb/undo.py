@@ -8,6 +8,9 @@ was left alone is told, value by value, with the reason:
     reset      the whole set was assigned since       rejected   the server did not take it: it is not there
     limits     a counter cannot count that far           counter    a number beside what was counted: it is in the sum
 
+What this session has undone (and redone) since counts for nothing: a register that it wrote stands for the one that
+it replaced. So one can go back step by step, and forth again.
+
 A single value comes back as it was before the deed. Sets go back element by element, so that what others added
 stays. Counters count back, whatever they have come to. Deletes are for ever.
 
@@ -24,6 +27,7 @@ from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
 from tripleweb.clock import Stamp
 from tripleweb.errors import TriplewebError
 from tripleweb.store import Delta
+from tripleweb.tables import NEVER
 from tripleweb.terms import Value, kind, slot
 from tripleweb.transaction import Transaction
 
@@ -43,16 +47,18 @@ class Left(NamedTuple):
 class Deed:
     """What one transaction did: the slots it wrote, with their values, and the triples that went.
 
-    `id` is that of the transaction in the outbox ("" without a server); `stamp` is its present one.
+    `id` is that of the transaction in the outbox ("" without a server); `stamps` are the ones it had, the present one
+    last. `replaced` has the stamps of the registers that stood where it wrote, as they were then.
     """
 
-    __slots__ = ("_idle", "_values", "gone", "id", "rejected", "settled", "stamp")
+    __slots__ = ("_idle", "_values", "gone", "id", "rejected", "replaced", "stamps")
 
-    def __init__(self, id: str, stamp: Stamp, changes: Sequence[Change], delta: Delta) -> None:
+    def __init__(self, id: str, tx: Transaction, delta: Delta) -> None:
+        changes = tx.changes
         self.id = id
-        self.stamp = stamp
-        self.settled = not id  # the stamp will not change any more
+        self.stamps: list[Stamp] = [(tx.time, tx.replica)]
         self.rejected = False
+        self.replaced = tx.replaced
         self.gone = delta.removed
         # by columns: an import of many rows is remembered until the next write, in a fifth of the room
         self._values: list[tuple[Any, ...]] = [tuple(change[i] for change in changes) for i in range(4)]
@@ -71,7 +77,7 @@ class Deed:
 
 def _without_effect(changes: Sequence[Change], delta: Delta) -> set[tuple[str, str, str]]:
     """The registers that were set to what was visible there already."""
-    valued = [c for c in changes if c.value is not None and c.slot != COUNTER and c.predicate != DELETED]
+    valued = [c for c in changes if c.value is not None and c.predicate != DELETED]
     if len(valued) == len(delta.added):
         return set()
     came: set[Any] = {(s, p, type(v), slot(v)) for s, p, v in delta.added}
@@ -80,17 +86,21 @@ def _without_effect(changes: Sequence[Change], delta: Delta) -> set[tuple[str, s
 
 
 class Deeds:
-    """The deeds of a session that can be taken back (`done`), and those that took one back (`undone`)."""
+    """The deeds of a session, oldest first, those that can be taken back (`done`) and those that took one back
+    (`undone`)."""
 
     def __init__(self) -> None:
         self.done: list[Deed] = []
         self.undone: list[Deed] = []
+        self._all: list[Deed] = []
+        self._by_id: dict[str, Deed] = {}
+        self._changes = 0  # of all of them
 
     def add(self, deed: Deed) -> None:
         """Something new was written: what was undone before cannot be redone."""
         self.undone.clear()
         self.done.append(deed)
-        self._trim()
+        self._remember(deed)
 
     def last(self, redo: bool = False) -> Deed:
         """The deed to take back. Raises `TriplewebError` if there is none."""
@@ -103,31 +113,48 @@ class Deeds:
             )
         return deeds[-1]
 
-    def turn(self, deed: Deed, by: Deed | None, redo: bool = False) -> None:
-        """`deed` was taken back by another; None: all of it was left alone."""
+    def turn(self, by: Deed | None, redo: bool = False) -> None:
+        """The last deed was taken back by another; None: all of it was left alone."""
         source, target = (self.undone, self.done) if redo else (self.done, self.undone)
-        source.remove(deed)
+        source.pop()
         if by is not None:
             target.append(by)
-        self._trim()
+            self._remember(by)
+
+    def restamped(self, id: str, stamp: Stamp) -> None:
+        """A transaction has another stamp now."""
+        deed = self._by_id.get(id)
+        if deed is not None and deed.stamps[-1] != stamp:
+            deed.stamps.append(stamp)
 
     def decided(self, id: str, stamp: Stamp, rejected: bool) -> None:
         """The server has decided on a transaction."""
-        for deed in (*self.done, *self.undone):
-            if deed.id == id:
-                deed.stamp, deed.settled, deed.rejected = stamp, True, rejected
+        self.restamped(id, stamp)
+        if rejected and id in self._by_id:
+            self._by_id[id].rejected = True
 
-    def _trim(self) -> None:
-        total = 0
-        for count, deed in enumerate(reversed(self.done)):
-            if count and (count >= DEEDS_MAX or total + len(deed) > CHANGES_MAX):
-                del self.done[: len(self.done) - count]
-                return
-            total += len(deed) if count else 0
+    def take_back(self, tx: Transaction, deed: Deed) -> list[Left]:
+        """Writes into `tx` what takes a deed back, one of those that `last` gives; returns what is left alone."""
+        return take_back(tx, deed, self._all)
+
+    def _remember(self, deed: Deed) -> None:
+        self._all.append(deed)
+        self._changes += len(deed)
+        if deed.id:
+            self._by_id[deed.id] = deed
+        while len(self._all) > DEEDS_MAX or (len(self._all) > 1 and self._changes - len(deed) > CHANGES_MAX):
+            oldest = self._all.pop(0)
+            self._changes -= len(oldest)
+            self._by_id.pop(oldest.id, None)
+            for deeds in (self.done, self.undone):
+                if oldest in deeds:
+                    deeds.remove(oldest)
 
 
-def take_back(tx: Transaction, deed: Deed) -> list[Left]:
-    """Writes into `tx` what takes a deed back; returns what is left alone. `deed.stamp` must be its present one."""
+def take_back(tx: Transaction, deed: Deed, known: Sequence[Deed]) -> list[Left]:
+    """Writes into `tx` what takes a deed back; returns what is left alone. `known` are the deeds of the session, oldest
+    first; those after this one count for nothing."""
+    past = _Past(known, deed)
     fields: dict[tuple[str, str], _Field] = {}
     deleted: set[str] = set()
     for subject, predicate, place, value, came in deed.changes():
@@ -136,7 +163,7 @@ def take_back(tx: Transaction, deed: Deed) -> list[Left]:
             continue
         field = fields.get((subject, predicate))
         if field is None:
-            field = fields[subject, predicate] = _Field(tx, subject, predicate, deed.stamp)
+            field = fields[subject, predicate] = _Field(tx, subject, predicate, past)
         field.slots[place] = value
         if came:
             assert value is not None
@@ -157,17 +184,43 @@ def take_back(tx: Transaction, deed: Deed) -> list[Left]:
     return left
 
 
+class _Past:
+    """What the stamps of registers mean when a deed is taken back: what came after it in this session is undone."""
+
+    def __init__(self, known: Sequence[Deed], deed: Deed) -> None:
+        self.stamp = deed.stamps[-1]
+        self._undone: dict[Stamp, Deed] = {}
+        self._present: dict[Stamp, Stamp] = {}
+        after = False
+        for each in known:
+            for stamp in each.stamps:
+                self._present[stamp] = each.stamps[-1]
+                if after:
+                    self._undone[stamp] = each
+            after = after or each is deed
+
+    def stamp_of(self, register: Change | None) -> Stamp:
+        """The stamp of a register; of one that was written and undone, that of what stood there before."""
+        if register is None:
+            return NEVER
+        key, stamp = register.key, register.stamp
+        while stamp in self._undone:
+            stamp = self._undone[stamp].replaced.get(key, NEVER)
+        return self._present.get(stamp, stamp)
+
+
 class _Field:
     """What a deed did to one (subject, predicate): `slots` that it wrote, values that `came` with them (by slot) and
     values that are `gone`."""
 
-    __slots__ = ("came", "gone", "predicate", "slots", "stamp", "subject", "tx")
+    __slots__ = ("came", "gone", "past", "predicate", "slots", "stamp", "subject", "tx")
 
-    def __init__(self, tx: Transaction, subject: str, predicate: str, stamp: Stamp) -> None:
+    def __init__(self, tx: Transaction, subject: str, predicate: str, past: _Past) -> None:
         self.tx = tx
         self.subject = subject
         self.predicate = predicate
-        self.stamp = stamp
+        self.past = past
+        self.stamp = past.stamp
         self.slots: dict[str, Value | None] = {}
         self.came: dict[str, Value] = {}
         self.gone: list[Value] = []
@@ -196,9 +249,9 @@ class _Field:
         for value in self.gone:
             taker = next(place for place in (slot(value), SINGLE, RESET) if place in self.slots)
             reason = self._reason(taker)
-            since = self._register(slot(value))
-            if not reason and since is not None and since.stamp > self.stamp:
-                if since.value is not None:
+            if not reason and self._stamp(slot(value)) > self.stamp:
+                register = self._register(slot(value))
+                if register is not None and register.value is not None:
                     continue  # somebody has put it back already
                 reason = "newer"
             if not reason:
@@ -251,10 +304,12 @@ class _Field:
 
     def _reason(self, place: str) -> str:
         """Why what the deed wrote there does not stand any more; "" if it does."""
-        register = self._register(place)
-        if register is None or register.stamp != self.stamp:
+        if self._stamp(place) != self.stamp:
             return "newer"
-        return "reset" if self.tx.store.floor(self.subject, self.predicate) > self.stamp else ""
+        return "reset" if max(self._stamp(SINGLE), self._stamp(RESET)) > self.stamp else ""
+
+    def _stamp(self, place: str) -> Stamp:
+        return self.past.stamp_of(self._register(place))
 
     def _register(self, place: str) -> Change | None:
         return self.tx.store.register((self.subject, self.predicate, place))

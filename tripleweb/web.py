@@ -288,9 +288,7 @@ class WebServer:
 
     def announce(self, folder: Path) -> None:
         """Leaves word in a data folder how this server is reached. Raises `OSError`."""
-        places.announce(
-            folder, self.url, self.access.mint(self.access.owner, shared=True, relays=True)
-        )
+        places.announce(folder, self.url, self.access.mint(self.access.owner, shared=True, relays=True))
 
     def stop(self, timeout: float = 15) -> None:
         """Ends it; raises what went wrong in doing so, `TimeoutError` if it takes longer."""

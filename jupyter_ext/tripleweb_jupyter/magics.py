@@ -33,6 +33,7 @@ import tripleweb
 from tripleweb.datalog.clauses import RULES, SOURCE, BindCollection, BindTuple, Input, Variable
 from tripleweb.datalog.edn import Form
 from tripleweb.datalog.query import Query, parse
+from tripleweb.doctor import Report, examine
 from tripleweb.errors import QueryError, TriplewebError
 
 if TYPE_CHECKING:
@@ -188,7 +189,12 @@ class TriplewebMagics(Magics):
     @line_magic("tripleweb")
     @line_magic("tw")
     @magic_arguments()
-    @argument("action", nargs="?", default="status", help="connect | status | offline | online | disconnect")
+    @argument(
+        "action",
+        nargs="?",
+        default="status",
+        help="connect | status | offline | online | disconnect | doctor",
+    )
     @argument("app", nargs="?", help="the app to connect to")
     @argument("--url", help="its server, if not the one that this notebook runs on")
     @argument("--schema", metavar="NAME", help="the notebook's variable that holds the schema")
@@ -198,6 +204,8 @@ class TriplewebMagics(Magics):
             given = parse_argstring(self.tripleweb, line)
             if given.action == "connect":
                 return self._connect(given.app, given.url, given.schema)
+            if given.action == "doctor" and not (given.app or given.schema):
+                return self._examine(given.url)
             if given.app or given.url or given.schema:
                 raise UsageError("an app, --url and --schema go with:  %tripleweb connect my-app")
             if given.action == "status":
@@ -210,7 +218,7 @@ class TriplewebMagics(Magics):
                 self._disconnect()
             else:
                 raise UsageError(
-                    f"unknown: {given.action}; there are connect, status, offline, online and disconnect"
+                    f"unknown: {given.action}; there are connect, status, offline, online, disconnect and doctor"
                 )
         return None
 
@@ -234,6 +242,11 @@ class TriplewebMagics(Magics):
         while db.status.state == "connecting" and time.monotonic() < deadline:
             time.sleep(0.01)
         return db.status
+
+    def _examine(self, url: str | None) -> Report:
+        db = self.shell.user_ns.get("db")
+        with shown_briefly(also=(ValueError,)):
+            return examine(url, status=db.status if isinstance(db, tripleweb.Database) else None)
 
     def _disconnect(self) -> None:
         db = self._database(self.shell.user_ns)

@@ -109,7 +109,9 @@ class JupyterRelayedSync(_Relay, RelayedSync, WebSocketMixin, JupyterHandler):  
         await RelayedSync.get(self, app)
 
 
-def routes(extension: TripleWeb, base_url: str) -> list[tuple[Matcher, type[web.RequestHandler], dict[str, Any]]]:
+def routes(
+    extension: TripleWeb, base_url: str
+) -> list[tuple[Matcher, type[web.RequestHandler], dict[str, Any]]]:
     """The routes of a server that relays; they go before its own."""
     shared = {"extension": extension}
     return [

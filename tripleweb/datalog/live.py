@@ -47,12 +47,18 @@ class LiveQuery:
     """
 
     def __init__(
-        self, query: Query | str, inputs: Sequence[Any], source: Source, rules: str | Rules | None = None
+        self,
+        query: Query | str,
+        inputs: Sequence[Any],
+        source: Source,
+        rules: str | Rules | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.program, self._inputs = prepare(query, inputs, rules)
         self.query = self.program.query
         self.source = source
         self.version = 0
+        self._budget = budget
         self._result = Result(self.query.columns, [])
 
     @property
@@ -70,9 +76,9 @@ class LiveQuery:
         predicates = self.query.predicates
         return bool(delta.predicates) if predicates is None else not predicates.isdisjoint(delta.predicates)
 
-    def refresh(self, budget: Budget | None = None) -> Rows | None:
+    def refresh(self) -> Rows | None:
         """Evaluates again; what changed, None if nothing did. On an error the old answer stands."""
-        work = evaluate(Evaluation(self.program, self._inputs, self.source), budget)
+        work = evaluate(Evaluation(self.program, self._inputs, self.source), self._budget)
         while True:
             try:
                 next(work)
