@@ -22,7 +22,10 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproc
     for name in ("TRIPLEWEB_URL", "TRIPLEWEB_TOKEN", "JPY_PARENT_PID", "JUPYTERHUB_SERVICE_URL"):
         monkeypatch.delenv(name, raising=False)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tripleweb.cli", "serve"], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+        [sys.executable, "-m", "tripleweb.cli", "serve"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
     )
     try:
         assert process.stdout is not None
@@ -34,7 +37,10 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproc
 
 
 def test_a_kernel_without_jupyter_finds_the_server_on_this_machine(serving: subprocess.Popen[str]) -> None:
-    with tripleweb.connect("notes", path=":memory:") as one, tripleweb.connect("notes", path=":memory:") as other:
+    with (
+        tripleweb.connect("notes", path=":memory:") as one,
+        tripleweb.connect("notes", path=":memory:") as other,
+    ):
         one.insert("note", text="hello")
         one.flush(10)
         assert one.status.state == "online"
@@ -69,6 +75,8 @@ def test_a_dead_servers_word_leads_nowhere(tmp_path: Path, monkeypatch: pytest.M
     ended.wait(20)
     folder = places.server_dir()
     folder.mkdir(parents=True)
-    (folder / places.ANNOUNCEMENT).write_text(f'{{"url": "http://127.0.0.1:1/", "token": "t", "pid": {ended.pid}}}')
+    (folder / places.ANNOUNCEMENT).write_text(
+        f'{{"url": "http://127.0.0.1:1/", "token": "t", "pid": {ended.pid}}}'
+    )
     with pytest.raises(tripleweb.NoServerError):
         tripleweb.connect("notes")

@@ -21,9 +21,11 @@ import pandas as pd
 import pytest
 
 import tripleweb
-from tripleweb import Ref, t
+from tripleweb import Ref, database, t
 from tripleweb.database import Database
+from tripleweb.datalog import evaluate
 from tripleweb.errors import (
+    BudgetError,
     DeletedError,
     IncompleteError,
     NoServerError,
@@ -276,6 +278,31 @@ def test_skipped_values_are_counted(opened: Open) -> None:
         db.set(subject, "k/v", value)
     frame = db.q("[:find (sum ?v) :where [?s :k/v ?v]]")
     assert frame["sum_v"].tolist() == [3] and frame.attrs["tripleweb"]["skipped_sum_v"] == 1
+
+
+def test_a_query_with_a_clause_too_few_is_an_error_before_it_eats_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert 1 << 28 <= (database._budget().bytes or 0) <= 4 << 30
+    monkeypatch.setattr(database, "_budget", lambda: evaluate.Budget(bytes=20 << 20))
+    db = tripleweb.open()
+    db.insert_frame("k", pd.DataFrame({"n": range(1_000)}))
+    product = "[:find ?a ?b :where [?a :k/n] [?b :k/n]]"
+    with pytest.raises(BudgetError, match="20,971,520 bytes"):
+        db.q(product)
+    live = db.live(product)
+    with pytest.raises(BudgetError):
+        len(live)
+    assert len(db.q("[:find ?a ?b :where [?a :k/n ?n] [?b :k/n ?n]]")) == 1_000
+
+
+def test_forgetting_a_store_that_was_closed_says_that_it_does_not(tmp_path: Path) -> None:
+    db = tripleweb.open(tmp_path / "r")
+    db.insert("user", name="Ada")
+    db.close()
+    with pytest.raises(StorageError, match="was closed"):
+        db.disconnect(forget=True)
+    assert (tmp_path / "r").exists()
 
 
 def test_an_async_query_within_a_transaction_sees_it_and_does_not_wait_for_it() -> None:

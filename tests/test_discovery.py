@@ -195,3 +195,12 @@ def test_proxies_of_the_environment_are_not_asked(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(os.environ, "http_proxy", "http://127.0.0.1:9/")
     with WebServer(MemoryStores(), owner="ada") as server:
         assert ask(Place(server.url, server.token, "url=")).user == "ada"
+
+
+def test_a_token_read_from_a_file_may_end_with_its_line() -> None:
+    assert find("http://127.0.0.1:8888", "secret\n").token == "secret"
+    there = {"TRIPLEWEB_URL": "http://127.0.0.1:8888/", "TRIPLEWEB_TOKEN": " secret\r\n"}
+    assert find(environment=there).token == "secret"
+    with pytest.raises(ValueError, match="control characters") as raised:
+        find("http://127.0.0.1:8888", "se\ncret")
+    assert "cret" not in str(raised.value)

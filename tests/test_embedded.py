@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,10 +46,17 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @contextmanager
 def writer(path: str = ":memory:") -> Iterator[Callable[[str], str]]:
-    """Another process with the app open: writes a line and says how its store stands."""
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    """Another process with the app open: writes a line and says how its store stands. It ends without a complaint."""
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+        ) as process,
+    ):
         assert process.stdin is not None and process.stdout is not None
 
         def write(line: str) -> str:
@@ -62,6 +70,8 @@ def writer(path: str = ":memory:") -> Iterator[Callable[[str], str]]:
         finally:
             process.stdin.close()
             process.wait(30)
+        complaints.seek(0)
+        assert complaints.read() == ""
 
 
 def test_stores_of_one_process_share_a_server() -> None:

@@ -340,7 +340,7 @@ def test_a_confirmed_receipt_is_forgotten(server: WebServer, ada: User) -> None:
     assert [r["number"] for r in answer.json["receipts"]] == [2]
     body = json.dumps({**hello, "confirmed": 2}).encode()
     assert ada.post("apps/app/changes", body).json["receipts"] == []
-    assert server.hub.stores._data["app"].receipts == {}  # type: ignore[attr-defined]
+    wait_until(lambda: server.hub.stores._data["app"].receipts == {})  # type: ignore[attr-defined]
 
 
 def test_what_loses_is_said_to_lose(ada: User) -> None:

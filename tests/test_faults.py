@@ -285,6 +285,45 @@ def test_the_next_session_sends_what_a_killed_one_had_written(
         assert last.ask("counts")["all"] == written
 
 
+@pytest.mark.parametrize("whose", ["client", "server"])
+def test_a_disk_that_takes_no_more_loses_nothing(server: Server, tmp_path: Path, whose: str) -> None:
+    """What cannot be kept is an error (here) or stays pending (at the server); all else goes on where it was."""
+    data = tmp_path / "data"
+
+    def start(name: str) -> Process:
+        process = client("idle", server.url, "app", str(tmp_path / name), data=data, name=name)
+        process.answer()
+        return process
+
+    with start("one") as one, start("other") as other:
+        one.ask("write")
+        other.ask("write")
+        for each in (one, other):
+            each.ask("flush")
+        (one if whose == "client" else server.process).ask("room", bytes=1_000_000)
+        written, said = one.ask("fill", most=60)
+        if whose == "client":
+            assert 0 < written < 60 and "disk I/O error" in said, said
+            with pytest.raises(AssertionError, match="ended"):
+                one.ask("write")  # a file that failed is not written any more
+        else:
+            assert written == 60
+            assert one.ask("try_flush", within=2) > 0
+            server.process.ask("room", bytes=-1)
+        other.ask("write")
+        if whose == "client":
+            one.kill()
+        heir = start("one") if whose == "client" else one
+        with heir:
+            heir.ask("write")
+            for each in (heir, other):
+                each.ask("flush")
+            dump = other.ask("dump")
+            assert sum(p == "big/text" for _, p, _ in dump) == written
+            wait_until(lambda: heir.ask("dump") == dump, "both show the same")
+            assert heir.ask("counts")["all"] == 4
+
+
 # -- what is left behind ---------------------------------------------------------------------------------------------
 
 

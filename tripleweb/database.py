@@ -125,12 +125,12 @@ def _remembering(shelf: Shelf, url: str) -> Callable[[str, str], None]:
 
 @cache
 def _budget() -> evaluate.Budget:
-    """A variable too many in a query is an error, not the end of the kernel: half of the machine's memory."""
+    """A clause too few is an error, not the end of the kernel: 4 GB, or a quarter of the memory if that is less."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not everywhere one is told
         memory = 8 << 30
-    return evaluate.Budget(bytes=memory // 2)
+    return evaluate.Budget(bytes=min(4 << 30, memory // 4))
 
 
 @dataclass(frozen=True, slots=True)

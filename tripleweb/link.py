@@ -270,6 +270,8 @@ class Link:
         except ProtocolError as error:
             reason = f"protocol: {error}"
         except (WebSocketError, StreamClosedError):
+            if reader is not None:  # what was said before the end tells why
+                await asyncio.wait([reader], timeout=0.5)
             reason = f"the connection to {self.url} was lost"
         except _Cut:
             raise

@@ -12,6 +12,7 @@ simulator use this one class. How it all lies in memory: `tables.py`.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 from operator import itemgetter
@@ -163,10 +164,9 @@ class Store:
             return
         column.grow(max(rows) + 1)
         values, times, replicas = column.values, column.times, column.replicas
-        keeping = self._kept is not None
-        held: dict[str, Change] = {}
         touched: Touched = {}
         removed, added = delta.removed, delta.added
+        before = Block(predicate, subjects)
         if max(times[row] for row in rows) < 0 and not column.cells:  # nothing was ever written there
             for row, value in zip(rows, cells, strict=True):
                 values[row] = value
@@ -177,11 +177,16 @@ class Store:
             for row, value in zip(rows, cells, strict=True) if column.index is not None else ():
                 column.reindex(row, (), (value,))
         else:
+            if self._kept is not None:
+                before = Block(
+                    predicate,
+                    subjects,
+                    [column.single(row) for row in rows] if column.cells else [values[row] for row in rows],
+                    array("q", [times[row] for row in rows]),
+                    array("I", [replicas[row] for row in rows]),
+                    self._replicas,
+                )
             for subject, row, value in zip(subjects, rows, cells, strict=True):
-                if keeping:
-                    register = self._single_at(subject, column, row)
-                    if register is not None:
-                        held[subject] = register
                 if row in column.cells:
                     self._set_in_cell(column, row, (subject, predicate, SINGLE), value, stamp, touched)
                     continue
@@ -190,17 +195,19 @@ class Store:
                 replicas[row] = replica
                 if old is ABSENT:
                     column.live += 1
-                    column.reindex(row, (), (value,))
                     added.append((subject, predicate, value))
                 elif type(old) is not type(value) or old != value:
-                    column.reindex(row, (old,), (value,))
                     removed.append((subject, predicate, old))
                     added.append((subject, predicate, value))
+                else:
+                    continue
+                if column.index is not None:
+                    column.reindex(row, () if old is ABSENT else (old,), (value,))
             more = _settle(touched)
             removed += more.removed
             added += more.added
         if self._kept is not None:
-            self._kept.segments.append(Block(predicate, subjects, held))
+            self._kept.segments.append(before)
 
     def record(self) -> Kept:
         """Starts keeping the registers that are about to be overwritten; returns what grows with each."""
@@ -216,9 +223,10 @@ class Store:
         deltas = []
         for segment in reversed(kept.segments):
             if not isinstance(segment, dict):
-                held = segment.held
-                gone = [(s, segment.predicate, SINGLE) for s in segment.subjects if s not in held]
-                deltas.append(self.put(held.values(), gone))
+                pairs = [(subject, segment.before(row)) for row, subject in enumerate(segment.subjects)]
+                found = [change for _, change in pairs if change is not None]
+                fresh = [(s, segment.predicate, SINGLE) for s, change in pairs if change is None]
+                deltas.append(self.put(found, fresh))
                 continue
             found = [change for change in segment.values() if change is not None]
             fresh = [key for key, change in segment.items() if change is None]
@@ -460,9 +468,7 @@ class Store:
         time = column.times[row]
         if time < 0:
             return None
-        value = column.values[row]
-        if value is ABSENT and row in column.cells:
-            value = column.cells[row].single
+        value = column.single(row)
         found = None if value is ABSENT else value
         return Change(subject, column.predicate, SINGLE, found, time, self._replicas[column.replicas[row]])
 

@@ -78,6 +78,12 @@ class Column:
             self.times.extend(array("q", [-1]) * missing)
             self.replicas.extend(array("I", [0]) * missing)
 
+    def single(self, row: int) -> Any:
+        """The single value at a row, ABSENT for a tombstone or none."""
+        value = self.values[row]
+        cell = self.cells.get(row) if value is ABSENT and self.cells else None
+        return value if cell is None else cell.single
+
     def visible(self, row: int) -> tuple[Value, ...]:
         if row >= len(self.values):
             return ()
@@ -140,42 +146,53 @@ class Kept:
         assert isinstance(last, dict)
         return last
 
-    def stamps(self, own: Stamp) -> dict[Key, Stamp]:
-        """The stamps of all registers that stood where something was written with the stamp `own`."""
-        out: dict[Key, Stamp] = {}
-        for segment in self.segments:
-            changes = segment.values() if isinstance(segment, dict) else segment.held.values()
-            for change in changes:
-                if change is not None and change.stamp != own:
-                    out.setdefault(change.key, change.stamp)
-        return out
-
     def before(self, key: Key) -> Change | None:
         """The register at `key` as it was, None if there was none; raises `KeyError` if it was not written."""
         for segment in self.segments:
             if isinstance(segment, dict):
                 if key in segment:
                     return segment[key]
-            elif key[1] == segment.predicate and key[2] == SINGLE and key[0] in segment.rows():
-                return segment.held.get(key[0])
+            elif key[1] == segment.predicate and key[2] == SINGLE and key[0] in segment.rows:
+                return segment.before(segment.rows[key[0]])
         raise KeyError(key)
 
 
 class Block:
-    """The single values of one predicate that were written at once: `held` has what stood there, by subject."""
+    """The single values of one predicate that were written at once: what stood there, row by row. Where nothing had
+    ever been written there, `times` is empty."""
 
-    __slots__ = ("_rows", "held", "predicate", "subjects")
+    __slots__ = ("_names", "_replicas", "_rows", "_times", "_values", "predicate", "subjects")
 
-    def __init__(self, predicate: str, subjects: Sequence[str], held: dict[str, Change]) -> None:
+    def __init__(
+        self,
+        predicate: str,
+        subjects: Sequence[str],
+        values: Sequence[Any] = (),
+        times: Sequence[int] = (),
+        replicas: Sequence[int] = (),
+        names: Sequence[str] = (),
+    ) -> None:
         self.predicate = predicate
         self.subjects = subjects
-        self.held = held
-        self._rows: frozenset[str] | None = None
+        self._values = values
+        self._times = times
+        self._replicas = replicas
+        self._names = names  # of replicas, by their number
+        self._rows: dict[str, int] | None = None
 
-    def rows(self) -> frozenset[str]:
+    @property
+    def rows(self) -> dict[str, int]:
         if self._rows is None:
-            self._rows = frozenset(self.subjects)
+            self._rows = {subject: row for row, subject in enumerate(self.subjects)}
         return self._rows
+
+    def before(self, row: int) -> Change | None:
+        """The register that stood at a row, None if there was none."""
+        if not self._times or self._times[row] < 0:
+            return None
+        value = None if self._values[row] is ABSENT else self._values[row]
+        name = self._names[self._replicas[row]]
+        return Change(self.subjects[row], self.predicate, SINGLE, value, self._times[row], name)
 
 
 def total(shares: Iterable[Value]) -> Value:

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
-from tripleweb.clock import Stamp
 from tripleweb.errors import DeletedError
 from tripleweb.store import Delta, Store, net
+from tripleweb.tables import Kept
 from tripleweb.terms import Value, normalise, slot
 
 
@@ -157,9 +157,9 @@ class Transaction:
         return out
 
     @property
-    def replaced(self) -> dict[Key, Stamp]:
-        """The stamps of the registers that stood where this transaction wrote."""
-        return self._kept.stamps((self.time, self.replica))
+    def replaced(self) -> Kept:
+        """The registers that stood where this transaction wrote."""
+        return self._kept
 
     def commit(self) -> Delta:
         """Ends the transaction; returns what it changed."""

@@ -21,18 +21,20 @@ back); no more than `DEEDS_MAX` deeds are remembered, nor more than `CHANGES_MAX
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
 from tripleweb.clock import Stamp
 from tripleweb.errors import TriplewebError
-from tripleweb.store import Delta
+from tripleweb.store import Delta, Triple
 from tripleweb.tables import NEVER
 from tripleweb.terms import Value, kind, slot
 from tripleweb.transaction import Transaction
 
 DEEDS_MAX = 100
 CHANGES_MAX = 100_000
+COLUMNS_MIN = 1_000
 
 
 class Left(NamedTuple):
@@ -48,31 +50,54 @@ class Deed:
     """What one transaction did: the slots it wrote, with their values, and the triples that went.
 
     `id` is that of the transaction in the outbox ("" without a server); `stamps` are the ones it had, the present one
-    last. `replaced` has the stamps of the registers that stood where it wrote, as they were then.
+    last. `replaced` are the registers that stood where it wrote.
     """
 
-    __slots__ = ("_idle", "_values", "gone", "id", "rejected", "replaced", "stamps")
+    __slots__ = ("_changes", "_delta", "_size", "id", "rejected", "replaced", "stamps")
 
     def __init__(self, id: str, tx: Transaction, delta: Delta) -> None:
-        changes = tx.changes
         self.id = id
         self.stamps: list[Stamp] = [(tx.time, tx.replica)]
         self.rejected = False
         self.replaced = tx.replaced
-        self.gone = delta.removed
-        # by columns: an import of many rows is remembered until the next write, in a fifth of the room
-        self._values: list[tuple[Any, ...]] = [tuple(change[i] for change in changes) for i in range(4)]
-        self._idle = _without_effect(changes, delta)
+        changes = tx.changes
+        self._size = len(changes)
+        self._changes: Sequence[Change] | _Columns = changes
+        self._delta = delta
+        if self._size > COLUMNS_MIN:  # an import of many rows takes a fifth of the room by columns
+            idle = _without_effect(changes, delta)
+            self._changes = _Columns([(*c[:4], c[:3] in idle) for c in changes])
+            self._delta = Delta(delta.removed)
 
     def __len__(self) -> int:
-        return len(self._values[0])
+        return self._size
+
+    @property
+    def gone(self) -> list[Triple]:
+        """The triples that went."""
+        return self._delta.removed
 
     def changes(self) -> Iterator[tuple[str, str, str, Value | None, bool]]:
         """(subject, predicate, slot, value, whether the triple came with it)."""
-        idle = self._idle
-        for subject, predicate, place, value in zip(*self._values, strict=True):
-            came = value is not None and place != COUNTER and (subject, predicate, place) not in idle
-            yield subject, predicate, place, value, came
+        if isinstance(self._changes, _Columns):
+            rows: Iterable[tuple[Any, ...]] = self._changes.rows()
+        else:
+            idle = _without_effect(self._changes, self._delta)
+            rows = ((*change[:4], change[:3] in idle) for change in self._changes)
+        for subject, predicate, place, value, is_idle in rows:
+            yield subject, predicate, place, value, value is not None and place != COUNTER and not is_idle
+
+
+class _Columns:
+    """Rows, column by column."""
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        self._columns = [list(map(itemgetter(i), rows)) for i in range(len(rows[0]))]
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        return zip(*self._columns, strict=True)
 
 
 def _without_effect(changes: Sequence[Change], delta: Delta) -> set[tuple[str, str, str]]:
@@ -205,7 +230,8 @@ class _Past:
             return NEVER
         key, stamp = register.key, register.stamp
         while stamp in self._undone:
-            stamp = self._undone[stamp].replaced.get(key, NEVER)
+            before = self._undone[stamp].replaced.before(key)
+            stamp = NEVER if before is None else before.stamp
         return self._present.get(stamp, stamp)
 
 
@@ -238,16 +264,18 @@ class _Field:
         if self._is_counted():
             return self.left_alone("counter")
         left: list[Left] = []
-        taken: list[Value] = []
+        taken: dict[str, Value] = {}
         for place, value in self.came.items():
-            reason = self._reason(place)
+            reason = self._reason(place) or self._is_there_twice(place, value)
             if reason:
                 left.append(self._left(value, reason))
             else:
-                taken.append(value)
+                taken[place] = value
         back: list[Value] = []
         for value in self.gone:
             taker = next(place for place in (slot(value), SINGLE, RESET) if place in self.slots)
+            if taker == SINGLE and self.came.get(SINGLE) is not taken.get(SINGLE):
+                continue  # what came instead stays, and was told
             reason = self._reason(taker)
             if not reason and self._stamp(slot(value)) > self.stamp:
                 register = self._register(slot(value))
@@ -256,7 +284,7 @@ class _Field:
                 reason = "newer"
             if not reason:
                 back.append(value)
-            elif not (taker == SINGLE and self.came):  # else what came instead is told already
+            else:
                 left.append(self._left(value, reason))
         self._write(taken, back)
         return left
@@ -278,19 +306,19 @@ class _Field:
             return [self._left(amount, "limits")]
         return []
 
-    def _write(self, taken: list[Value], back: list[Value]) -> None:
+    def _write(self, taken: dict[str, Value], back: list[Value]) -> None:
         """Removes `taken` and brings `back`, in the form in which they were there."""
         tx, subject, predicate = self.tx, self.subject, self.predicate
         if not (taken or back):
             return
-        out = set(map(slot, taken))
+        out = set(map(slot, taken.values()))
         others = [v for v in tx.store.values(subject, predicate) if slot(v) not in out]
         if not others and len(back) <= 1 and self._was_single(back):
             tx.set(subject, predicate, back[0] if back else None)
-        elif SINGLE in self.came and self.came[SINGLE] in taken:
+        elif SINGLE in taken:
             tx.assign(subject, predicate, [*others, *back])
         else:
-            for value in taken:
+            for value in taken.values():
                 tx.remove(subject, predicate, value)
             for value in back:
                 tx.add(subject, predicate, value)
@@ -307,6 +335,14 @@ class _Field:
         if self._stamp(place) != self.stamp:
             return "newer"
         return "reset" if max(self._stamp(SINGLE), self._stamp(RESET)) > self.stamp else ""
+
+    def _is_there_twice(self, place: str, value: Value) -> str:
+        """ "newer" where somebody else's word shows the same value: as a member beside the single one, or as that."""
+        other = slot(value) if place == SINGLE else SINGLE
+        register = self._register(other)
+        if register is None or register.value is None or slot(register.value) != slot(value):
+            return ""
+        return "newer" if self.past.stamp_of(register) > self.stamp else ""
 
     def _stamp(self, place: str) -> Stamp:
         return self.past.stamp_of(self._register(place))

@@ -5,8 +5,9 @@
     reader     follows all items with a live frame and says `{"seen": n}` when it has changed
     idle       does only what it is told
 
-Orders: `stop` ends writing; `write` writes one; `offline`, `online`, `flush`; `dump` answers with everything that is
-there, once no write is undecided; `counts` with the number of items and the counters.
+Orders: `stop` ends writing; `write` writes one; `fill` writes large ones until one fails; `room` as at the server;
+`offline`, `online`, `flush`; `try_flush` answers with what is `pending` after a while; `dump` with everything that is
+there; `counts` with the counters.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import threading
 from typing import Any
 
 import tripleweb
+from tests.faults.server import make_room
 
 EVERYTHING = "[:find ?e ?p ?v :where [?e ?p ?v]]"
 ITEMS = "[:find ?e ?by ?n :where [?e :item/by ?by] [?e :item/n ?n]]"
@@ -80,13 +82,28 @@ class Client:
             return self.number
         if what == "write":
             return self.write()
+        if what == "room":
+            return make_room(order["bytes"])
+        if what == "fill":
+            for number in range(order["most"]):
+                try:
+                    self.db.insert("big", id=f"{self.name}-{number}", text="x" * 50_000)
+                except tripleweb.StorageError as error:
+                    return [number, str(error)]
+            return [order["most"], ""]
         if what == "offline":
             return self.db.go_offline()
         if what == "online":
             return self.db.go_online()
         if what == "flush":
             self.db.go_online()
-            return self.db.flush(order.get("timeout", 60))
+            return self.db.flush(60)
+        if what == "try_flush":
+            try:
+                self.db.flush(order["within"])
+            except TimeoutError:
+                return self.db.status.pending
+            return 0
         if what == "counts":
             return dict(self.db.q("[:find ?e ?n :where [?e :sum/count ?n]]").itertuples(index=False))
         if what == "pending":

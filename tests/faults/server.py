@@ -1,12 +1,14 @@
 """`python -m tests.faults.server FOLDER PORT OWNER TOKEN`: a server, until it is killed or its input ends.
 
-It says its address, then answers `{"do": "count"}` with the threads and open files that it has.
+It says its address, then obeys: `count` answers with the threads and open files that it has; `room` lets no file grow
+beyond so many bytes (-1: as large as it likes), which is what a full disk is to those who write.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import threading
 from pathlib import Path
@@ -15,12 +17,23 @@ from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.web import WebServer
 
 
+def make_room(bytes: int) -> None:
+    """No file of this process grows beyond so many bytes; -1: as large as it likes."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard if bytes < 0 else bytes, hard))
+
+
 def main(folder: str, port: str, owner: str, token: str) -> None:
     with WebServer(SqliteStores(Path(folder)), port=int(port), owner=owner, token=token) as server:
         print(json.dumps({"answer": server.url}), flush=True)
-        for _ in sys.stdin:
-            count = {"threads": threading.active_count(), "files": len(os.listdir("/proc/self/fd"))}
-            print(json.dumps({"answer": count}), flush=True)
+        for line in sys.stdin:
+            order = json.loads(line)
+            answer = None
+            if order["do"] == "count":
+                answer = {"threads": threading.active_count(), "files": len(os.listdir("/proc/self/fd"))}
+            elif order["do"] == "room":
+                make_room(order["bytes"])
+            print(json.dumps({"answer": answer}), flush=True)
 
 
 if __name__ == "__main__":

@@ -76,9 +76,9 @@ class LiveQuery:
         predicates = self.query.predicates
         return bool(delta.predicates) if predicates is None else not predicates.isdisjoint(delta.predicates)
 
-    def refresh(self) -> Rows | None:
+    def refresh(self, budget: Budget | None = None) -> Rows | None:
         """Evaluates again; what changed, None if nothing did. On an error the old answer stands."""
-        work = evaluate(Evaluation(self.program, self._inputs, self.source), self._budget)
+        work = evaluate(Evaluation(self.program, self._inputs, self.source), budget or self._budget)
         while True:
             try:
                 next(work)
