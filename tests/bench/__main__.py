@@ -11,7 +11,9 @@ from pathlib import Path
 
 def main() -> None:
     here = Path(__file__).parent
-    names = sys.argv[1:] or sorted(m.name for m in pkgutil.iter_modules([str(here)]) if not m.name.startswith("_"))
+    names = sys.argv[1:] or sorted(
+        m.name for m in pkgutil.iter_modules([str(here)]) if not m.name.startswith("_")
+    )
     figures = {}
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)

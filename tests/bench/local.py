@@ -21,7 +21,9 @@ def run() -> dict[str, float]:
     with tripleweb.open() as db:
         figures["writes_in_memory_per_s"] = _rate(lambda i: db.set(f"e{i % 1000}", "user/age", i), 5_000)
     with tempfile.TemporaryDirectory() as folder, tripleweb.open(Path(folder) / "bench.tripleweb") as db:
-        figures["writes_durable_one_by_one_per_s"] = _rate(lambda i: db.set(f"e{i % 1000}", "user/age", i), 2_000)
+        figures["writes_durable_one_by_one_per_s"] = _rate(
+            lambda i: db.set(f"e{i % 1000}", "user/age", i), 2_000
+        )
         began = time.perf_counter()
         with db.transaction():
             for i in range(20_000):
@@ -59,7 +61,9 @@ def _load(db: tripleweb.Database, entities: int) -> int:
     users = max(1, entities // 10)
     db.insert_frame(
         "user",
-        pandas.DataFrame({"key": [f"u{i}" for i in range(users)], "name": [f"user {i}" for i in range(users)]}),
+        pandas.DataFrame(
+            {"key": [f"u{i}" for i in range(users)], "name": [f"user {i}" for i in range(users)]}
+        ),
         id="key",
     )
     posts = pandas.DataFrame(
