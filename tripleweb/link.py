@@ -305,9 +305,14 @@ class Link:
                 request_timeout=self._pace.connect,
             )
             try:
-                return await websocket_connect(
+                socket = await websocket_connect(
                     request, ping_interval=self._pace.keep_alive, max_message_size=_INCOMING_BYTES_MAX
                 )
+                if (
+                    socket.protocol is not None
+                ):  # a small frame does not wait for the last one's acknowledgement
+                    socket.protocol.set_nodelay(True)
+                return socket
             except HTTPClientError as error:
                 if error.code not in (401, 403) or not left:
                     raise
