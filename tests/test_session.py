@@ -608,6 +608,7 @@ while True:
 def test_a_returned_write_survives_the_death_of_the_process(
     house: House, tmp_path: Path, online: str
 ) -> None:
+    """A returned write survives the death of the process."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path / "r"), house.url, TOKEN, online],
         stdout=subprocess.PIPE,

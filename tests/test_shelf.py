@@ -24,6 +24,8 @@ def mark(replica: ReplicaFile, *, pending: bool = False, **meta: str) -> str:
 
 
 def test_a_free_file_is_taken_up_again_a_held_one_is_not(tmp_path: Path) -> None:
+    """`path=None` picks a replica file of this server, app and user that no running session holds (unsent writes
+    first), or a new one."""
     shelf = Shelf(tmp_path)
     one = shelf.adopt(URL, "app", ADA)
     two = shelf.adopt(URL, "app", ADA)

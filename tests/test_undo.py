@@ -398,10 +398,11 @@ def connect(server: WebServer) -> Iterator[Callable[..., Database]]:
 
 def settled(*dbs: Database) -> None:
     for db in dbs:
+        assert db._session.wait_for(lambda db=db: db._session.core.caught_up, 10), db.status
         db.flush(10)
-    wanted = max(db._session.core.cursors.get("app", 0) for db in dbs)
+    wanted = max(db._session.core.cursors["app"] for db in dbs)
     for db in dbs:
-        assert db._session.wait_for(lambda db=db: db._session.core.cursors.get("app", 0) >= wanted, 10)
+        assert db._session.wait_for(lambda db=db: db._session.core.cursors["app"] >= wanted, 10)
 
 
 def test_undo_travels(connect: Callable[..., Database]) -> None:
