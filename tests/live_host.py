@@ -10,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tripleweb.change import Change
-from tripleweb.datalog.live import LiveQuery
 from tripleweb.datalog.query import Query
 from tripleweb.errors import TriplewebError
 from tripleweb.live import LiveFrame, LiveQueries
@@ -36,7 +35,7 @@ class Host:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.store = Store()
-        self.lives = LiveQueries(self)
+        self.lives = LiveQueries(self, self.store)
         self.state = "local"
         self.complete = True
         self.settled = 0  # how often somebody waited for a complete answer
@@ -79,7 +78,7 @@ class Host:
     # what a user does
 
     def live(self, query: str = NAMES, *inputs: Any, **options: Any) -> LiveFrame:
-        return self.lives.open(LiveQuery(query, inputs, self.store), inputs, **options)
+        return self.lives.open(self.lives.upkeep.open(query, inputs), inputs, **options)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

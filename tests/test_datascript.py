@@ -8,11 +8,8 @@ again, and cases that were found are kept in `tests/datascript/regressions.json`
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,9 @@ import pytest
 
 from tests.datalog_generator import ENTITIES, MANY, PREDICATES, Case, Generator
 from tests.datalog_source import Triples
+from tests.npm import installed
 from tripleweb.datalog.evaluate import run
+from tripleweb.datalog.query import parse
 from tripleweb.terms import Ref
 
 VERSION = "1.8.1"
@@ -34,51 +33,7 @@ SECONDS = 110
 @pytest.fixture(scope="session")
 def datascript(outer_environment: dict[str, str]) -> Path:
     """The folder where DataScript is installed; installs it if need be."""
-    return install(outer_environment)
-
-
-def install(environment: dict[str, str]) -> Path:
-    for program in ("node", "npm"):
-        if shutil.which(program, path=environment.get("PATH")) is None:
-            pytest.skip(f"DataScript is not compared with: there is no {program}")
-    home = environment.get("XDG_CACHE_HOME") or os.path.join(
-        environment.get("HOME") or tempfile.gettempdir(), ".cache"
-    )
-    folder = Path(home) / "tripleweb-tests" / f"datascript-{VERSION}"
-    if not (folder / "node_modules" / "datascript").exists():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(dir=folder.parent))
-        except OSError:  # no home that can be written to
-            folder = Path(tempfile.gettempdir()) / "tripleweb-tests" / f"datascript-{VERSION}"
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(dir=folder.parent))
-        command = [
-            "npm",
-            "install",
-            "--prefix",
-            str(fresh),
-            "--no-audit",
-            "--no-fund",
-            f"datascript@{VERSION}",
-        ]
-        (fresh / "package.json").write_text("{}", encoding="utf-8")
-        npm = {**environment, "npm_config_cache": str(fresh / "npm-cache")}
-        done = subprocess.run(command, env=npm, capture_output=True, text=True, timeout=SECONDS, check=False)
-        if done.returncode:
-            shutil.rmtree(fresh, ignore_errors=True)
-            pytest.skip(
-                f"DataScript is not compared with: npm could not install it: {done.stderr.strip()[-200:]}"
-            )
-        shutil.rmtree(fresh / "npm-cache", ignore_errors=True)
-        if not folder.exists():
-            try:
-                fresh.rename(folder)
-            except OSError:  # another run was faster
-                shutil.rmtree(fresh, ignore_errors=True)
-        else:
-            shutil.rmtree(fresh, ignore_errors=True)
-    return folder
+    return installed("datascript", VERSION, outer_environment).parent
 
 
 def ask(folder: Path, cases: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -185,6 +140,62 @@ def test_200_generated_pairs(datascript: Path) -> None:
 @pytest.mark.parametrize("start", range(10_000, 12_000, 500))
 def test_2000_generated_pairs(datascript: Path, start: int) -> None:
     check_same(datascript, [as_case(seed) for seed in range(start, start + 500)])
+
+
+FACTS = json.loads((HERE / "language.json").read_text(encoding="utf-8"))
+
+
+def fact_rows(rows: Any, query: str) -> list[str]:
+    """The rows of either side, however they are shaped, in one order."""
+    shape = parse(query).shape
+    if shape == "scalar":
+        rows = [] if rows is None else [[rows]]
+    elif shape == "tuple":
+        rows = [rows] if rows else []
+    elif shape == "collection":
+        rows = [[cell] for cell in rows]
+    return sorted(repr(tuple(map(plain, row))) for row in rows)
+
+
+@pytest.mark.parametrize("fact", FACTS["cases"], ids=lambda fact: fact["query"])
+def test_facts_of_the_language(fact: dict[str, Any]) -> None:
+    """What DataScript's documentation and its own tests say of joins, bindings, `not`, `or`, rules, functions, find
+    specifications and aggregates."""
+    triples = Triples((s, p, Ref(v) if p == "user/parent" else v) for s, p, v in FACTS["triples"])
+    found = run(fact["query"], fact["inputs"], triples).rows
+    assert sorted(repr(tuple(map(plain, row))) for row in found) == sorted(
+        repr(tuple(map(plain, row))) for row in fact["rows"]
+    )
+
+
+def test_the_facts_are_datascripts(datascript: Path) -> None:
+    def said(text: Any) -> Any:
+        if not isinstance(text, str) or not text.startswith(("[", "{")):
+            return to_entity(text)
+        text = re.sub(r'"(e\d)"', lambda match: str(to_entity(match[1])), text)
+        return re.sub(r":(user/_?\w+)", r'"\1"', text)
+
+    cases = [
+        {
+            "name": str(index),
+            "triples": [[to_entity(s), p, to_entity(v)] for s, p, v in FACTS["triples"]]
+            if fact["source"]
+            else None,
+            "references": ["user/parent"],
+            "many": ["user/aka"],
+            "query": said(fact["query"]),
+            "inputs": list(map(said, fact["inputs"])),
+        }
+        for index, fact in enumerate(FACTS["cases"])
+    ]
+    answers = ask(datascript, cases)
+    wrong = []
+    for index, fact in enumerate(FACTS["cases"]):
+        answer = answers[str(index)]
+        expected = sorted(repr(tuple(map(plain, row))) for row in fact["rows"])
+        if "error" in answer or fact_rows(answer["rows"], fact["query"]) != expected:
+            wrong.append(f"{fact['query']}: there {answer}, here {fact['rows']}")
+    assert not wrong, "\n".join(wrong)
 
 
 CALLS = """

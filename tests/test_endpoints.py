@@ -619,6 +619,14 @@ def test_rules_may_come_apart(ada: User) -> None:
         ({"query": "[:find ?u :in ?n :where [?u :a ?n]]", "inputs": []}, "query", "takes 1 inputs, not 0"),
         ({"query": "[:find ?u :in ?n :where [?u :a ?n]]", "inputs": [{"when": 1}]}, "query", "not an input"),
         ({"query": "[:find ?u :in ?n :where [?u :a ?n]]", "inputs": [{"date": "x"}]}, "query", "not a date"),
+        (
+            {
+                "query": "[:find ?u :in ?n :where [?u :a ?n]]",
+                "inputs": [{"date": "2013-01-01T00:00:00.0000001Z"}],
+            },
+            "query",
+            "more than six digits",
+        ),
         ({"query": "[:find ?u :in ?n :where [?u :a ?n]]", "inputs": [None]}, "query", "no value"),
         ({"query": "[:find ?u :in ?n :where [?u :a ?n]]", "inputs": [{"date": "2013-01-01"}]}, "query", "?n"),
         ({"query": "[:find ?u :in ?n :where [?u :a ?n]]", "inputs": [1 << 70]}, "query", "?n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.datalog_source import Triples
-from tripleweb.datalog.evaluate import Budget, Result, run
+from tripleweb.datalog.evaluate import Budget, Result, run, steps
 from tripleweb.datalog.regex import STEPS_MAX, Pattern
 from tripleweb.errors import BudgetError, QueryError
 from tripleweb.terms import Ref
@@ -150,7 +151,7 @@ def test_rows_are_sets_in_which_true_is_not_one() -> None:
         ("(zero? ?v)", set()),
         ("(pos? ?v)", {"b", "c", "j"}),
         ("(even? ?v)", {"j"}),
-        ("(odd? ?v)", {"b"}),
+        ("(odd? ?v)", {"b", "c"}),
         ("(true? ?v)", {"a"}),
         ("(false? ?v)", {"i"}),
         ("(not ?v)", {"i"}),
@@ -274,6 +275,11 @@ def test_results_are_taken_apart() -> None:
         ("[?x :user/age ?a] (or [(< ?a 20)] [?x :user/active ?a])", {"bob"}),
         ("[?x :user/age ?a] (or-join [[?a]] [(< ?a 20)])", {"bob"}),
         ("(or-join [?x] (and [?e :user/name ?x] (not [?e :user/manager])))", {"Ada"}),
+        ('[_ :user/age ?a] (or-join [?x ?a] [?x :user/age ?a] [?x :user/name "Bob"])', {"ada", "bob", "cyd"}),
+        (
+            '[_ :post/likes ?a] (or-join [?x ?a] [?x :post/likes ?a] [?x :user/name "Bob"])',
+            {"p1", "p2", "p3", "bob"},
+        ),
     ],
 )
 def test_not_and_or(clauses: str, expected: set[str] | None) -> None:
@@ -704,11 +710,80 @@ def test_single_calls_are_bounded() -> None:
     with pytest.raises(BudgetError, match="a range has at most") as caught:
         where("[(range 1000000000) [?x ...]]")
     assert (caught.value.column, caught.value.form) == (25, "[(range 1000000000) [?x ...]]")
+    for numbers in ("-9223372036854775808 9223372036854775807", "1e300"):  # more than len() can count
+        with pytest.raises(BudgetError, match="a range has at most"):
+            where(f"[(range {numbers}) [?x ...]]")
     with pytest.raises(BudgetError, match="larger than a value may be"):
         where("[(str ?s ?s ?s) ?x]", "a" * 400_000, ins="?s")
     with pytest.raises(BudgetError, match="takes too long"):
         where("[(re-find #\"(a+)+b\" ?x)]", "a" * 1_000_000, ins="?x")  # fmt: skip
     assert where("[(re-find #\"(a+)+b\" ?x)]", "a" * 5_000, ins="?x") == set()  # fmt: skip
+
+
+SAME = "[[(up ?s) [(ground [1]) ?s]] [(up ?s) (up ?k) [(CALL) ?s]]]"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("vector ?k ?k", "at most 100,000 items"),
+        ("tuple ?k", "at most 100 deep"),
+        ("list ?k", "at most 100 deep"),
+    ],
+)
+def test_collections_of_collections_are_bounded(call: str, said: str) -> None:
+    """Each call makes but a few cells; to compare or to hash them all would never end."""
+    with pytest.raises(BudgetError, match=said) as caught:
+        where("(up ?x)", rules=SAME.replace("CALL", call))
+    assert caught.value.form == f"[({call}) ?s]"
+
+
+@pytest.mark.parametrize(
+    ("clauses", "inputs"),
+    [
+        ("[(pr-str ?r ?n) ?x]", []),
+        ("[(compare ?r ?n) ?x]", []),
+        ("[(max ?r ?n) ?x]", []),
+        ("[(not= ?r ?n)] [(ground 1) ?x]", []),
+        ("[(str ?t ?n) ?u] [(count ?u) ?x]", ["a" * 900_000]),
+        ("[(str ?n) ?s] [(clojure.string/includes? ?t ?s)] [(ground 1) ?x]", ["a" * 900_000]),
+        ('[(str ?t ?n) ?u] [(re-find #"(a+)+b" ?u)] [(ground 1) ?x]', ["a" * 4_000]),
+    ],
+)
+def test_large_values_count_as_much_work(clauses: str, inputs: list[Any]) -> None:
+    """Or a query of few rows could hold up a server for minutes, between two of its slices even."""
+    source = Triples((f"e{n}", "n", n) for n in range(1_000))
+    ins = "?t" if inputs else ""
+    work = steps(
+        f"[:find (count ?x) :in {ins} :where [_ :n ?n] [(range 100000) ?r] {clauses}]",
+        inputs,
+        source,
+        budget=Budget(rows=300_000),
+    )
+    with pytest.raises(BudgetError, match="units of work"):
+        for _ in work:
+            pass
+
+
+def test_texts_count_as_bytes() -> None:
+    source = Triples((f"e{n}", "n", n) for n in range(1_000))
+    with pytest.raises(BudgetError, match="bytes of rows"):
+        where(
+            "[_ :n ?n] [(str ?t ?n) ?x]",
+            "a" * 900_000,
+            ins="?t",
+            source=source,
+            budget=Budget(bytes=5_000_000),
+        )
+
+
+def test_whole_floats_are_the_integers_that_they_equal() -> None:
+    """1 and 1.0 are equal, either may stand for both: what a function answers must not tell them apart."""
+    for call in ("even? 2", "odd? 3", 'subs "abc" 1', 'subs "abc" 0 2', "contains? [5 6] 1", "range 3"):
+        floats = re.sub(r" (\d)(?= |$)", r" \1.0", call)
+        assert floats != call
+        assert where(f"[({floats}) ?x]") == where(f"[({call}) ?x]") != set()
+    assert where("[(ground [1.5 2 3.0 true]) [?x ...]] [(odd? ?x)]") == {3.0}
 
 
 def test_patterns_never_take_more_than_their_steps() -> None:

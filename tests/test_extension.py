@@ -122,7 +122,12 @@ class Running:
             allow_nonstandard_methods=True,
             follow_redirects=False,
         )
-        return self.run(AsyncHTTPClient().fetch(request, raise_error=False))
+
+        async def ask() -> HTTPResponse:  # the client belongs to the loop that runs when it is made
+            return await AsyncHTTPClient().fetch(request, raise_error=False)
+
+        answer: HTTPResponse = self.run(ask())
+        return answer
 
     def api(self, path: str, method: str = "GET", body: Any = None) -> Any:
         """As the owner; the JSON that comes back."""
@@ -132,7 +137,12 @@ class Running:
 
     def open(self, path: str = API + "apps/app/sync", **headers: str) -> WebSocketClientConnection:
         request = HTTPRequest(self.url.replace("http", "ws", 1) + path, headers=headers)
-        return self.run(websocket_connect(request))
+
+        async def connect() -> WebSocketClientConnection:
+            return await websocket_connect(request)
+
+        socket: WebSocketClientConnection = self.run(connect())
+        return socket
 
     def status(self, path: str = API + "apps/app/sync", **headers: str) -> int:
         """Of opening the socket: 101, or what it was refused with."""
@@ -562,7 +572,8 @@ print(json.dumps([
 
 
 def test_kernels_of_a_real_server_find_it(tmp_path: Path) -> None:
-    """The package as it is installed enables its extension; a notebook's kernel and one without both reach it."""
+    """`TRIPLEWEB_URL`/`TRIPLEWEB_TOKEN` (the server extension sets both for its kernels): the package as it is
+    installed enables its extension; a notebook's kernel and one without both reach it."""
     options = ("--ServerApp.allow_unauthenticated_access=False", "--ServerApp.base_url=/user/ada/")
     with JupyterServer(tmp_path, options=options) as server:
         (server.work / "a.ipynb").write_text(

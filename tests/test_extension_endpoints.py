@@ -43,6 +43,7 @@ from tests.test_extension import (  # noqa: F401 - its fixtures act here, too
     server,
     settings,
 )
+from tripleweb.endpoints import Info, Site
 
 OWNER = {"Authorization": "token server-token"}
 QUERY = {"query": "[:find ?v :where [_ :n/v ?v]]"}
@@ -121,6 +122,45 @@ def test_a_browser_needs_the_xsrf_header_to_change_anything(server: Running) -> 
     assert (made.code, json.loads(made.body)["role"]) == (201, "admin")
 
 
+def test_a_refusal_before_the_body_says_that_the_connection_ends(server: Running) -> None:  # noqa: F811
+    """A client that keeps connections would send its next request into one that is being closed."""
+    write(server)
+    keeping = {"Connection": "keep-alive"}
+    for headers in (login(server), {"Authorization": "tripleweb wrong"}, {}):
+        for path in ("apps", "apps/app/query", "apps/app/changes"):
+            answer = server.fetch(API + path, "POST", {"name": "x"}, **headers, **keeping)
+            assert (answer.code, answer.headers["Connection"]) == (403, "close")
+    refused = server.fetch(API + "apps", "POST", {"nonsense": 1}, **OWNER, **keeping)
+    assert (refused.code, refused.headers.get("Connection")) == (400, None)  # that one was read
+
+
+def test_no_line_of_the_log_has_a_token(
+    server: Running,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Jupyter lets its token stand in an address, and our own is put there by mistake."""
+
+    def fail(self: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    grant = server.extension.site.access.mint(getpass.getuser())
+    caplog.set_level("DEBUG")
+    caplog.clear()
+    asked = f"?token=server-token&tripleweb={grant}"
+    assert server.fetch(API + "info" + asked).code == 200
+    assert server.fetch(API + "apps/nothing" + asked).code == 404
+    monkeypatch.setattr(Info, "get", fail)
+    assert server.fetch(API + "info" + asked).code == 500
+    assert "a fault of ours" in caplog.text
+    monkeypatch.setattr(server.extension, "site", Site(server.extension.site.access, None, "no data"))
+    assert server.fetch(API + "apps" + asked).code == 503
+    assert "no data" in caplog.text
+    # Jupyter's own line has the address, but for its token
+    ours = [line for line in caplog.text.splitlines() if " ServerApp:log.py" not in line]
+    assert not [line for line in ours if "server-token" in line or grant in line]
+
+
 def test_tokens_need_no_xsrf_header(server: Running) -> None:  # noqa: F811
     grant = server.extension.site.access.mint(getpass.getuser())
     for number, token in enumerate((f"tripleweb {grant}", "token server-token", "Bearer server-token"), 1):
@@ -167,7 +207,11 @@ def test_what_the_authorizer_forbids_is_not_taken_in_while_it_arrives(
     monkeypatch.setattr(Restrained, "allowed", {"read"})
     body = push(1, ["x", "n/v", "", "n", 1]) + b"\n" * 100_000
     request = HTTPRequest(server.url + API + "apps/app/changes", "POST", headers=OWNER, body=body)
-    assert server.run(AsyncHTTPClient().fetch(request, raise_error=False)).code == 403
+
+    async def ask() -> int:
+        return (await AsyncHTTPClient().fetch(request, raise_error=False)).code
+
+    assert server.run(ask()) == 403
     monkeypatch.setattr(Restrained, "allowed", {"read", "write"})
     assert server.fetch(API + "apps/app", **OWNER).code == 404
 

@@ -272,11 +272,14 @@ def test_who_cannot_decide_ends_up_connected(server: Server, peer: Notes, links:
             link.go_online()
         wait_until(lambda: link._socket is not None and link._serving == link._generation)
     assert link._loop is not None
-    link._loop.call_soon_threadsafe(link._cut)  # one that comes late, for what has been replaced since
-    heard = peer.heard.count("up")
     peer.to_send = [Ping(1)]
     link.wake()
-    wait_until(lambda: peer.frames)
+    wait_until(lambda: peer.frames)  # so the peer has heard of the last connection
+    link._loop.call_soon_threadsafe(link._cut)  # one that comes late, for what has been replaced since
+    heard = peer.heard.count("up")
+    peer.to_send = [Ping(2)]
+    link.wake()
+    wait_until(lambda: len(peer.frames) == 2)
     assert link.wanted and peer.heard.count("up") == heard
 
 

@@ -329,11 +329,13 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServe
 
 
 def test_connect_binds_db(shell: InteractiveShell, server: WebServer) -> None:
+    """[The status:] its repr and HTML are what `%tripleweb status` shows."""
     status = run(shell, "%tripleweb connect my-app")
     db = shell.user_ns["db"]
     assert isinstance(db, Database)
     assert (status.app, status.state, status.server) == ("my-app", "online", server.url)
-    assert repr(run(shell, "%tw status")) == repr(db.status)
+    shown = run(shell, "%tw status")
+    assert (repr(shown), shown._repr_html_()) == (repr(db.status), db.status._repr_html_())
     with tripleweb.connect("my-app") as other:
         other.insert("user", name="Ada")
         other.flush()

@@ -59,7 +59,8 @@ def run(kernel: Kernel, *gone: str) -> list[Any]:
 @pytest.mark.long
 @pytest.mark.parametrize("app", ["jupyter_server", "jupyterlab"])
 def test_a_token_server(tmp_path: Path, app: str) -> None:
-    """Every kernel and every request that brings only the server's token is the server's owner."""
+    """On any other Jupyter server every kernel and every request that brings only the server's token is the server's
+    owner."""
     with JupyterServer(tmp_path, app=app) as server:
         for notebook in ("a.ipynb", None):
             kernel = Kernel(server, notebook)

@@ -207,6 +207,45 @@ def test_strangers_are_not_relayed(pair: tuple[JupyterServer, JupyterServer], cr
     assert asyncio.run(open_socket()) == 403
 
 
+async def open_socket(server: JupyterServer, headers: dict[str, str]) -> None:
+    address = f"{server.url.replace('http', 'ws', 1)}{API}apps/pages/sync"
+    (await websocket_connect(HTTPRequest(address, headers=headers))).close()
+
+
+def test_a_foreign_page_reaches_nothing_through_a_relay(pair: tuple[JupyterServer, JupyterServer]) -> None:
+    """What a browser sends along by itself opens no more here than at the holder."""
+    for server in pair:
+        jar = CookieJar()
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+        opener.open(f"{server.url}api/me?token={server.token}", timeout=30).close()
+        browser = {"Cookie": "; ".join(f"{cookie.name}={cookie.value}" for cookie in jar)}
+        foreign = {**browser, "Origin": "http://elsewhere.example"}
+        assert ask(server, API + "info", **browser)[0] == 200
+        for path in ("info", "apps", "apps/pages/snapshot"):
+            assert ask(server, API + path, **foreign)[0] == 404, (server.url, path)
+        with pytest.raises(HTTPClientError) as refused:
+            asyncio.run(open_socket(server, foreign))
+        assert refused.value.code == 403
+        assert ask(server, API + "apps/pages/sync", **browser)[0] == 400  # opens no socket
+    assert ask(pair[0], API + "apps/pages")[0] == 404
+
+
+def test_other_methods_and_addresses_end_at_the_relay(pair: tuple[JupyterServer, JupyterServer]) -> None:
+    relaying = pair[1]
+    for method in ("PUT", "DELETE"):
+        status, said, _ = ask(relaying, API + "info", method, b"")
+        assert (status, said["error"]) == (405, "malformed")
+    allowed = [ask(server, API + "info", "OPTIONS")[2]["Access-Control-Allow-Methods"] for server in pair]
+    assert allowed[0] == allowed[1] != None  # noqa: E711
+    for path in ("nothing", "apps/a/nothing", ""):
+        for server in pair:
+            status, said, _ = ask(server, API + path)
+            assert (status, said["error"]) == (404, "unknown"), (server.url, path)
+    for server in pair:
+        log = server.log.read_text()
+        assert "Uncaught" not in log and "never retrieved" not in log
+
+
 def test_only_a_server_that_relays_is_believed_who_speaks(pair: tuple[JupyterServer, JupyterServer]) -> None:
     holder = pair[0]
     word = places.announced(holder.data / "server")

@@ -33,6 +33,7 @@ from tripleweb.storage.replica import (
     encode_registers,
 )
 from tripleweb.store import Store
+from tripleweb.sync import records
 from tripleweb.sync.records import Fate, LocalCommit, Pending
 from tripleweb.terms import Ref
 
@@ -177,6 +178,24 @@ def test_the_newest_ten_thousand_fates_are_kept(replica: Replica) -> None:
     assert replica.load().fates == fates[-FATES_MAX:]
 
 
+def test_what_did_not_stand_is_kept_longer(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No load of a large table pushes it out."""
+    monkeypatch.setattr(records, "LOST_MAX", 700)
+    monkeypatch.setattr(storage_replica, "LOST_MAX", 700)
+    fates = [
+        Fate(n, "ada", "k/a", ("n", n), ("rejected", "applied", "superseded", "restamped")[n % 4], "", "")
+        for n in range(2_000)
+    ]
+    later = [Fate(n, "bob", "k/a", ("n", n), "applied", "", "") for n in range(5 * FATES_MAX + 1)]
+    replica.save(LocalCommit(fates=fates))
+    for n in range(0, len(later), 4_000):
+        replica.save(LocalCommit(fates=later[n : n + 4_000]))
+    lost = [fate for fate in fates if fate.outcome in records.LOST]
+    assert replica.load().fates == lost[-700:] + later[-FATES_MAX:]
+    if isinstance(replica, ReplicaFile):
+        assert rows(replica, "fates") < 3 * FATES_MAX, "the file forgets them, too"
+
+
 def test_a_large_save_is_one_save(replica: Replica) -> None:
     many = [Change(f"e{n}", "k/a", "", n, 1, "a") for n in range(5_000)]
     replica.save(LocalCommit(registers=many))
@@ -245,6 +264,8 @@ def test_compaction_goes_in_small_steps_and_one_at_a_time(tmp_path: Path) -> Non
 
 
 def test_settings_that_make_a_save_durable(tmp_path: Path) -> None:
+    """A returned write survives the death of the process (`durability="full"`: of the machine): each commit is
+    forced to the disk."""
     for durability, level in (("process", 1), ("full", 2)):
         replica = ReplicaFile(tmp_path / durability, durability)  # type: ignore[arg-type]
         with replica._file.reading() as connection:
@@ -299,7 +320,7 @@ def test_an_interrupted_save_is_taken_back_or_makes_the_file_open_anew(tmp_path:
     plain = replica._file._connection
     for number, after in enumerate(("BEGIN", "DELETE FROM fates"), 1):
         replica._file._connection = Interrupting(plain, after)  # type: ignore[assignment]
-        fates = [Fate(1, "ada", "k/a", ("s", ""), "applied", "", "")]
+        fates = [Fate(1, "ada", "k/a", ("s", ""), "applied", "", "")] * (FATES_MAX + 1)
         with pytest.raises(KeyboardInterrupt):
             replica.save(LocalCommit(meta={"n": -1}, fates=fates))
         replica.save(LocalCommit(meta={"n": number}))

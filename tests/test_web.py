@@ -188,6 +188,27 @@ def test_a_foreign_page_is_not_let_in_even_with_a_token(server: WebServer) -> No
     run(work)
 
 
+def test_the_sockets_address_answers_other_requests_in_json_and_makes_no_app(server: WebServer) -> None:
+    shake = {
+        "Authorization": f"tripleweb {server.token}",
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    foreign = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
+
+    async def work() -> None:
+        for name in ("Connection", "Upgrade", "Sec-WebSocket-Key", "Sec-WebSocket-Version"):
+            answer = await get(server, API + "apps/app/sync", **{k: v for k, v in shake.items() if k != name})
+            assert (answer.code, json.loads(answer.body)["error"]) == (400, "malformed"), name
+        answer = await get(server, API + "apps/app/sync", **shake, **foreign)
+        assert (answer.code, json.loads(answer.body)["error"]) == (403, "forbidden")
+        assert server.hub.apps == {}
+
+    run(work)
+
+
 def test_info(server: WebServer) -> None:
     async def work() -> None:
         answer = await get(server, API + "info", Authorization=f"tripleweb {server.token}")

@@ -77,6 +77,25 @@ def test_dates_sort_as_text_and_come_back(a, b) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "2013-01-01T10:15:00,000000Z",
+        "2013-W01-1T10:15:00.000000Z",
+        "2013-01-01T10:15:00.5+0100Z",
+        "2013-01-01T101500.00+01:00Z",
+        "2013-01-01T10:15:00.00000\N{ARABIC-INDIC DIGIT ONE}Z",
+        "2013-01-01T10:15:00.000000Z\n",
+        "2013-01-01T10:15:00Z",
+        "",
+    ],
+)
+def test_only_one_text_is_a_date(text) -> None:
+    """Python would read the first ones, as weeks or with an offset that was dropped then."""
+    with pytest.raises(ValueError, match="not a stored date"):
+        parse_date(text)
+
+
+@pytest.mark.parametrize(
     ("given", "expected"),
     [
         (numpy.int64(3), 3),

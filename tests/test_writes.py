@@ -409,7 +409,7 @@ def test_errors_name_the_row(blog: World, loose: World) -> None:
     refuse(SchemaError, r"user\.nick = 'a': user has no field", {"name": ["a"], "nick": ["a"]})
     refuse(SchemaError, "id=", {"name": ["a"], "id": ["a"]})
     refuse(ValueError, "row 0", {"name": ["a"], "age": [math.inf]})
-    refuse(KeyError, "no column 'email'", {"name": ["a"]}, id="email")
+    refuse(ValueError, "no column 'email'", {"name": ["a"]}, id="email")
     refuse(ValueError, "deleted='no'", {"name": ["a"]}, deleted="no")
     loose.check_refused(TypeError, "row 1: x/a", insert_columns, "x", {"a": [1, [2]]}, random_bytes=bytes)
     loose.check_refused(

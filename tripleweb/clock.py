@@ -6,7 +6,8 @@ the wire a stamp is text of fixed width that sorts in the same order: 16 hexadec
 
 Invariants: the times of one clock rise strictly, also over restarts (the owner saves `last` with every commit); a
 remote stamp never pushes a clock beyond now plus the tolerance, so no wrong clock is infectious. Only the server's
-word (`lower`) ever sets a clock back.
+word (`lower`) ever sets a clock back. A wall clock that shows a moment beyond `MOMENT_MAX` is broken and tells
+nothing: times go on from the last one, and come right again with it.
 
 Source: Kulkarni et al., Logical Physical Clocks, 2014 (https://cse.buffalo.edu/tech-reports/2014-04.pdf).
 """
@@ -18,6 +19,7 @@ import re
 COUNTER_BITS = 16
 TOLERANCE_MS = 60_000
 TIME_MAX = (1 << 63) - 1  # a time fits a signed 64-bit column; the year 6429
+MOMENT_MAX = 1 << 46  # milliseconds, the year 4199: far enough from TIME_MAX for a clock never to get there
 
 Stamp = tuple[int, str]
 
@@ -83,13 +85,18 @@ class Clock:
 
     def tick(self, now_ms: int) -> int:
         """A new time, later than all this clock gave or saw."""
-        self.last = max(self.last + 1, pack(now_ms))
-        return self.last
+        time = now_ms << COUNTER_BITS if now_ms <= MOMENT_MAX else 0
+        self.last = time = time if time > self.last else self.last + 1
+        return time
 
     def witness(self, time: int, now_ms: int) -> None:
         """Takes note of a remote time, so that what is written after seeing it is later than it."""
-        if self.last < time <= pack(now_ms + self.tolerance_ms):
+        if self.last < time <= self.horizon(now_ms):
             self.last = time
+
+    def horizon(self, now_ms: int) -> int:
+        """The latest remote time that is believed."""
+        return pack(min(now_ms, MOMENT_MAX) + self.tolerance_ms)
 
     def lower(self, time: int) -> None:
         """Sets the clock back: the server has re-stamped what ran ahead, nothing later than `time` is left."""

@@ -23,13 +23,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from tripleweb import discovery, places, writes
+from tripleweb.change import DELETED
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.clauses import Clause, Constant, Or, Pattern, Variable
-from tripleweb.datalog.live import LiveQuery
 from tripleweb.discovery import Unreachable
 from tripleweb.errors import IncompleteError, NoServerError, StorageError, TriplewebError
 from tripleweb.ids import check_app, check_id, kind_of
-from tripleweb.schema import SCHEMALESS, Schema, field_of
+from tripleweb.pen import Block, Pen
+from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.session import Session
 from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile, collector_at_rest
 from tripleweb.storage.shelf import Identity, Shelf
@@ -60,7 +61,8 @@ def open(
     >>> db.get("user", ada)["name"]
     'Ada'
     """
-    return Database(Session(_replica(":memory:" if path is None else path, durability)), schema)
+    check_schema(schema)
+    return Database(_begin(_replica(":memory:" if path is None else path, durability)), schema)
 
 
 def connect(
@@ -82,6 +84,9 @@ def connect(
     App ID, `NoServerError`, `StoreLockedError` for an explicit path in use, `StorageError`.
     """
     check_app(app)
+    check_schema(schema)
+    if not isinstance(label, str | None):
+        raise TypeError(f"label= is text, not {type(label).__name__}")
     if replicate not in ("queries", "all"):
         raise ValueError(f'replicate={replicate!r}: expected "queries" or "all"')
     place = discovery.find(url, token)
@@ -100,13 +105,17 @@ def connect(
     replica = (
         _replica(path, durability) if path is not None else shelf.adopt(place.url, app, identity, durability)
     )
+    session = _begin(replica, app=app, url=place.url, on_identity=_remembering(shelf, place.url))
+    session.connect(place.token, label=label, locate=discovery.follow(place))
+    return Database(session, schema)
+
+
+def _begin(replica: Replica, **options: Any) -> Session:
     try:
-        session = Session(replica, app=app, url=place.url, on_identity=_remembering(shelf, place.url))
+        return Session(replica, **options)
     except BaseException:
         replica.close()
         raise
-    session.connect(place.token, label=label, locate=discovery.follow(place))
-    return Database(session, schema)
 
 
 def _replica(path: Path, durability: Durability) -> Replica:
@@ -180,9 +189,8 @@ class Database:
         self._queries: dict[str, Query] = {}  # by their text, with the schema's kinds
         self._finalizer = weakref.finalize(self, _close_soon, session)
         self._finalizer.atexit = False  # then it gets a little time for what is unsent: see session
-        self.schema = SCHEMALESS if schema is None else schema
-        if not isinstance(self.schema, Schema):
-            raise TypeError(f"schema= takes what tripleweb.schema(…) made, not {type(schema).__name__}")
+        self.schema = check_schema(schema)
+        self._pen = Pen(session, self.schema)
 
     def __repr__(self) -> str:
         return repr(self.status)
@@ -231,7 +239,8 @@ class Database:
 
     def set(self, subject: str, predicate: str, value: Any, /) -> None:
         """Writes one triple. On a many-valued field a scalar adds one member and a Python set assigns the whole."""
-        self._session.write(lambda tx: writes.set_triple(tx, self.schema, subject, predicate, value))
+        if not self._pen.set(self.schema, subject, predicate, value):
+            self._session.write(lambda tx: writes.set_triple(tx, self.schema, subject, predicate, value))
 
     def unset(self, subject: str, predicate: str, value: Any = writes.EVERYTHING, /) -> None:
         """Removes everything at a predicate, or one member."""
@@ -256,14 +265,15 @@ class Database:
         from tripleweb.frame import frame_columns
 
         with collector_at_rest():
-            columns = frame_columns(frame, id)
+            keys = writes.key_names(id)
+            columns = frame_columns(frame, keys)
             inserted = self._session.write(
                 lambda tx: writes.insert_columns(
                     tx,
                     self.schema,
                     kind,
                     columns,
-                    id=id,
+                    id=keys,
                     prefix=prefix,
                     deleted=deleted,
                     random_bytes=os.urandom,
@@ -276,7 +286,7 @@ class Database:
             )
         return inserted.ids
 
-    def transaction(self) -> _Block:
+    def transaction(self) -> Block:
         """A block whose writes become one transaction with one stamp; an exception in it undoes them all.
 
         Blocks within blocks belong to the outermost. Other threads wait while one is open.
@@ -286,7 +296,7 @@ class Database:
         ...     db.set("ada", "user/name", "Ada")
         ...     db.set("ada", "user/age", 36)
         """
-        return _Block(self._session)
+        return Block(self._session)
 
     def undo(self) -> pd.DataFrame:
         """Takes back this session's last transaction by a new one, where its values still stand; called again, the one
@@ -351,12 +361,12 @@ class Database:
         """
         from tripleweb.live import LiveQueries
 
-        live = LiveQuery(self._parsed(query_text), inputs, self._session.store, budget=_budget())
         with self._session.lock:
             if self._lives is None:
-                self._lives = LiveQueries(_Host(self), self._session.anchored)
+                self._lives = LiveQueries(_Host(self), self._session.store, self._session.anchored)
                 self._session.watch(self._lives)
-            return self._lives.open(live, inputs, kinds=self._kinds(live.query), timeout=timeout)
+            live = self._lives.upkeep.open(self._parsed(query_text), inputs, budget=_budget())
+            return self._lives.open(live, live.inputs, kinds=self._kinds(live.query), timeout=timeout)
 
     async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
         """`q` for async code: the event loop runs on meanwhile."""
@@ -480,15 +490,16 @@ class Database:
         self._session.flush(timeout, strict=strict)
 
     def receipts(self) -> pd.DataFrame:
-        """What became of writes, oldest first: `time subject predicate value outcome by reason`."""
+        """What became of writes, oldest first: `time subject predicate value outcome by reason`. A delete of an entity
+        has neither predicate nor value."""
         from tripleweb.frame import result_frame
 
         with self._session.lock:
             fates = list(self._session.fates)
-        rows = [
-            (_moment(f.time), f.subject, f.predicate, from_wire(*f.value), f.outcome, f.by, f.reason)
-            for f in fates
-        ]
+        rows = []
+        for f in fates:
+            what = ("", None) if f.predicate == DELETED else (f.predicate, from_wire(*f.value))
+            rows.append((_moment(f.time), f.subject, *what, f.outcome, f.by, f.reason))
         return result_frame(tuple(_RECEIPTS), rows, kinds=_RECEIPTS)
 
     def go_offline(self) -> None:
@@ -508,6 +519,8 @@ class Database:
         self._end(self._session.wipe if forget else self._session.close)
 
     def _end(self, end: Callable[[], None]) -> None:
+        if self._session.within_transaction:
+            raise TriplewebError("cannot close a store within a transaction: end it first")
         self._finalizer.detach()
         try:
             end()
@@ -526,8 +539,6 @@ _RECEIPTS = {
     "by": "s",
     "reason": "s",
 }
-
-
 _LEFT = {"subject": "s", "predicate": "s", "value": "", "reason": "s"}
 
 
@@ -565,24 +576,3 @@ class _Host:
     def attrs(self, parsed: Query) -> dict[str, Any]:
         with self.lock:
             return self._database._attrs()
-
-
-class _Block:
-    """What `Database.transaction` returns."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._open = False
-
-    def __enter__(self) -> _Block:
-        if self._open:
-            raise TriplewebError("this transaction is open already")
-        self._session.begin()
-        self._open = True
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open = False
-        self._session.end(commit=kind is None)

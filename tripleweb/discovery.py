@@ -76,13 +76,17 @@ class Unreachable(Exception):
 
 
 def find(url: str | None = None, token: str | None = None, environment: Environment = os.environ) -> Place:
-    """The server to connect to. Raises `NoServerError`, which says what to do, and `ValueError` for a bad address.
+    """The server to connect to. Raises `NoServerError`, which says what to do, `ValueError` for a bad address and
+    `TypeError` for what is none.
 
     >>> find("http://127.0.0.1:8888/user/ada", "secret")
     Place(url='http://127.0.0.1:8888/user/ada/', source='url=')
     >>> find(environment={"TRIPLEWEB_URL": "http://0.0.0.0:8888/"}).url
     'http://127.0.0.1:8888/'
     """
+    for name, given in (("url", url), ("token", token)):
+        if not isinstance(given, str | None):
+            raise TypeError(f"{name}= is text, not {type(given).__name__}")
     if url == EMBEDDED:
         if token is not None:
             raise ValueError('url="embedded" takes no token')
@@ -191,12 +195,17 @@ def tidy_url(url: str) -> str:
     Traceback (most recent call last):
     ValueError: url='localhost:8888': expected an address such as 'http://127.0.0.1:8888/'
     """
-    parts = urlsplit(url)
+    said = f"url={_without_query(url)!r}: expected an address such as 'http://127.0.0.1:8888/'"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{said}: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"url={_without_query(url)!r}: expected an address such as 'http://127.0.0.1:8888/'")
+        raise ValueError(said)
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(parts.hostname, parts.netloc.rpartition("@")[2])
-    if host != parts.netloc.rpartition("@")[2] and parts.port is not None:
-        host += f":{parts.port}"
+    if host != parts.netloc.rpartition("@")[2] and port is not None:
+        host += f":{port}"
     return urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", ""))
 
 

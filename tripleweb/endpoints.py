@@ -26,6 +26,7 @@ import msgspec
 from tornado import web
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
+from tornado.log import app_log, gen_log
 
 from tripleweb import metrics
 from tripleweb.access import WRITING, Access, Grant
@@ -50,6 +51,7 @@ QUERY = APP + "/query"
 SNAPSHOT = APP + "/snapshot"
 METRICS = PREFIX + "/metrics"
 DASHBOARD = "/tripleweb"
+ELSEWHERE = PREFIX + "(?:/.*)?"
 SPEAKER = "Tripleweb-Speaker"
 
 LABEL_MAX = 80
@@ -152,6 +154,7 @@ class Endpoint(web.RequestHandler):
 
     site: Site
     reader_only = False  # whatever role the caller has
+    is_half_read = False  # there may be a body that nobody will read: the connection ends with the answer
 
     def caller(self) -> Actor | None:
         """Who speaks."""
@@ -236,11 +239,15 @@ class Endpoint(web.RequestHandler):
             raise Refusal(404, "a path is percent-encoded UTF-8") from None
 
     def log_exception(self, *error: Any) -> None:
-        """What is refused is no warning, which Tornado would print where nobody configured logging, as in a kernel."""
-        if isinstance(error[1], web.HTTPError) and error[1].status_code < 500:
-            _log.debug("%s %s: %s", self.request.method, self.request.path, error[1])
+        """What is refused is no warning, which Tornado would print where nobody configured logging, as in a kernel.
+        And no line has the query of an address, where Jupyter lets its token stand."""
+        said = (self.request.method, self.request.path, error[1])
+        if not isinstance(error[1], web.HTTPError):
+            app_log.error("%s %s: %r", *said, exc_info=error)
+        elif error[1].status_code < 500:
+            _log.debug("%s %s: %s", *said)
         else:
-            super().log_exception(*error)
+            gen_log.warning("%s %s: %s", *said)
 
     def write_error(self, status_code: int, **more: Any) -> None:
         error = more.get("exc_info", (None, None))[1]
@@ -250,6 +257,8 @@ class Endpoint(web.RequestHandler):
         elif isinstance(error, web.HTTPError) and error.log_message:
             message = error.log_message if error.args else error.log_message.replace("%%", "%")
         self.set_header("Content-Type", "application/json")
+        if self.is_half_read:
+            self.set_header("Connection", "close")
         self.finish(json.dumps({"error": word, "message": message}))
 
 
@@ -258,6 +267,7 @@ class Upload(Endpoint):
     """An endpoint with a body: bounded while it arrives, as JSON when it is there."""
 
     bytes_max = JSON_BYTES_MAX
+    is_half_read = True  # until `begin` is done
     _body = b""
     _size = 0
     _refused: Exception | None = None
@@ -268,12 +278,14 @@ class Upload(Endpoint):
         connection.set_max_body_size(DRAINED_BYTES_MAX)
         if int(self.request.headers.get("Content-Length") or 0) > self.bytes_max:
             self.refuse(self._too_large())
+        self.is_half_read = False
 
     def refuse(self, refusal: Exception) -> None:
         """Has `refusal` be the answer: at once if the body was not sent yet or is huge, else after reading it away."""
         self._refused = self._refused or refusal
         length = int(self.request.headers.get("Content-Length") or 0)
         if length > DRAINED_BYTES_MAX or "Expect" in self.request.headers:
+            self.is_half_read = True
             raise refusal
 
     def _too_large(self) -> Refusal:
@@ -529,3 +541,10 @@ class Dashboard(Endpoint):
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Cache-Control", "no-store")
         self.finish(page(user, version("tripleweb"), self.site.access.personal, shown))
+
+
+class Unknown(Endpoint):
+    """Any other address, whatever is asked of it and whoever asks."""
+
+    def prepare(self) -> None:
+        raise Refusal(404, "there is nothing at this address")

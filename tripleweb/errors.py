@@ -1,7 +1,8 @@
 """Every exception that tripleweb raises on purpose, in one place.
 
 The rule of the house: an error says what was wrong, where, and what to do. Wrong *values* given by the caller are
-Python's own `ValueError` and `TypeError`; everything that has to do with tripleweb itself is a `TriplewebError`.
+Python's own `ValueError` and `TypeError`; everything that has to do with tripleweb itself is a `TriplewebError`. A
+`SchemaError` is all of them: what does not fit the schema is a wrong value, or of a wrong type.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class BudgetError(QueryError):
     """A query that wanted more work than it was given."""
 
 
-class SchemaError(TriplewebError):
+class SchemaError(TriplewebError, ValueError, TypeError):
     """A write that does not fit the schema; nothing was written."""
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 
 from tripleweb.ids import kind_of
-from tripleweb.schema import Schema
+from tripleweb.schema import Schema, field_of
 from tripleweb.store import Store
 from tripleweb.terms import Ref, Value
+from tripleweb.writes import key_names
 
 Rows = Sequence[Sequence[Any]]
 _LETTERS: dict[type, str] = {str: "s", Ref: "s", int: "n", float: "n", bool: "b", datetime: "d"}
@@ -126,7 +127,8 @@ def kind_frame(store: Store, schema: Schema, kind: str) -> pd.DataFrame:
     """
     fields = list(schema.fields(kind).values())
     if schema.is_open:
-        fields = [schema.at(predicate) for predicate in store.predicates() if kind_of(predicate) == kind]
+        there_are = [predicate for predicate in store.predicates() if kind_of(predicate) == kind]
+        fields = [schema.at(predicate) for predicate in there_are if field_of(predicate) != "id"]
     columns: dict[str, dict[str, list[Value]]] = {}
     there: set[str] = set()
     for field in fields:
@@ -156,9 +158,10 @@ def frame_columns(frame: pd.DataFrame, id: str | Sequence[str] | None = None) ->
     >>> frame_columns(pd.DataFrame({"name": ["Ada"], "age": [36]}))
     {'name': ['Ada'], 'age': [36]}
     """
+    frame = _plain(frame)
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"expected a DataFrame, got {type(frame).__name__}")
-    wanted = [] if id is None else [id] if isinstance(id, str) else list(id)
+    wanted = key_names(id)
     levels = [name for name in frame.index.names if name in wanted and name not in frame.columns]
     out: dict[str, list[Any]] = {name: frame.index.get_level_values(name).tolist() for name in levels}
     for position, name in enumerate(frame.columns):
@@ -167,6 +170,10 @@ def frame_columns(frame: pd.DataFrame, id: str | Sequence[str] | None = None) ->
         if name in out:
             raise ValueError(f"two columns are called {name!r}")
         out[name] = _cells(frame.iloc[:, position])
+    if not out and len(frame):
+        raise ValueError(
+            f"a frame of {len(frame)} rows without columns: expected at least one field with a value"
+        )
     return out
 
 
@@ -181,6 +188,9 @@ def _cells(column: pd.Series) -> list[Any]:
                 return [None if moment is None else moment.replace(tzinfo=UTC) for moment in found]
     cells: list[Any] = column.tolist()
     return cells
+
+
+_PROTOCOLS = ("__dataframe__", "__arrow_c_stream__")  # by which plotting libraries take frames of any make
 
 
 class FrameLike:
@@ -201,7 +211,7 @@ class FrameLike:
         own = getattr(type(self), name, None)
         if isinstance(own, property) and own.fget is not None:
             return own.fget(self)  # it raised an AttributeError: that one is to be seen
-        if name.startswith("_"):
+        if name.startswith("_") and name not in _PROTOCOLS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.df, name)
 
@@ -250,6 +260,9 @@ for _name in "add sub mul truediv floordiv mod pow matmul and or xor".split():
     _add_operator(f"r{_name}", _function, reflected=True)
 for _name in "lt le eq ne gt ge neg pos invert abs".split():
     _add_operator(_name, getattr(operator, f"__{_name}__"))
+_add_operator("round", round)
+_add_operator("divmod", divmod)
+_add_operator("rdivmod", divmod, reflected=True)
 
 
 def _moments(values: Sequence[datetime | None]) -> np.ndarray[Any, Any]:

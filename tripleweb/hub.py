@@ -31,7 +31,7 @@ from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores
 from tripleweb.storage.writer import Writer
 from tripleweb.sync import messages
-from tripleweb.sync.messages import ClientFrame, Fault, Push
+from tripleweb.sync.messages import FRAME_BYTES_MAX, TRANSACTION_BYTES_MAX, ClientFrame, Fault, Push
 from tripleweb.sync.records import Commit
 from tripleweb.sync.server import Actor, Limits, TenantCore
 from tripleweb.view import View
@@ -52,9 +52,8 @@ class HubLimits:
     slice_steps_max: int = 4  # evaluation steps in it, each bounded by the core
     thread_bytes: int = 32 << 10  # a larger frame is taken in a thread, not on the loop
     uncommitted_bytes_max: int = 32 << 20  # taken in while a commit is on its way to the disk
-    transaction_bytes_max: int = (
-        240 << 20
-    )  # less than `unsent_bytes_max`: whoever follows gets it in one message
+    # less than `unsent_bytes_max`: whoever follows gets it in one message
+    transaction_bytes_max: int = TRANSACTION_BYTES_MAX + FRAME_BYTES_MAX
     unsent_bytes_high: int = 1 << 20  # a slower reader is paused,
     unsent_bytes_low: int = 256 << 10  # until this little is left
     unsent_bytes_max: int = 256 << 20  # more at once ends the connection

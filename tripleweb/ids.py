@@ -38,7 +38,7 @@ def check_id(text: object, what: str = "id") -> str:
         raise ValueError(f"{_a(what)} has at most {BYTES_MAX} bytes; this one begins {text[:40]!r}")
     if _CONTROL.search(text):
         raise ValueError(f"{_a(what)} has no control characters or lone surrogates: {text!r:.80}")
-    return str(text) if type(text) is not str else text
+    return str.__str__(text)  # of an Enum: what it holds, not its name
 
 
 def check_predicate(text: object) -> str:
@@ -94,4 +94,4 @@ def replica_id(random_bytes: RandomBytes) -> str:
 
 
 def _a(what: str) -> str:
-    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
+    return f"an {what}" if what[0] in "aeio" else f"a {what}"  # a user, a URL

@@ -12,6 +12,7 @@ text, tuples arrays.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -34,6 +35,7 @@ TEXT_MAX = 64 << 10  # of a query, or of its rules
 DEPTH_MAX = 3  # of inputs: a relation is an array of arrays
 SLICE_S = 0.005
 PATIENCE_S = 120  # wall clock; a busy server answers late, but not for ever
+_NANOSECONDS = re.compile(r"[.,]\d{6}\d*[1-9]")
 
 
 class TooManyError(TriplewebError):
@@ -125,6 +127,8 @@ def _input(value: Any, depth: int = 0) -> Any:
         return [_input(item, depth + 1) for item in value]
     if isinstance(value, dict) and value.keys() == {"date"} and isinstance(value["date"], str):
         try:
+            if _NANOSECONDS.search(value["date"]):  # else they would be cut off without a word
+                raise ValueError(f"{value['date']!r:.80} has more than six digits of a second")
             return datetime.fromisoformat(value["date"])
         except ValueError as error:
             raise QueryError(f"not a date: {error}") from None

@@ -1,7 +1,8 @@
 """Live frames: DataFrames that follow their query, and the book of which queries are followed.
 
-`LiveQueries` belongs to one store. Frames of equal queries share one `LiveQuery`, which is evaluated when somebody
-looks, or at once after a transaction where somebody listens; so a write does not pay for a query that nobody reads.
+`LiveQueries` belongs to one store. Frames of equal queries share one `Followed` query, which is evaluated when
+somebody first looks and from then on kept up to date by what changes; what cannot be kept so is evaluated again when
+somebody looks, or at once after a transaction where somebody listens.
 
 Invariants: everything here that is shared is guarded by the store's one lock; a query is never evaluated in the
 middle of a transaction, so nobody is shown what may still be undone; each change of an answer that has listeners
@@ -22,18 +23,20 @@ from weakref import WeakValueDictionary
 
 import pandas as pd
 
-from tripleweb.datalog.answer import Result
-from tripleweb.datalog.live import LiveQuery, Rows
+from tripleweb.datalog.answer import Result, Rows
 from tripleweb.datalog.query import Query
+from tripleweb.datalog.upkeep import Followed, Upkeep
 from tripleweb.display import Display, current_cell, show
 from tripleweb.errors import TriplewebError
 from tripleweb.frame import FrameLike, result_frame, shape
-from tripleweb.store import Delta
+from tripleweb.store import Delta, Store
 from tripleweb.table import table_html, table_text
 
 log = logging.getLogger("tripleweb")
 
 _COPIES_ARE_LAZY = int(pd.__version__.partition(".")[0]) >= 3  # copy on write
+_KEY_ITEMS_MAX = 1_000  # to compare more would take longer than to share saves
+_SWEEP_EVERY = 256  # changes between two looks for queries that nobody holds
 _DISPLAY_WAITS = 1.0  # seconds for a first complete answer; a cell that shows a table should not stand still
 
 
@@ -99,33 +102,37 @@ class LiveDelta:
 class LiveQueries:
     """The live queries of one store."""
 
-    def __init__(self, host: LiveHost, anchored: dict[int, Any] | None = None) -> None:
-        """`anchored` is where frames are kept alive while they are listened to or displayed; a host that outlives
+    def __init__(self, host: LiveHost, store: Store, anchored: dict[int, Any] | None = None) -> None:
+        """`store` is the host's; `anchored` is where frames are kept alive while they are listened to or displayed; a host that outlives
         whoever holds it passes one of its own."""
         self.host = host
+        self.upkeep = Upkeep(store)
         self._shared: dict[Hashable, _Shared] = {}
+        self._stale: dict[int, _Shared] = {}  # by id(): those that were evaluated and are not kept up to date
+        self._changes = 0
         # by id(): a LiveFrame compares like its frame
         self._anchored: dict[int, LiveFrame] = {} if anchored is None else anchored
 
     def open(
         self,
-        live: LiveQuery,
+        live: Followed,
         inputs: Sequence[Any] = (),
         *,
         kinds: Mapping[str, str] | None = None,
         nullable: Collection[str] = (),
         timeout: float = 10.0,
     ) -> LiveFrame:
-        """A live frame of this query; `live` is dropped where an equal query with equal `inputs` is followed already.
+        """A live frame of this query of `upkeep`; `live` is dropped where an equal query with equal `inputs` is followed already.
 
         `kinds` and `nullable` are those of `result_frame`; `timeout` is how long the first look waits for a
         complete answer. Nothing is evaluated yet.
         """
         key = _key((live.query.text, live.query.rules, inputs)) or object()
         with self.host.lock:
+            self._sweep()
             shared = self._shared.get(key)
             if shared is None:
-                shared = self._shared[key] = _Shared(live, self.host, dict(kinds or {}), frozenset(nullable))
+                shared = self._shared[key] = _Shared(live, self, dict(kinds or {}), frozenset(nullable))
             frame = LiveFrame(self, shared, timeout)
             shared.frames[id(frame)] = frame
             return frame
@@ -133,32 +140,50 @@ class LiveQueries:
     def changed(self, delta: Delta) -> None:
         """Tells the queries that this delta touches. Call with the lock held, after each transaction and before
         those who wait are notified. Does not raise: what a listener's query raises goes to `LiveFrame.error`."""
-        for key, shared in list(self._shared.items()):
-            if not shared.frames:
-                del self._shared[key]
-            elif shared.live.touched(delta):
-                shared.dirty = True
-                frames = list(shared.frames.values())
-                if any(frame._listeners for frame in frames):
-                    try:
-                        shared.refresh()
-                    except Exception as error:  # noqa: BLE001 (a callable of the user's may raise anything)
-                        for frame in frames:
-                            frame._fail(error, "evaluating a live query")
-                for frame in frames:
-                    frame._touch()
+        dropped = self.upkeep.changed(delta)
+        if dropped:
+            self._stale.update({id(one): one for one in self._shared.values() if one.live in dropped})
+        for shared in list(self._stale.values()):
+            shared.dirty = shared.dirty or shared.live.touched(delta)
+        heard: dict[int, _Shared] = {}
+        for frame in list(self._anchored.values()):
+            shared = frame._shared
+            if id(shared) not in heard and shared.live.touched(delta):
+                heard[id(shared)] = shared
+        for shared in heard.values():
+            if any(frame._listeners for frame in shared.frames.values()):
+                self._try(shared)
+            for frame in list(shared.frames.values()):
+                frame._touch()
+        self._changes += 1
+        if self._changes % _SWEEP_EVERY == 0:
+            self._sweep()
 
     def catch_up(self) -> None:
         """Brings up to date what was looked at before. Call with the lock held, before the user's code runs in a
         transaction: until its end those live frames show the state at its beginning. (One that nobody has looked
         at sees, like `q`, what the transaction has written so far.)"""
-        for shared in list(self._shared.values()):
-            if shared.dirty and shared.evaluated and shared.frames:
-                try:
-                    shared.refresh()
-                except Exception as error:  # noqa: BLE001 (as above)
-                    for frame in list(shared.frames.values()):
-                        frame._fail(error, "evaluating a live query")
+        for shared in list(self._stale.values()):
+            if shared.dirty and shared.frames:
+                self._try(shared)
+
+    def _try(self, shared: _Shared) -> None:
+        try:
+            shared.refresh()
+        except Exception as error:  # noqa: BLE001 (a callable of the user's may raise anything)
+            for frame in list(shared.frames.values()):
+                frame._fail(error, "evaluating a live query")
+
+    def _sweep(self) -> None:
+        """Forgets the queries whose frames nobody holds any more."""
+        for key, shared in list(self._shared.items()):
+            if not shared.frames:
+                self._drop(key, shared)
+
+    def _drop(self, key: Hashable, shared: _Shared) -> None:
+        del self._shared[key]
+        self._stale.pop(id(shared), None)
+        self.upkeep.forget(shared.live)
 
     def state_changed(self) -> None:
         """Has displayed tables show the store's new state (offline, loaded …)."""
@@ -179,50 +204,60 @@ class LiveQueries:
             if shared is frame._shared:
                 shared.frames.pop(id(frame), None)
                 if not shared.frames:
-                    del self._shared[key]
+                    self._drop(key, shared)
 
 
 class _Shared:
     """One followed query and the frames that show it. Guarded by the host's lock."""
 
     def __init__(
-        self, live: LiveQuery, host: LiveHost, kinds: Mapping[str, str], nullable: Collection[str]
+        self, live: Followed, owner: LiveQueries, kinds: Mapping[str, str], nullable: Collection[str]
     ) -> None:
         self.live = live
-        self.host = host
+        self.owner = owner
         self.kinds = kinds
         self.nullable = nullable
         self.frames: WeakValueDictionary[int, LiveFrame] = WeakValueDictionary()
-        self.dirty = True
+        self.dirty = True  # of one that is not kept up to date: something may have changed
         self.evaluated = False
         self.memo: tuple[int, pd.DataFrame] | None = None
 
     def refresh(self) -> None:
         """Brings the answer up to date and tells the listeners; raises what the evaluation raises."""
-        if not self.dirty:
-            return
-        inside = self.host.within_transaction
-        if inside and self.evaluated:
-            return
-        change = self.live.refresh()
-        self.dirty, self.evaluated = inside, True
+        live = self.live
+        if not live.is_current:
+            if not self.dirty:
+                return
+            inside = self.owner.host.within_transaction
+            if inside and self.evaluated:
+                return
+            change = live.refresh(follow=not inside)
+            self.dirty, self.evaluated = inside, True
+            if live.is_current:
+                self.owner._stale.pop(id(self), None)
+            else:
+                self.owner._stale[id(self)] = self
+        else:
+            change = live.refresh()
         if change is not None:
-            delta = LiveDelta(change, self.live.query.columns, self.kinds, self.nullable)
+            delta = LiveDelta(change, live.query.columns, self.kinds, self.nullable)
             for frame in list(self.frames.values()):
                 for listener in frame._listeners:
-                    self.host.submit(partial(frame._call, listener, delta))
+                    self.owner.host.submit(partial(frame._call, listener, delta))
 
     def freeze(self) -> _Shared:
         """A copy that follows nothing any more."""
-        copy = _Shared(_Still(self.live), self.host, self.kinds, self.nullable)  # type: ignore[arg-type]
+        copy = _Shared(_Still(self.live), self.owner, self.kinds, self.nullable)  # type: ignore[arg-type]
         copy.dirty, copy.evaluated, copy.memo = False, True, self.memo
         return copy
 
 
 class _Still:
-    """The answer of a `LiveQuery` as it was."""
+    """The answer of a live query as it was."""
 
-    def __init__(self, live: LiveQuery) -> None:
+    is_current = False
+
+    def __init__(self, live: Followed) -> None:
         self.query, self.version, self.result = live.query, live.version, live.result
 
 
@@ -493,6 +528,8 @@ class LiveFrame(FrameLike):
 def _key(value: Any) -> Hashable | None:
     """A key that is equal for equal inputs only (True is not 1, 1 is not 1.0); None where equality is not known."""
     if isinstance(value, list | tuple):
+        if len(value) > _KEY_ITEMS_MAX:
+            return None
         parts = tuple(_key(part) for part in value)
         return None if None in parts else ("list", *parts)
     if isinstance(value, Mapping):

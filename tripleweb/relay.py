@@ -40,6 +40,7 @@ from tripleweb.web import Sync
 
 CONNECT_S = 10
 PIECES = 8  # of a body, on their way
+_METHODS = ("GET", "POST", "PATCH", "DELETE")
 _SENT_ON = ("Accept", "Content-Type", "Content-Length")
 _BROUGHT_BACK = (
     "Cache-Control",
@@ -139,6 +140,7 @@ class Relayed(Endpoint):
 
     upstream: Upstream
     base_url = "/"
+    is_half_read = True  # until `begin` is done
     _refused: web.HTTPError | None = None
     _passing: asyncio.Task[None] | None = None
     _answering = False
@@ -158,8 +160,9 @@ class Relayed(Endpoint):
         connection: Any = self.request.connection
         connection.set_max_body_size(DRAINED_BYTES_MAX)
         self._body: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES)
-        if self._refused is None:
+        if self._refused is None and self.request.method in _METHODS:
             self._passing = asyncio.create_task(self._pass_on(speaker))
+        self.is_half_read = False
 
     async def _pass_on(self, speaker: Actor) -> None:
         incoming = self.request
@@ -223,8 +226,16 @@ class Relayed(Endpoint):
             return
         self.finish()
 
+    def on_finish(self) -> None:
+        """Nothing is passed on for an answer that was given already, as one that the decorators refuse."""
+        super().on_finish()
+        self._give_up()
+
     def on_connection_close(self) -> None:
         super().on_connection_close()
+        self._give_up()
+
+    def _give_up(self) -> None:
         if self._passing is not None:
             self._passing.cancel()
 
@@ -241,6 +252,7 @@ class RelayedSync(Sync):
         if caller is None:
             raise Refusal(403, "this request does not say who it comes from")
         self.actor = caller
+        self.check_handshake()  # before the holder hears of it, and makes an app
         path = path_below(self.base_url, self.request.path)
         request = self.upstream.request(path, self.request.query, caller, request_timeout=CONNECT_S)
         self._socket = await self.upstream.open(request)

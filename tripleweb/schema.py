@@ -35,14 +35,6 @@ Check = Callable[[Any], Any]
 _ARTICLES = {"s": "text", "n": "a number", "b": "a boolean", "d": "a date", "r": "an id"}
 
 
-class _BadValue(SchemaError, ValueError):
-    """What no field could store: it is a wrong value in itself, and a violation of the schema where there is one."""
-
-
-class _BadType(SchemaError, TypeError):
-    """Likewise for what is not of a type that can be stored."""
-
-
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field of a kind. Made by `t.…`, which leaves `kind`, `name` and `predicate` to `schema`.
@@ -90,8 +82,8 @@ class Field:
     def take(self, value: Any) -> Value | list[Value] | None:
         """What an assignment of `value` stores: a value; the sorted members of a set; None: it is removed.
 
-        Raises `SchemaError` for what the field does not take (also a `ValueError` or `TypeError` where it cannot
-        be stored at all); of a free field `ValueError` or `TypeError`.
+        Raises `SchemaError` for what the field does not take; of a free field `ValueError` or `TypeError` for what
+        cannot be stored at all.
         """
         if self.counter:
             raise self.misfit(value, "increments: a counter counts and is never assigned")
@@ -153,7 +145,11 @@ class Field:
                     "without a schema a Python set means many values"
                 )
             return False
-        return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+        if (
+            isinstance(value, str | bytes | Mapping) or getattr(value, "ndim", 1) != 1
+        ):  # a frame gives its columns
+            return False
+        return isinstance(value, Iterable)
 
     def _several(self, values: Iterable[Any], *, guard: bool = True) -> list[Value]:
         members: dict[str, Value] = {}
@@ -173,8 +169,7 @@ class Field:
         except (ValueError, TypeError) as error:
             if not self.type:
                 raise type(error)(f"{self.predicate}: {error}") from None
-            dual = _BadValue if isinstance(error, ValueError) else _BadType
-            raise dual(f"{self._place(value)}: expected {_ARTICLES[self.type]}: {error}") from None
+            raise self.misfit(value, f"{_ARTICLES[self.type]}: {error}") from None
         if taken is None or not self.type:
             return taken
         letter = kind(taken)
@@ -281,7 +276,8 @@ class Schema:
                 raise SchemaError(
                     f"there is no kind {_shorten(group)}: expected one of {_listing(self._kinds)}"
                 )
-            check_names(group)
+            if group:  # without a name it can be read: a predicate may begin with '/'
+                check_names(group)
             return {}
         return fields
 
@@ -324,6 +320,10 @@ class Schema:
             out[field.name] = field.read(held.get(field.predicate, ()))
         if self._is_open:
             for predicate in sorted(held):
+                if (
+                    field_of(predicate) == "id"
+                ):  # others may have written one; the key is not to be hidden by it
+                    continue
                 several = not _is_single(store, subject, predicate)
                 out[field_of(predicate)] = _free(predicate).read(held[predicate], several=several)
         return out
@@ -397,6 +397,13 @@ class _Types:
 
 t: Final = _Types()
 SCHEMALESS: Final = Schema({}, is_open=True)
+
+
+def check_schema(given: object) -> Schema:
+    """The schema that was given, `SCHEMALESS` for None; raises `TypeError` for what is none."""
+    if not isinstance(given, Schema | None):
+        raise TypeError(f"schema= takes what tripleweb.schema(…) made, not {type(given).__name__}")
+    return SCHEMALESS if given is None else given
 
 
 def check_names(group: object, name: object = None) -> None:

@@ -31,14 +31,14 @@ from tripleweb.storage.replica import Replica
 from tripleweb.store import Delta, Store
 from tripleweb.sync.client import APP, ClientCore
 from tripleweb.sync.messages import ClientFrame, Fault, Receipt, ServerFrame, Subscription, Welcome
-from tripleweb.sync.records import Fate, LocalCommit, LocalState
+from tripleweb.sync.records import FATES_MAX, LOST, LOST_MAX, Fate, LocalCommit, LocalState, worth_keeping
 from tripleweb.transaction import Transaction
 from tripleweb.undo import Deed, Deeds, Left
 
 log = logging.getLogger("tripleweb")
 
-FATES_MAX = 10_000
 _T = TypeVar("_T")
+_FOR_EVER_S = 1e8  # longer than a lock can be waited for is not to be an error
 _REFUSING = ("forbidden", "protocol")  # faults that another attempt does not mend
 
 
@@ -47,10 +47,8 @@ def now_ms() -> int:
 
 
 def _here() -> tuple[int, object]:
-    try:
-        return threading.get_ident(), asyncio.current_task()
-    except RuntimeError:  # no event loop runs in this thread
-        return threading.get_ident(), None
+    loop = asyncio._get_running_loop()  # None where none runs in this thread
+    return threading.get_ident(), None if loop is None else asyncio.current_task(loop)
 
 
 class Watcher(Protocol):
@@ -93,7 +91,8 @@ class Session:
         self.replica = replica
         state = replica.load()
         _check_belongs(replica, state, app)
-        self.fates: deque[Fate] = deque(state.fates, FATES_MAX)
+        self.fates = list(state.fates)
+        self._fates_due = len(self.fates) + FATES_MAX
         self.core = ClientCore(state, random_bytes=random_bytes, local=not app)
         self.closed = False
         self._now = now
@@ -102,7 +101,8 @@ class Session:
         self._tx: Transaction | None = None
         self._depth = 0
         self._opener: tuple[int, object] = 0, None  # the thread, and its task, that has opened a transaction
-        self._deeds = Deeds()
+        self._deeds = Deeds(self.core.store.replicas)
+        self._waiting = 0  # how many threads are in `wait_for`
         self._unsaved: deque[LocalCommit] = deque()
         self._watchers: list[weakref.ref[Watcher]] = []
         self.anchored: dict[
@@ -253,13 +253,13 @@ class Session:
                 self.lock.release()
 
     def _commit(self, tx: Transaction) -> Deed | None:
-        commit = self.core.prepare(tx)
-        if commit is not None:
-            try:
+        try:
+            commit = self.core.prepare(tx)
+            if commit is not None:
                 self._save(commit)
-            except BaseException:
-                self._abandon(tx)
-                raise
+        except BaseException:
+            self._abandon(tx)
+            raise
         self._tx = None
         delta = self.core.accept(tx, commit)
         self._tell(delta)
@@ -289,10 +289,21 @@ class Session:
 
     def _save_received(self, commit: LocalCommit) -> None:
         """Saves a step that memory has taken already: if it cannot be saved now, it comes before anything later."""
-        self.fates.extend(commit.fates)
+        self._note(commit.fates)
         self._unsaved.append(commit)
         self._save_the_unsaved()
         self._tidy()
+
+    def _note(self, fates: list[Fate]) -> None:
+        """Keeps what became of writes, and says so where it can not keep what did not stand."""
+        self.fates.extend(fates)
+        if len(self.fates) > self._fates_due:
+            kept = worth_keeping(self.fates)
+            if sum(fate.outcome in LOST for fate in self.fates) > sum(fate.outcome in LOST for fate in kept):
+                log.warning(
+                    "more than %s written values did not stand: receipts() has not all", f"{LOST_MAX:,}"
+                )
+            self.fates, self._fates_due = kept, len(kept) + FATES_MAX
 
     def _tidy(self) -> None:
         if self.replica.due and self._compaction is None:
@@ -358,7 +369,13 @@ class Session:
         with self.lock:
             if self._tx is not None:
                 raise TriplewebError("cannot wait within a transaction: end it first")
-            return self.changed.wait_for(condition, timeout)
+            self._waiting += 1
+            try:
+                return self.changed.wait_for(
+                    condition, None if timeout is None else min(timeout, _FOR_EVER_S)
+                )
+            finally:
+                self._waiting -= 1
 
     @property
     def within_transaction(self) -> bool:
@@ -567,6 +584,10 @@ _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 def _close_all() -> None:
     """What is still open at the end of the process is closed, with a little time for what is unsent."""
     for session in list(_sessions):
+        if not session.lock.acquire(timeout=1.0):  # a thread that will never end may have a transaction open
+            log.warning("%s is left as it is: it is in use by another thread", session.replica.path)
+            continue
+        session.lock.release()
         try:
             session.close(1.0)
         except Exception:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import threading
+from importlib import import_module
 from types import FrameType, TracebackType
 from typing import Any
+
+# `signal` without its enums: turning every argument and result into them costs ten times what is done here
+_signal: Any = import_module("_signal")
+_SIGINT: int = _signal.SIGINT
 
 
 class Shield:
@@ -20,18 +24,18 @@ class Shield:
         self._held: tuple[int, FrameType | None] | None = None
 
     def __enter__(self) -> Shield:
-        if threading.current_thread() is threading.main_thread():
-            outer = signal.getsignal(signal.SIGINT)
+        if threading.get_ident() == threading.main_thread().ident:
+            outer = _signal.getsignal(_SIGINT)
             if callable(outer):
                 self._outer = outer
-                signal.signal(signal.SIGINT, self._hold)
+                _signal.signal(_SIGINT, self._hold)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._outer is not None:
-            signal.signal(signal.SIGINT, self._outer)
+            _signal.signal(_SIGINT, self._outer)
             if self._held is not None and not isinstance(error, KeyboardInterrupt):
                 self._outer(*self._held)
 
@@ -45,6 +49,8 @@ class Shield:
 
     def acquire(self, lock: Any) -> None:
         """Waits for a lock; gives up by `KeyboardInterrupt` if Ctrl-C comes first."""
+        if lock.acquire(False):
+            return
         while not lock.acquire(timeout=0.05):
             if self.struck:
                 raise KeyboardInterrupt

@@ -13,7 +13,7 @@ simulator use this one class. How it all lies in memory: `tables.py`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
 from operator import itemgetter
 from typing import Any
@@ -21,14 +21,15 @@ from typing import Any
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key, outranks
 from tripleweb.clock import Stamp
 from tripleweb.ids import kind_of
-from tripleweb.tables import NEVER, Block, Cell, Column, Kept, Table
+from tripleweb.tables import NEVER, Block, Cell, Column, Kept, Tables
 from tripleweb.terms import Value, slot
-from tripleweb.view import ABSENT, Columns, View
+from tripleweb.view import ABSENT
 
 Triple = tuple[str, str, Value]
 Fate = tuple[str, int, str]  # (reason, time, replica) of what beat a change
 # (subject, predicate) -> its place and what was visible there
 Touched = dict[tuple[str, str], tuple[Column, int, tuple[Value, ...]]]
+Step = Callable[[str, str, int, Value, int], object]  # predicate, subject, row, value, sign
 
 
 class Delta:
@@ -56,6 +57,14 @@ class Delta:
         return f"Delta(removed={self.removed!r}, added={self.added!r})"
 
 
+def change_of(subject: str, predicate: str, old: Any, new: Any) -> Delta:
+    """The delta of one single value that took the place of another (either may be ABSENT)."""
+    if type(old) is type(new) and old == new:
+        return Delta()
+    removed, added = ([] if value is ABSENT else [(subject, predicate, value)] for value in (old, new))
+    return Delta(removed, added)
+
+
 def net(deltas: Iterable[Delta]) -> Delta:
     """Several deltas, one after the other, as one."""
     deltas = [delta for delta in deltas if delta]
@@ -73,7 +82,7 @@ def net(deltas: Iterable[Delta]) -> Delta:
     )
 
 
-class Store:
+class Store(Tables):
     """Registers in, visible triples out.
 
     >>> store = Store()
@@ -85,12 +94,7 @@ class Store:
     """
 
     def __init__(self) -> None:
-        self._names: list[str] = []  # entity number -> id
-        self._numbers: dict[str, int] = {}
-        self._replicas: list[str] = []
-        self._replica_numbers: dict[str, int] = {}
-        self._tables: dict[str, Table] = {}
-        self._columns: dict[str, tuple[Table, Column]] = {}  # by predicate
+        super().__init__()
         self._graves: dict[str, Stamp] = {}
         self._kept: Kept | None = None  # while recording
 
@@ -154,8 +158,8 @@ class Store:
         stamp: Stamp,
         delta: Delta,
     ) -> None:
-        _, column = self._column(predicate)
-        time, replica = stamp[0], self._replica_number(stamp[1])
+        _, column = self.column(predicate)
+        time, replica = stamp[0], self.replica_number(stamp[1])
         if None in cells:
             given = [cell is not None for cell in cells]
             subjects = list(compress(subjects, given))
@@ -184,7 +188,7 @@ class Store:
                     [column.single(row) for row in rows] if column.cells else [values[row] for row in rows],
                     array("q", [times[row] for row in rows]),
                     array("I", [replicas[row] for row in rows]),
-                    self._replicas,
+                    self.replicas,
                 )
             for subject, row, value in zip(subjects, rows, cells, strict=True):
                 if row in column.cells:
@@ -234,6 +238,58 @@ class Store:
             deltas.append(self.put(found, fresh, revived))
         return net(deltas)
 
+    def replay(self, delta: Delta, step: Step, gone: Callable[[str], object] | None = None) -> None:
+        """Lets `step` see a delta that was applied, one triple after the other: `step(predicate, subject, row, value,
+        sign)` is called with -1 just before a removed triple goes, with +1 just after an added one has come, and meets
+        everything visible as it is at that moment (stamps and registers are the new ones throughout); `gone(predicate)`
+        just after a removed one went. If one of them raises, the rest happens unseen.
+
+        >>> store = Store()
+        >>> delta = store.apply([Change("ada", "user/name", "", "Ada", 1, "a")])
+        >>> store.replay(delta, lambda *seen: print(seen, store.values("ada", "user/name")))
+        ('user/name', 'ada', 0, 'Ada', 1) ['Ada']
+        """
+        columns, numbers = self._columns, self.numbers
+        todo: list[tuple[int, str, str, int, Value, Column]] = []
+        made: list[tuple[Column, int]] = []
+        for sign, triples in ((-1, delta.removed), (1, delta.added)):
+            for subject, predicate, value in triples:
+                table, column = columns[predicate]
+                todo.append((sign, predicate, subject, table.row_of[numbers[subject]], value, column))
+        middle = len(delta.removed)
+        for _, _, _, row, value, column in todo[middle:]:
+            column.hide(row, value)
+        for _, _, _, row, value, column in todo[:middle]:
+            if column.show(row, value):
+                made.append((column, row))
+        steps = iter(todo)
+        hidden = False  # where the present step is
+        try:
+            for sign, predicate, subject, row, value, column in steps:
+                if sign < 0:
+                    step(predicate, subject, row, value, sign)
+                    column.hide(row, value)
+                    hidden = True
+                    if gone is not None:
+                        gone(predicate)
+                    hidden = False
+                else:
+                    if column.show(row, value):
+                        made.append((column, row))
+                    step(predicate, subject, row, value, sign)
+        except BaseException:
+            if sign < 0 and not hidden:
+                column.hide(row, value)
+            for sign, _, _, row, value, column in steps:
+                if sign < 0:
+                    column.hide(row, value)
+                elif column.show(row, value):
+                    made.append((column, row))
+            raise
+        finally:
+            for column, row in made:
+                column.dissolve(row)
+
     def _merge(self, change: Change, touched: Touched) -> Fate | None:
         subject, predicate, place, value, time, replica = change
         grave = self._graves.get(subject) if self._graves else None
@@ -243,7 +299,7 @@ class Store:
             return None
         if grave is not None:
             return ("deleted", *grave)
-        column, row = self._place(subject, predicate)
+        column, row = self.place(subject, predicate)
         stamp, old = (time, replica), self._stamp_at(column, row, place)
         if stamp <= old:
             if old != stamp:
@@ -261,7 +317,7 @@ class Store:
 
     def _set(self, key: Key, value: Any, stamp: Stamp, touched: Touched) -> None:
         """Sets one register, whatever it was; stamp NEVER drops it."""
-        column, row = self._place(key[0], key[1])
+        column, row = self.place(key[0], key[1])
         self._write(key, column, row, value, stamp, touched)
 
     def _write(self, key: Key, column: Column, row: int, value: Any, stamp: Stamp, touched: Touched) -> None:
@@ -276,7 +332,7 @@ class Store:
             touched[pair] = column, row, column.visible(row)
         column.values[row] = value
         column.times[row] = stamp[0]
-        column.replicas[row] = self._replica_number(stamp[1])
+        column.replicas[row] = self.replica_number(stamp[1])
 
     def _set_in_cell(
         self, column: Column, row: int, key: Key, value: Any, stamp: Stamp, touched: Touched
@@ -292,7 +348,7 @@ class Store:
         if place == SINGLE:
             cell.single = value
             column.times[row] = stamp[0]
-            column.replicas[row] = self._replica_number(stamp[1])
+            column.replicas[row] = self.replica_number(stamp[1])
         elif place == RESET:
             cell.marker = stamp
         else:
@@ -308,7 +364,7 @@ class Store:
         for register in list(self.registers_of(subject)):
             if register.predicate != DELETED:
                 self._set(register.key, ABSENT, NEVER, touched)
-        number = self._numbers.get(subject)
+        number = self.numbers.get(subject)
         if number is not None:
             for table in self._tables.values():
                 row = table.row_of.get(number)
@@ -323,89 +379,6 @@ class Store:
             ones = self._kept.ones()
             if key not in ones:
                 ones[key] = self.register(key)
-
-    # -- places ------------------------------------------------------------------------------------------------
-
-    def _column(self, predicate: str) -> tuple[Table, Column]:
-        """The column of a predicate and its table, made if need be."""
-        found = self._columns.get(predicate)
-        if found is None:
-            table = self._tables.setdefault(kind_of(predicate), Table())
-            column = table.columns[predicate] = Column(predicate)
-            found = self._columns[predicate] = table, column
-        return found
-
-    def _number(self, subject: str) -> int:
-        number = self._numbers.get(subject)
-        if number is None:
-            number = self._numbers[subject] = len(self._names)
-            self._names.append(subject)
-        return number
-
-    def _place(self, subject: str, predicate: str) -> tuple[Column, int]:
-        """The column and row of a (subject, predicate), made if need be."""
-        table, column = self._columns.get(predicate) or self._column(predicate)
-        number = self._numbers.get(subject)
-        if number is None:
-            number = self._number(subject)
-        row = table.row_of.get(number)
-        if row is None:
-            row = table.row_of[number] = len(table.entities)
-            table.entities.append(number)
-        if row >= len(column.values):
-            column.grow(row + 1)
-        return column, row
-
-    def _rows(self, group: str, subjects: Iterable[str]) -> list[int]:
-        """The rows of entities in the table of a kind, made if need be."""
-        table = self._tables.setdefault(group, Table())
-        row_of, entities = table.row_of, table.entities
-        rows = []
-        for subject in subjects:
-            number = self._numbers.get(subject)
-            if number is None:
-                number = self._number(subject)
-            row = row_of.get(number)
-            if row is None:
-                row = row_of[number] = len(entities)
-                entities.append(number)
-            rows.append(row)
-        return rows
-
-    def _find(self, subject: str, predicate: str) -> tuple[Column, int] | None:
-        """The column and row of a (subject, predicate), if there is one."""
-        number = self._numbers.get(subject)
-        found = self._columns.get(predicate)
-        if number is None or found is None:
-            return None
-        table, column = found
-        row = table.row_of.get(number)
-        if row is None or row >= len(column.values):
-            return None
-        return column, row
-
-    def _replica_number(self, replica: str) -> int:
-        number = self._replica_numbers.get(replica)
-        if number is None:
-            number = self._replica_numbers[replica] = len(self._replicas)
-            self._replicas.append(replica)
-        return number
-
-    def _single_stamp(self, column: Column, row: int) -> Stamp:
-        time = column.times[row]
-        return NEVER if time < 0 else (time, self._replicas[column.replicas[row]])
-
-    def _stamp_at(self, column: Column, row: int, place: str) -> Stamp:
-        """The stamp of a register, NEVER if there is none."""
-        if place == SINGLE:
-            return self._single_stamp(column, row)
-        cell = column.cells.get(row)
-        if cell is None:
-            return NEVER
-        if place == RESET:
-            return cell.marker
-        held = (cell.shares if place[:2] == COUNTER else cell.members).get(place)
-        return NEVER if held is None else held[1:]
 
     # -- registers ---------------------------------------------------------------------------------------------
 
@@ -441,7 +414,7 @@ class Store:
         """Every register of an entity (of one of its predicates), its tombstone among them."""
         if subject in self._graves and predicate in (None, DELETED):
             yield Change(subject, DELETED, SINGLE, True, *self._graves[subject])
-        number = self._numbers.get(subject)
+        number = self.numbers.get(subject)
         if number is None:
             return
         for group, table in list(self._tables.items()):
@@ -461,7 +434,7 @@ class Store:
             for column in list(table.columns.values()):
                 for row in range(len(column.values)):
                     if column.times[row] >= 0 or row in column.cells:
-                        yield from self._registers_at(self._names[table.entities[row]], column, row)
+                        yield from self._registers_at(self.names[table.entities[row]], column, row)
 
     def _single_at(self, subject: str, column: Column, row: int) -> Change | None:
         """The register of the single value at a place, None if it was never set."""
@@ -470,7 +443,7 @@ class Store:
             return None
         value = column.single(row)
         found = None if value is ABSENT else value
-        return Change(subject, column.predicate, SINGLE, found, time, self._replicas[column.replicas[row]])
+        return Change(subject, column.predicate, SINGLE, found, time, self.replicas[column.replicas[row]])
 
     def _registers_at(self, subject: str, column: Column, row: int) -> list[Change]:
         predicate = column.predicate
@@ -487,77 +460,6 @@ class Store:
     def deleted(self, subject: str) -> Stamp | None:
         """The stamp of an entity's deletion, None if it was not deleted."""
         return self._graves.get(subject)
-
-    # -- reading (Source) --------------------------------------------------------------------------------------
-
-    def predicates(self) -> list[str]:
-        """All predicates with at least one visible triple, sorted."""
-        return sorted(name for name, (_, column) in self._columns.items() if column.live)
-
-    def count(self, predicate: str) -> int:
-        """How many visible triples a predicate has."""
-        found = self._columns.get(predicate)
-        return 0 if found is None else found[1].live
-
-    def scan(self, predicate: str) -> Iterator[tuple[str, Value]]:
-        """Every (subject, value) of a predicate."""
-        if predicate in self._columns:
-            table, column = self._columns[predicate]
-            names, entities = self._names, table.entities
-            for row, value in enumerate(column.values):
-                if value is not ABSENT:
-                    yield names[entities[row]], value
-            for row, cell in column.cells.items():
-                for value in cell.visible:
-                    yield names[entities[row]], value
-
-    def values(self, subject: str, predicate: str) -> list[Value]:
-        """The values of one field, sorted; [] if there are none."""
-        found = self._find(subject, predicate)
-        return [] if found is None else list(found[0].visible(found[1]))
-
-    def subjects(self, predicate: str, value: Value) -> list[str]:
-        """Who has this value; text and references match by their text."""
-        if predicate not in self._columns:
-            return []
-        table, column = self._columns[predicate]
-        return [self._names[table.entities[row]] for row in column.rows_with(value)]
-
-    def about(self, subject: str) -> Iterator[tuple[str, Value]]:
-        """Every (predicate, value) of an entity."""
-        number = self._numbers.get(subject)
-        if number is not None:
-            for table in self._tables.values():
-                row = table.row_of.get(number)
-                if row is not None:
-                    for name, column in table.columns.items():
-                        for value in column.visible(row):
-                            yield name, value
-
-    def entities(self, group: str) -> list[str]:
-        """The ids that have something visible in a kind, in the order in which they were first written."""
-        table = self._tables.get(group)
-        if table is None:
-            return []
-        columns = list(table.columns.values())
-        return [
-            self._names[number]
-            for row, number in enumerate(table.entities)
-            if any(column.visible(row) for column in columns)
-        ]
-
-    def view(self, predicates: frozenset[str] | None = None) -> View:
-        """An immutable copy of some predicates (None: of all), for evaluating while the store goes on."""
-        names = sorted(predicates) if predicates is not None else self.predicates()
-        columns: Columns = {}
-        for name in names:
-            if name not in self._columns:
-                continue
-            table, column = self._columns[name]
-            if column.live:
-                cells = {row: cell.visible for row, cell in column.cells.items() if cell.visible}
-                columns[name] = (table.entities, column.values.copy(), cells)
-        return View(self._names, columns)
 
 
 def _settle(touched: Touched) -> Delta:

@@ -13,6 +13,7 @@ exactly if their slots are equal. Text of more than 256 bytes stands there by it
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -42,7 +43,24 @@ class Ref(str):
 
 Value = str | int | float | bool | datetime | Ref
 
+
+class Flag:
+    """A boolean that is no number: what stands for `True` and `False` wherever values are compared or are keys.
+    There are two of them: `TRUE` and `FALSE`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "true" if self.value else "false"
+
+
+TRUE, FALSE = Flag(True), Flag(False)
+
 _KINDS: dict[type, str] = {str: "s", int: "n", float: "n", bool: "b", datetime: "d", Ref: "r"}
+_STORED_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _NAMES = {"s": "text", "n": "number", "b": "boolean", "d": "date", "r": "reference"}
 _ORDER = {"b": 0, "n": 1, "d": 2, "s": 3, "r": 3}
 
@@ -133,9 +151,9 @@ def _foreign(value: Any) -> Value | None:
     elif isinstance(value, Ref):
         return normalise(Ref(value))
     elif isinstance(value, bool | int | float | str):
-        for base in (int, float, str):
-            if isinstance(value, base):
-                return normalise(base(value))
+        if isinstance(value, str):  # what it holds, not what it prints: a member of an Enum prints its name
+            return normalise(str.__str__(value))
+        return normalise(int(value) if isinstance(value, int) else float(value))
     raise TypeError(
         f"{cls.__name__} is not a kind of value: {_shorten(value)}; "
         "values are str, int, float, bool, aware datetime and tripleweb.Ref"
@@ -217,7 +235,7 @@ def date_text(moment: datetime) -> str:
 
 def parse_date(text: str) -> datetime:
     """The date that was stored as `text`; raises `ValueError` for any other form."""
-    if len(text) != 27 or text[26] != "Z" or text[10] != "T":
+    if not _STORED_DATE.fullmatch(text):  # `fromisoformat` alone reads weeks and offsets as well
         raise ValueError(f"not a stored date: {text[:40]!r}; expected the form 2013-01-01T00:00:00.000000Z")
     return datetime.fromisoformat(text[:26]).replace(tzinfo=UTC)
 

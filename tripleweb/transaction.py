@@ -12,12 +12,14 @@ something else of the same stamp by accident.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.errors import DeletedError
 from tripleweb.store import Delta, Store, net
-from tripleweb.tables import Kept
+from tripleweb.tables import Column, Kept
 from tripleweb.terms import Value, normalise, slot
+from tripleweb.view import ABSENT
 
 
 class Transaction:
@@ -37,9 +39,14 @@ class Transaction:
         self.replica = replica
         self._changes: dict[Key, Change] = {}
         self._columns: list[Change] = []  # of `set_columns`, as long as nothing else was written
+        # single values written where nothing else is, since anything else was written: their places, and the value,
+        # time and replica that stood there
+        self._singles: dict[Key, tuple[Column, int, Any, int, int]] = {}
+        self._number = store.replica_number(replica)
         # field -> the slots written in it but "" and "c:"
         self._members: dict[tuple[str, str], list[str]] = {}
         self._deltas: list[Delta] = []
+        self._has_counted = False
         self._kept = store.record()
 
     def check(self, subject: str) -> None:
@@ -51,8 +58,29 @@ class Transaction:
 
     def set(self, subject: str, predicate: str, value: Value | None) -> None:
         """Assigns the single value of a field; None removes everything that is there."""
+        if value is not None and self.is_plain:
+            self.check(subject)
+            column, row = self.store.place(subject, predicate)
+            if not column.cells or row not in column.cells:
+                self.set_at(subject, predicate, column, row, value)
+                return
         self._take_back_members(subject, predicate)
         self._write(Change(subject, predicate, SINGLE, value, self.time, self.replica))
+
+    @property
+    def is_plain(self) -> bool:
+        """True if `set_at` may be called."""
+        return not (self._members or self._columns)
+
+    def set_at(self, subject: str, predicate: str, column: Column, row: int, value: Value) -> None:
+        """What `set` does, for an entity that was not deleted, in its row of the predicate's column, where it has no
+        cell. Without a reverse index nothing interrupts it."""
+        key, before = (subject, predicate, SINGLE), None
+        if key not in self._singles:
+            before = column, row, column.values[row], column.times[row], column.replicas[row]
+        column.assign(row, value, self.time, self._number)
+        if before is not None:
+            self._singles[key] = before
 
     def set_columns(
         self, subjects: Sequence[str], columns: Iterable[tuple[str, Sequence[Value | None]]]
@@ -62,6 +90,7 @@ class Transaction:
         for subject in subjects:
             self.check(subject)
         columns = list(columns)
+        self._fold_singles()
         if self._members:
             for predicate, cells in columns:
                 for subject, value in zip(subjects, cells, strict=True):
@@ -110,6 +139,7 @@ class Transaction:
         self._fold()
         counted, standing = self.counted(subject, predicate, amount)
         self._changes[counted.key] = counted
+        self._has_counted = True
         self._deltas.append(self.store.put([standing]))
 
     def counted(self, subject: str, predicate: str, amount: int | float) -> tuple[Change, Change]:
@@ -140,16 +170,18 @@ class Transaction:
     @property
     def changes(self) -> list[Change]:
         """What was written, netted, as it travels."""
+        self._fold_singles()
         return self._columns or list(self._changes.values())
 
     def registers(self) -> list[Change]:
         """What now stands in the store because of this transaction."""
-        if self._columns:
-            return self._columns
+        changes = self.changes
+        if not self._has_counted:
+            return changes
         out = []
-        for key, change in self._changes.items():
-            if key[2] == COUNTER:
-                share = self.store.register((key[0], key[1], COUNTER + self.replica))
+        for change in changes:
+            if change.slot == COUNTER:
+                share = self.store.register((change.subject, change.predicate, COUNTER + self.replica))
                 assert share is not None
                 out.append(share)
             else:
@@ -159,15 +191,18 @@ class Transaction:
     @property
     def replaced(self) -> Kept:
         """The registers that stood where this transaction wrote."""
+        self._fold_singles()
         return self._kept
 
     def commit(self) -> Delta:
         """Ends the transaction; returns what it changed."""
+        self._fold_singles()
         self.store.stop()
         return net(self._deltas)
 
     def rollback(self) -> None:
         """Ends the transaction; leaves no trace of it."""
+        self._fold_singles()
         self.store.stop()
         self.store.undo(self._kept)
 
@@ -181,10 +216,32 @@ class Transaction:
         self._changes[key] = change
 
     def _fold(self) -> None:
-        """What `set_columns` wrote becomes like everything else, for something else follows."""
+        """What `set_columns` and `set_at` wrote becomes like everything else, for something else follows."""
+        self._fold_singles()
         if self._columns:
             self._changes.update([(change[:3], change) for change in self._columns])
             self._columns = []
+
+    def _fold_singles(self) -> None:
+        if not self._singles:
+            return
+        time, replica, names = self.time, self.replica, self.store.replicas
+        ones, changes, delta = self._kept.ones(), self._changes, Delta()
+        new, removed, added = tuple.__new__, delta.removed, delta.added
+        for key, (column, row, old, was, by) in self._singles.items():
+            subject, predicate, _ = key
+            value = column.values[row]
+            if key not in ones:
+                held = None if old is ABSENT else old
+                ones[key] = None if was < 0 else new(Change, (*key, held, was, names[by]))
+            changes[key] = new(Change, (*key, value, time, replica))
+            if old is ABSENT:
+                added.append((subject, predicate, value))
+            elif type(old) is not type(value) or old != value:
+                removed.append((subject, predicate, old))
+                added.append((subject, predicate, value))
+        self._singles = {}
+        self._deltas.append(delta)
 
     def _take_back_members(self, subject: str, predicate: str) -> None:
         if self._members:

@@ -22,17 +22,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
 from tripleweb.clock import Stamp
 from tripleweb.errors import TriplewebError
-from tripleweb.store import Delta, Triple
-from tripleweb.tables import NEVER
+from tripleweb.store import Delta, Triple, change_of
+from tripleweb.tables import NEVER, Kept
 from tripleweb.terms import Value, kind, slot
 from tripleweb.transaction import Transaction
+from tripleweb.view import ABSENT
 
 DEEDS_MAX = 100
+NOTES_MAX = 2 * DEEDS_MAX
 CHANGES_MAX = 100_000
 COLUMNS_MIN = 1_000
 
@@ -46,6 +48,24 @@ class Left(NamedTuple):
     reason: str
 
 
+# A transaction that wrote one single value: subject, predicate, value, time, replica; then the value, the time and the
+# replica's number that stood there
+Note = tuple[str, str, Value, int, str, Any, int, int]
+
+
+class Written(Protocol):
+    """What a `Deed` is made of: a `Transaction`, or what a `Note` stands for."""
+
+    time: int
+    replica: str
+
+    @property
+    def changes(self) -> list[Change]: ...
+
+    @property
+    def replaced(self) -> Kept: ...
+
+
 class Deed:
     """What one transaction did: the slots it wrote, with their values, and the triples that went.
 
@@ -55,7 +75,7 @@ class Deed:
 
     __slots__ = ("_changes", "_delta", "_size", "id", "rejected", "replaced", "stamps")
 
-    def __init__(self, id: str, tx: Transaction, delta: Delta) -> None:
+    def __init__(self, id: str, tx: Written, delta: Delta) -> None:
         self.id = id
         self.stamps: list[Stamp] = [(tx.time, tx.replica)]
         self.rejected = False
@@ -88,6 +108,20 @@ class Deed:
             yield subject, predicate, place, value, value is not None and place != COUNTER and not is_idle
 
 
+class _Single:
+    """A transaction that wrote one single value, from its note. `replicas` are the names of replicas by number."""
+
+    def __init__(self, note: Note, replicas: Sequence[str]) -> None:
+        subject, predicate, value, self.time, self.replica, old, was, by = note
+        self.changes = [Change(subject, predicate, SINGLE, value, self.time, self.replica)]
+        self.replaced, self.delta = Kept(), change_of(subject, predicate, old, value)
+        before = None
+        if was >= 0:
+            held = None if old is ABSENT else old
+            before = Change(subject, predicate, SINGLE, held, was, replicas[by])
+        self.replaced.ones()[subject, predicate, SINGLE] = before
+
+
 class _Columns:
     """Rows, column by column."""
 
@@ -112,19 +146,55 @@ def _without_effect(changes: Sequence[Change], delta: Delta) -> set[tuple[str, s
 
 class Deeds:
     """The deeds of a session, oldest first, those that can be taken back (`done`) and those that took one back
-    (`undone`)."""
+    (`undone`). `replicas` are the names of replicas by their number, for `notes`."""
 
-    def __init__(self) -> None:
-        self.done: list[Deed] = []
-        self.undone: list[Deed] = []
+    def __init__(self, replicas: Sequence[str] = ()) -> None:
+        # the latest deeds, each of one single value, as they are written down in passing; who adds to them (of a store
+        # without a server only) calls `trim` once there are more than `NOTES_MAX`
+        self.notes: list[Note] = []
+        self._replicas = replicas
+        self._done: list[Deed] = []
+        self._undone: list[Deed] = []
         self._all: list[Deed] = []
         self._by_id: dict[str, Deed] = {}
         self._changes = 0  # of all of them
 
+    @property
+    def done(self) -> list[Deed]:
+        """The deeds that `undo` takes back, from the end."""
+        self._read_notes()
+        return self._done
+
+    @property
+    def undone(self) -> list[Deed]:
+        """Those that `redo` takes back likewise."""
+        self._read_notes()
+        return self._undone
+
+    def trim(self) -> None:
+        """Forgets what the notes have outnumbered."""
+        del self.notes[:-DEEDS_MAX]
+        for deeds in (self._done, self._undone, self._all):
+            deeds.clear()
+        self._by_id.clear()
+        self._changes = 0
+
+    def _read_notes(self) -> None:
+        if self.notes:
+            notes = self.notes.copy()
+            self.notes.clear()
+            for note in notes:
+                single = _Single(note, self._replicas)
+                self._add(Deed("", single, single.delta))
+
     def add(self, deed: Deed) -> None:
         """Something new was written: what was undone before cannot be redone."""
-        self.undone.clear()
-        self.done.append(deed)
+        self._read_notes()
+        self._add(deed)
+
+    def _add(self, deed: Deed) -> None:
+        self._undone.clear()
+        self._done.append(deed)
         self._remember(deed)
 
     def last(self, redo: bool = False) -> Deed:
@@ -160,6 +230,7 @@ class Deeds:
 
     def take_back(self, tx: Transaction, deed: Deed) -> list[Left]:
         """Writes into `tx` what takes a deed back, one of those that `last` gives; returns what is left alone."""
+        self._read_notes()
         return take_back(tx, deed, self._all)
 
     def _remember(self, deed: Deed) -> None:
@@ -171,7 +242,7 @@ class Deeds:
             oldest = self._all.pop(0)
             self._changes -= len(oldest)
             self._by_id.pop(oldest.id, None)
-            for deeds in (self.done, self.undone):
+            for deeds in (self._done, self._undone):
                 if oldest in deeds:
                     deeds.remove(oldest)
 

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from tripleweb.terms import Value, kind
+from tripleweb.terms import FALSE, TRUE, Value, kind
 
 
 class Source(Protocol):
@@ -35,7 +35,7 @@ Columns = dict[str, tuple["array[int]", list[Any], dict[int, tuple[Value, ...]]]
 
 def index_key(value: Value) -> Any:
     """Equal for what a query takes to be equal: 1 and 1.0, a reference and its text; never for True and 1."""
-    return (value,) if type(value) is bool else value
+    return (TRUE if value else FALSE) if type(value) is bool else value
 
 
 class View:

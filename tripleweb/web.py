@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tornado import web
 from tornado.httpserver import HTTPServer
@@ -85,7 +86,28 @@ class Sync(Endpoint, WebSocketHandler):
 
     async def get(self, app: str) -> None:
         self.actor = self.admit(app, create=True)
+        self.check_handshake()
         await super().get(app)
+
+    def check_handshake(self) -> None:
+        """Raises 400 for a request that opens no WebSocket, 403 for a page of another server's."""
+        headers = self.request.headers
+        connection = [word.strip().lower() for word in headers.get("Connection", "").split(",")]
+        is_handshake = (
+            headers.get("Upgrade", "").lower() == "websocket"
+            and "upgrade" in connection
+            and bool(headers.get("Sec-WebSocket-Key"))
+            and headers.get("Sec-WebSocket-Version") in ("7", "8", "13")
+        )
+        if not is_handshake:
+            raise Refusal(400, "this is the address of a WebSocket, and the request opens none")
+        origin, site = headers.get("Origin"), headers.get("Sec-Fetch-Site")
+        if origin is None:
+            is_ours = site is None
+        else:
+            is_ours = urlsplit(origin).netloc.lower() == headers.get("Host") or self.check_origin(origin)
+        if not is_ours and site not in ("same-origin", "none"):
+            raise Refusal(403, "a page of another server may not connect here")
 
     async def open(self, app: str) -> None:
         self.set_nodelay(True)
@@ -210,11 +232,6 @@ class PlainDashboard(_Plain, endpoints.Dashboard):
         super().write_error(status_code, **more)
 
 
-class _Unknown(Endpoint):
-    def prepare(self) -> None:
-        raise Refusal(404, "there is nothing at this address")
-
-
 def handlers(
     site: Site, authenticate: Authenticate
 ) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
@@ -318,7 +335,7 @@ class WebServer:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         application = web.Application(
             handlers(self.site, by_grant(self.access)),
-            default_handler_class=_Unknown,
+            default_handler_class=endpoints.Unknown,
             log_function=_log_request,
         )
         server = HTTPServer(application)

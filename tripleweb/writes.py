@@ -8,7 +8,7 @@ longer transaction. What they raise: `SchemaError` (the data does not fit), `Del
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from math import isfinite, isinf
 from typing import Any, Final, NamedTuple
@@ -28,10 +28,6 @@ class Inserted(NamedTuple):
 
     ids: list[str]  # of the rows written, in their order
     skipped: list[str]  # ids left out because they were deleted
-
-
-class _Empty(SchemaError, ValueError):
-    """An entity without anything in it."""
 
 
 def insert(
@@ -67,7 +63,7 @@ def insert(
         if field.name not in given and (filled := _missing(tx, field, subject)) is not None:
             plan.append((field, filled))
     if all(taken == [] for _, taken in plan):
-        raise _Empty(f"{kind} {subject!r}: expected at least one field with a value")
+        raise SchemaError(f"{kind} {subject!r}: expected at least one field with a value")
     _check_counts(tx, subject, plan)
     for field, taken in plan:
         _write(tx, subject, field, taken)
@@ -163,6 +159,17 @@ def unset_triple(
     tx.remove(subject, predicate, member)
 
 
+def key_names(id: str | Iterable[str] | None) -> list[str]:
+    """The names of key columns; raises `TypeError` for what is none."""
+    if id is None:
+        return []
+    names: list[Any] = [id] if isinstance(id, str) or not isinstance(id, Iterable) else list(id)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"id= takes names of columns (text), not {name!r}")
+    return names
+
+
 def insert_columns(
     tx: Transaction,
     schema: Schema,
@@ -184,12 +191,14 @@ def insert_columns(
     """
     if deleted not in ("raise", "skip"):
         raise ValueError(f'deleted={deleted!r}: expected "raise" or "skip"')
+    keys = key_names(id)
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix= is text, not {type(prefix).__name__}")
     known = schema.fields(kind)
     lengths = {name: len(cells) for name, cells in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of different lengths: {lengths}")
     count = next(iter(lengths.values()), 0)
-    keys = [] if id is None else [id] if isinstance(id, str) else list(id)
     subjects = _subjects(columns, keys, prefix, count, random_bytes)
     fields: _Plan = []
     for name, cells in columns.items():
@@ -292,7 +301,7 @@ def _subjects(
         return [check_id(prefix + nano_id(random_bytes)) for _ in range(count)]
     for name in keys:
         if name not in columns:
-            raise KeyError(f"no column {name!r} to take ids from; there are {', '.join(columns)}")
+            raise ValueError(f"no column {name!r} to take ids from; there are {', '.join(columns)}")
     parts = [_key_texts(name, columns[name]) for name in keys]
     seen: dict[str, int] = {}
     for row, texts in enumerate(zip(*parts, strict=True)):
@@ -335,19 +344,21 @@ def _taken(field: Field, cells: Sequence[Any]) -> list[Any]:
     try:
         for cell in cells:
             out.append(None if isinstance(cell, float) and cell != cell else take(cell))
-    except (SchemaError, ValueError, TypeError) as error:
-        raise type(error)(f"row {len(out)}: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise _of_row(len(out), error) from error.__cause__
     return out
 
 
 def _plain(letter: str, cells: Sequence[Any]) -> list[Any] | None:
     """The cells as they are, where one look at the whole column says that they are values of a field's kind as it
     stores them (or missing); None where each has to be asked."""
-    types = set(map(type, cells)) - {type(None)}
+    types = set(map(type, cells))
+    some_missing = type(None) in types
+    types.discard(type(None))
     if len(types) != 1:
         return None
     only = types.pop()
-    given = [cell for cell in cells if cell is not None] if None in cells else cells
+    given = [cell for cell in cells if cell is not None] if some_missing else cells
     if only is float and letter in ("", "n"):
         if not all(map(isfinite, given)):
             if any(map(isinf, given)):
@@ -381,12 +392,20 @@ def _check_not_empty(tx: Transaction, kind: str, subjects: list[str], columns: l
     for row, subject in enumerate(subjects):
         if all(cells[row] is None or cells[row] == [] for cells in columns):
             if all(kind_of(predicate) != kind for predicate, _ in tx.store.about(subject)):
-                raise _Empty(f"row {row}: {kind} {subject!r}: expected at least one field with a value")
+                raise SchemaError(f"row {row}: {kind} {subject!r}: expected at least one field with a value")
 
 
 def _in_row(row: int, step: Any, *arguments: Any) -> Any:
     """Calls `step`; what it raises names the row."""
     try:
         return step(*arguments)
-    except (SchemaError, DeletedError, ValueError, TypeError) as error:
-        raise type(error)(f"row {row}: {error}") from None
+    except (DeletedError, ValueError, TypeError) as error:
+        raise _of_row(row, error) from error.__cause__
+
+
+def _of_row(row: int, error: Exception) -> Exception:
+    """The error with its row in the message; in a note where it is of a kind that only its maker can make."""
+    if type(error) in (SchemaError, DeletedError, ValueError, TypeError):
+        return type(error)(f"row {row}: {error}")
+    error.add_note(f"in row {row}")
+    return error

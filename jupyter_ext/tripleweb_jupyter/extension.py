@@ -24,14 +24,14 @@ from traitlets import Bool, Float, Integer, Unicode
 
 from tripleweb import places
 from tripleweb.access import Access, Grant, owner
-from tripleweb.endpoints import Site
+from tripleweb.endpoints import ELSEWHERE, Site
 from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.hub import Hub, HubLimits
 from tripleweb.inquiry import BUDGET_S, UNITS_A_SECOND
 from tripleweb.relay import Upstream
 from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.sync.server import Limits
-from tripleweb_jupyter.handlers import ROUTES
+from tripleweb_jupyter.handlers import ROUTES, JupyterUnknown
 from tripleweb_jupyter.relayed import routes
 
 ANYWHERE = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
@@ -111,6 +111,7 @@ class TripleWeb(ExtensionApp):
         if self.upstream is not None:
             self.serverapp.web_app.add_handlers(".*$", routes(self, self.serverapp.base_url))
         self.handlers.extend([(path, handler, {"extension": self}) for path, handler in ROUTES])
+        self.handlers.append((ELSEWHERE, JupyterUnknown))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         self.tell_kernels()

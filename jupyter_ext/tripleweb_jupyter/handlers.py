@@ -206,6 +206,10 @@ class JupyterSync(Jupyter, Sync, WebSocketMixin, JupyterHandler):  # type: ignor
         await Sync.get(self, app)
 
 
+class JupyterUnknown(endpoints.Unknown, APIHandler):  # type: ignore[misc]
+    """Other addresses below those of tripleweb, for which Jupyter would answer with a page."""
+
+
 ROUTES: list[tuple[str, type[web.RequestHandler]]] = [
     (endpoints.INFO, JupyterInfo),
     (endpoints.APPS, JupyterApps),

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.auth.decorator import authorized, ws_authenticated
-from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web
 from tornado.httputil import HTTPServerRequest
@@ -72,10 +72,14 @@ class JupyterRelay(_Relay, Relayed, JupyterHandler):  # type: ignore[misc]
     async def begin(self) -> None:
         if self._caller is None:
             return  # the decorator says so
+        if not self.request.path.endswith(DASHBOARD) and not self.check_origin():
+            raise Refusal(404, "there is nothing here for a page of another server")
         await self.permissions()
         if self.reader_only and writes(self.request.method, self.request.path):
             self.refuse(Refusal(403, f"{self.current_user.username} may not write tripleweb's data here"))
         await Relayed.begin(self)
+
+    options = APIHandler.options
 
     @web.authenticated
     @authorized(action="read")

@@ -1,4 +1,5 @@
-"""python -m tests.bench [MODULE ...]: runs benchmark modules (all by default) and prints their figures as JSON."""
+"""python -m tests.bench [MODULE ...] [--OPTION ...]: runs benchmark modules (all by default) and prints their figures
+as JSON. Options go to the one module that is named."""
 
 from __future__ import annotations
 
@@ -11,13 +12,17 @@ from pathlib import Path
 
 def main() -> None:
     here = Path(__file__).parent
-    names = sys.argv[1:] or sorted(
-        m.name for m in pkgutil.iter_modules([str(here)]) if not m.name.startswith("_")
-    )
+    words = sys.argv[1:]
+    first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    names, flags = words[:first], words[first:]
+    if flags and len(names) != 1:
+        sys.exit("options need the one module they are for: python -m tests.bench MODULE --OPTION ...")
+    names = names or sorted(m.name for m in pkgutil.iter_modules([str(here)]) if not m.name.startswith("_"))
     figures = {}
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        figures[name] = importlib.import_module(f"tests.bench.{name}").run()
+        run = importlib.import_module(f"tests.bench.{name}").run
+        figures[name] = run(flags) if flags else run()
     print(json.dumps(figures, indent=2))
 
 

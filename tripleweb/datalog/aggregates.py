@@ -39,35 +39,54 @@ def _exact(numbers: Sequence[Any]) -> Generator[int, None, tuple[int, bool]]:
     return total, whole
 
 
-def _quotient_of(total: int, whole: bool, count: int) -> Any:
-    """The nearest number to total / count; no value beyond the floats."""
-    if whole and not (total >> _UNIT) % count and INT_MIN <= (total >> _UNIT) // count <= INT_MAX:
-        return (total >> _UNIT) // count
+def quotient(total: int, unit: int, whole: bool, count: int) -> Any:
+    """The nearest number to total / 2**unit / count; no value beyond the floats.
+
+    Where all numbers were `whole`, a quotient that is an integer is one.
+    """
+    if whole and not (total >> unit) % count and INT_MIN <= (total >> unit) // count <= INT_MAX:
+        return (total >> unit) // count
     try:
-        return total / (count << _UNIT)
+        return total / (count << unit)
     except OverflowError:
         return None
 
 
 def _sum(numbers: Sequence[Any]) -> Work:
-    return _quotient_of(*(yield from _exact(numbers)), 1)
+    total, whole = yield from _exact(numbers)
+    return quotient(total, _UNIT, whole, 1)
 
 
 def _average(numbers: Sequence[Any]) -> Work:
-    return _quotient_of(*(yield from _exact(numbers)), len(numbers))
+    total, whole = yield from _exact(numbers)
+    return quotient(total, _UNIT, whole, len(numbers))
+
+
+def spread(count: int, total: int, squares: int, unit: int) -> float | None:
+    """The variance of `count` numbers, rounded once: their sum is total / 2**unit, that of their squares
+    squares / 4**unit.
+    """
+    try:
+        return (count * squares - total * total) / (count * count << 2 * unit)
+    except OverflowError:
+        return None
 
 
 def _variance(numbers: Sequence[Any]) -> Work:
-    mean = yield from _average(numbers)
-    if mean is None:
-        return None
-    squares: list[float] = []
+    unit = 0
     for part in chunks(numbers):
-        squares += [float((n - mean) * (n - mean)) for n in part]
+        bottoms = [n.as_integer_ratio()[1] for n in part if type(n) is float]
+        unit = max(unit, max(bottoms, default=1).bit_length() - 1)
         yield len(part)
-    if not all(map(math.isfinite, squares)):
-        return None
-    return (yield from _average(squares))
+    total = squares = 0
+    for part in chunks(numbers):
+        for n in part:
+            top, bottom = n.as_integer_ratio()
+            units = top << (unit + 1 - bottom.bit_length())
+            total += units
+            squares += units * units
+        yield len(part)
+    return spread(len(numbers), total, squares, unit)
 
 
 def _deviation(numbers: Sequence[Any]) -> Work:
@@ -76,11 +95,20 @@ def _deviation(numbers: Sequence[Any]) -> Work:
 
 
 def _median(numbers: Sequence[Any]) -> Work:
-    ranked = yield from sort_slices(numbers, lambda n: n)
-    middle = len(ranked) // 2
-    if len(ranked) % 2:
-        return ranked[middle]
-    return fit(divide(ranked[middle - 1] + ranked[middle], 2))
+    integers_first = [n for n in numbers if type(n) is int] + [n for n in numbers if type(n) is float]
+    ranked = yield from sort_slices(integers_first, lambda n: n)
+    half = len(ranked) // 2
+    return ranked[half] if len(ranked) % 2 else middle(ranked[half - 1], ranked[half])
+
+
+def middle(low: Any, high: Any) -> Any:
+    """The number half-way between two; no value beyond the floats."""
+    return fit(divide(low + high, 2))
+
+
+def rank(value: Any) -> tuple[Any, ...]:
+    """`order`, and of two equal numbers the integer first: the same whichever came first."""
+    return (1, value, True) if type(value) is float else order(value)
 
 
 def sort_slices(values: Sequence[Any], key: Callable[[Any], Any], descending: bool = False) -> Work:
@@ -101,11 +129,11 @@ def sort_slices(values: Sequence[Any], key: Callable[[Any], Any], descending: bo
 def _extreme(pick: Callable[..., Any]) -> Callable[..., Work]:
     def one_or_n(values: Sequence[Any], n: int | None = None) -> Work:
         if n is not None:
-            ranked = yield from sort_slices(values, order)
+            ranked = yield from sort_slices(values, rank)
             return tuple(ranked[:n] if pick is min else ranked[max(0, len(ranked) - n) :])
         best: list[Any] = []
         for part in chunks(values):
-            best = [pick(best + part, key=order)]
+            best = [pick(best + part, key=rank)]
             yield len(part)
         return best[0]
 
@@ -128,25 +156,29 @@ def _distinct(values: Sequence[Any]) -> Work:
     return tuple((yield from sort_slices(list(seen), order)))
 
 
-def _draw(value: Any, salt: int) -> bytes:
-    """A place in a shuffle that every replica agrees on: the same data is drawn the same everywhere."""
-    shown = outward(value)
-    name = slot(shown) if is_stored(value) else show_value(shown)
+def draw(value: Any, salt: int = 0) -> bytes:
+    """A place in a shuffle that every replica agrees on; equal values have the same."""
     return blake2b(
-        name.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt.to_bytes(8, "big")
+        _name(outward(value)).encode("utf-8", "surrogatepass"), digest_size=8, salt=salt.to_bytes(8, "big")
     ).digest()
+
+
+def _name(shown: Any) -> str:
+    if type(shown) is tuple:
+        return f"[{' '.join(map(_name, shown))}]"
+    return slot(shown) if type(shown) is bool or is_stored(shown) else show_value(shown)
 
 
 def _shuffled(values: Sequence[Any], salt: int) -> Work:
     drawn: list[tuple[bytes, int]] = []
     for part in chunks(values):
-        drawn += [(_draw(value, salt), len(drawn) + index) for index, value in enumerate(part)]
+        drawn += [(draw(value, salt), len(drawn) + index) for index, value in enumerate(part)]
         yield len(part)
     return drawn
 
 
 def _sample(values: Sequence[Any], n: int) -> Work:
-    drawn = yield from sort_slices((yield from _shuffled(values, 0)), lambda draw: draw)
+    drawn = yield from sort_slices((yield from _shuffled(values, 0)), lambda drawn: drawn)
     return tuple(values[index] for _, index in drawn[:n])
 
 

@@ -22,27 +22,18 @@ from typing import Any
 from tripleweb.datalog.edn import show_value
 from tripleweb.datalog.regex import Pattern
 from tripleweb.errors import BudgetError
+from tripleweb.terms import FALSE as FALSE
 from tripleweb.terms import INT_MAX, INT_MIN, TEXT_BYTES_MAX, Ref, date_text, sort_key
+from tripleweb.terms import TRUE as TRUE
+from tripleweb.terms import Flag as Flag
 from tripleweb.view import Source
 
 SLICE = 4_000  # units of work between two yields: a few milliseconds
 CHUNK = SLICE // 4
 RANGE_MAX = 100_000
+LEVELS_MAX = 100  # of collections in collections
 
 
-class Flag:
-    """A boolean that is no number. There are two of them: `TRUE` and `FALSE`."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: bool) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "true" if self.value else "false"
-
-
-TRUE, FALSE = Flag(True), Flag(False)
 FLAGS = {True: TRUE, False: FALSE}
 NUMBERS = (int, float)
 _KINDS: dict[type, str] = {
@@ -53,6 +44,8 @@ _KINDS: dict[type, str] = {
     str: "text",
     Ref: "text",
 }
+SMALL = frozenset((Flag, int, float, bool, datetime, type(None)))  # of no weight, ever
+_COLLECTIONS = frozenset((tuple, frozenset))
 
 
 def inward(value: Any) -> Any:
@@ -101,6 +94,20 @@ def is_stored(value: Any) -> bool:
 def truthy(value: Any) -> bool:
     """As in Clojure: everything but no value and false."""
     return value is not None and value is not False and value is not FALSE
+
+
+def weight(value: Any) -> int:
+    """The units of work that it takes to go through a value, beyond the one of its call; 0 if it is small."""
+    cls = type(value)
+    if cls is str or cls is Ref:
+        return len(value) >> 6
+    if cls is tuple or cls is frozenset:
+        return len(value) + sum(map(weight, value))
+    return len(value) if cls is range else 0
+
+
+def _depth(value: Any) -> int:
+    return 1 + max(map(_depth, value), default=0) if type(value) in _COLLECTIONS else 0
 
 
 def chunks(values: Iterable[Any], size: int = CHUNK) -> Iterator[list[Any]]:
@@ -230,10 +237,19 @@ def _on_text(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *values: function(*values) if all(isinstance(value, str) for value in values) else None
 
 
-def _substring(value: Any, start: Any, end: Any = None) -> Any:
-    if not isinstance(value, str) or type(start) is not int or type(end) not in (int, type(None)):
+def _whole(value: Any) -> int | None:
+    """The integer that a number is, since 2.0 and 2 are one value; None for anything else."""
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _substring(value: Any, start: Any, *rest: Any) -> Any:
+    if not isinstance(value, str):
         return None
-    end = len(value) if end is None else end
+    start, end = _whole(start), _whole(rest[0] if rest else len(value))
+    if start is None or end is None:
+        return None
     return value[start:end] if 0 <= start <= end <= len(value) else None
 
 
@@ -241,20 +257,32 @@ def _count(value: Any) -> int | None:
     return len(value) if isinstance(value, str | tuple | frozenset | range) else None
 
 
+def _tuple(*values: Any) -> tuple[Any, ...]:
+    """They hold each other: without bounds, a few calls would make what no memory holds."""
+    if not _COLLECTIONS.isdisjoint(map(type, values)):
+        if weight(values) > RANGE_MAX:
+            raise BudgetError(f"a collection has at most {RANGE_MAX:,} items, with those of its items")
+        if _depth(values) > LEVELS_MAX:
+            raise BudgetError(f"collections nest at most {LEVELS_MAX} deep")
+    return values
+
+
 def _range(*bounds: Any) -> Any:
-    if not all(type(bound) is int for bound in bounds) or (len(bounds) == 3 and not bounds[2]):
+    whole = [number for number in map(_whole, bounds) if number is not None]
+    if len(whole) < len(bounds) or (len(bounds) == 3 and not whole[2]):
         return None
-    numbers = range(*bounds)
-    if len(numbers) > RANGE_MAX:
-        raise BudgetError(f"a range has at most {RANGE_MAX:,} numbers; this one has {len(numbers):,}")
+    numbers = range(*whole)
+    size = -((numbers.start - numbers.stop) // numbers.step)  # len() fails beyond 63 bit
+    if size > RANGE_MAX:
+        raise BudgetError(f"a range has at most {RANGE_MAX:,} numbers; this one has {size:,}")
     return numbers
 
 
 def _contains(collection: Any, key: Any) -> bool:
     if type(collection) is frozenset:
         return key in collection
-    size = _count(collection)
-    return size is not None and type(key) is int and 0 <= key < size
+    size, place = _count(collection), _whole(key)
+    return size is not None and place is not None and 0 <= place < size
 
 
 def _set(collection: Any) -> Any:
@@ -369,8 +397,8 @@ def _table() -> dict[str, Builtin]:
     add(1, 1, inc=_arithmetic(lambda a: a + 1), dec=_arithmetic(lambda a: a - 1))
     add(1, None, max=lambda *v: max(v, key=order), min=lambda *v: min(v, key=order))
     add(1, 1, **{"zero?": _on_number(lambda a: a == 0), "pos?": _on_number(lambda a: a > 0)})
-    add(1, 1, **{"neg?": _on_number(lambda a: a < 0), "odd?": lambda a: type(a) is int and a % 2 == 1})
-    add(1, 1, **{"even?": lambda a: type(a) is int and a % 2 == 0})
+    add(1, 1, **{"neg?": _on_number(lambda a: a < 0), "odd?": _on_number(lambda a: a % 2 == 1)})
+    add(1, 1, **{"even?": _on_number(lambda a: a % 2 == 0)})
     add(2, 2, compare=_compared)
     add(1, 1, **{"true?": lambda a: a is TRUE, "false?": lambda a: a is FALSE})
     add(
@@ -378,8 +406,8 @@ def _table() -> dict[str, Builtin]:
         1,
         **{"nil?": lambda a: a is None, "some?": lambda a: a is not None, "not": lambda a: not truthy(a)},
     )
-    add(0, None, **{"and": _and, "or": _or, "str": _str, "vector": lambda *v: v, "list": lambda *v: v})
-    add(1, None, tuple=lambda *v: v)
+    add(0, None, **{"and": _and, "or": _or, "str": _str, "vector": _tuple, "list": _tuple})
+    add(1, None, tuple=_tuple)
     add(1, 1, identity=lambda a: a, ground=lambda a: a, untuple=lambda a: a, set=_set)
     add(1, 1, type=lambda a: _KINDS.get(type(a), "collection"), name=_name, namespace=_namespace)
     add(
@@ -415,6 +443,24 @@ def _table() -> dict[str, Builtin]:
 
 
 FUNCTIONS = _table()
+# Functions that do not go through what they are given, or bound it themselves.
+_LIGHT = frozenset(
+    """count empty? not-empty contains? identity ground untuple type nil? some? not and or true? false? vector list
+    tuple range""".split()
+)
+
+
+def effort(name: str, arguments: Iterable[Any], value: Any) -> int:
+    """The units of work that a call of a built-in took, beyond one, by what it was given and gave."""
+    if name in _LIGHT or (type(value) in SMALL and SMALL.issuperset(map(type, arguments))):
+        return 0
+    units = weight(value) + sum(map(weight, arguments))
+    if name.startswith("re-"):
+        text = sum(len(each) for each in arguments if isinstance(each, str))
+        units += sum(each.effort(text) for each in arguments if type(each) is Pattern)
+    return units
+
+
 # What DataScript has and this engine has not, and why.
 REFUSED = {
     "rand": "a query gives the same answer everywhere; as an aggregate, (rand ?x) chooses",

@@ -382,23 +382,15 @@ class Clauses:
             return Not(None, self.all(rest), form)
         if word == "not-join":
             negated = Not(shared, self.all(rest), form)
-            self.seen(shared, negated.clauses, rest, form)
+            seen(shared, negated.clauses, form)
             return negated
         branches = tuple(self.branch(item) for item in rest)
         if word == "or":
             return Or(tuple(variables(*chain.from_iterable(branches))), 0, branches, form)
-        for branch, item in zip(branches, rest, strict=True):
-            self.seen(shared[required:], branch, [item], item)
+        seen(
+            shared[required:], chain.from_iterable(branches), form
+        )  # in one branch: outside may bind it, too
         return Or(shared, required, branches, form)
-
-    def seen(
-        self, names: Sequence[str], clauses: Sequence[Clause], forms: Sequence[Form], form: Form
-    ) -> None:
-        unseen = [name for name in names if name not in variables(*clauses)]
-        if unseen:
-            raise form.error(
-                f"{' '.join(unseen)} is joined on but not used in the clauses", "a clause that uses it"
-            )
 
     def branch(self, form: Form) -> tuple[Clause, ...]:
         if form.kind == "list" and form.value and form.value[0].symbol("and"):
@@ -417,6 +409,16 @@ class Clauses:
             blank = item.symbol("_")
             arguments.append(BLANK if blank else self.argument(item))
         return RuleCall(name, tuple(arguments), form)
+
+
+def seen(names: Sequence[str], clauses: Iterable[Clause], form: Form) -> None:
+    """Raises `QueryError` for a variable that is joined on but stands in no clause: a slip of the pen."""
+    there = variables(*clauses)
+    unseen = [name for name in names if name not in there]
+    if unseen:
+        raise form.error(
+            f"{' '.join(unseen)} is joined on but not used in the clauses", "a clause that uses it"
+        )
 
 
 def _predicate(form: Form) -> str:
@@ -481,6 +483,10 @@ def parse_rules(text: str) -> Rules:
                     f"the bodies of {name} differ in their number of variables", str(bodies[0].form.value[0])
                 )
             rules[name] = (*bodies, branch)
+    for bodies in rules.values():
+        for index, name in enumerate(bodies[0].variables):
+            if not any(body.variables[index] in variables(*body.clauses) for body in bodies):
+                seen([name], bodies[0].clauses, bodies[0].form)
     return rules
 
 
@@ -500,5 +506,4 @@ def _rule(form: Form, clauses: Clauses) -> tuple[str, Branch]:
     if not body:
         raise form.error("a rule without clauses", expected)
     parsed = clauses.all(body)
-    clauses.seen(names, parsed, body, form)
     return name, Branch(names, required, parsed, form)

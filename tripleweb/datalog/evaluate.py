@@ -18,18 +18,29 @@ What differs from DataScript, on purpose (theirs | ours):
 - attributes: keywords or strings | a predicate's text, `:user/name` and `"user/name"` are one
 - keywords and nil as values: yes | `QueryError`, since nothing stored is one
 - comparisons across kinds, or of collections: an exception, or JavaScript's idea | false
+- a variable of a join or of a rule's head that no clause uses: ignored, or nil | `QueryError`; where one branch or
+  body leaves it to the others, it must be bound outside, as theirs
+- required variables of a rule: nil, or not joined on, where they are not bound | bound, or a `QueryError`
+- `or` without any variable: an error | a test like any other
 - a variable twice in a pattern, binding or call: the last one stands, or an error | the same value in both places
 - `true` and 1, 1 and 1.0: as the host has it | `true` is no number; 1 and 1.0 are equal, either may stand for both
 - `+` and other functions of what does not fit, division by zero, results beyond 64 bit: exceptions, NaN, Infinity,
   `"1a"` | no value, and the row drops out
+- taking apart what is no collection or has too few values: an exception | no row; for inputs and what callables
+  give: `QueryError`
+- a range: of any numbers, equal to a list of them | of integers, equal to ranges only until it is taken apart
+- callables: get the source for `$` | values only; `complement`, `identical?`, `meta`, `-differ?`: there | not there;
+  `lower-case`, `upper-case` and `trim` of `clojure.string`: not there | there
+- texts, and collections that calls make of collections: of any size | bounded, else `BudgetError`
 - numeric aggregates: of anything | of the numbers, `skipped` counts the rest; of no number: no row
-- `min` and `max` of mixed kinds: an exception | by the total order boolean < number < date < text
+- `min`, `max` and `compare` of mixed kinds: an exception | by the total order boolean < number < date < text;
+  `compare` of vectors: the shorter is less | item by item
 - sums of floats: by the order of adding | exact, rounded once; sums beyond 64 bit are floats
 - `rand` and `sample`: random | chosen by a hash of the values, the same everywhere; not there as functions
 - `[?x ?y]`, `?x .` with several answers: any | the first by :order-by, else by the total order; so with :limit
-- `distinct`: a set | a tuple in order
-- `str` of 1.0 and of dates: `"1"` in JavaScript | as EDN, and as they are stored
-- `name` and `namespace`: of keywords | of a predicate's text
+- `distinct`: a set | a tuple in order; `:keys`, `:strs`, `:syms`: maps | names of columns
+- `str` of 1.0, of dates, of sets: `"1"` in JavaScript | as EDN, as they are stored, as vectors in order
+- `name` and `namespace`: of keywords | of a predicate's text; `type`: a class | a word, such as `"number"`
 - recursion through `or`: no end | works; negation through recursion: no meaning | `QueryError`
 - several sources, look-up references, transactions, maps, nested calls: partly | `QueryError`
 """
@@ -40,11 +51,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 from tripleweb.datalog.answer import Result, answer
-from tripleweb.datalog.builtins import FUNCTIONS, SLICE, chunks, inward, outward, truthy
+from tripleweb.datalog.builtins import FUNCTIONS, SLICE, chunks, effort, inward, outward, truthy
 from tripleweb.datalog.clauses import (
     Binding,
     Blank,
@@ -58,11 +69,23 @@ from tripleweb.datalog.clauses import (
     bound,
     variables,
 )
-from tripleweb.datalog.inputs import bind, prepare
+from tripleweb.datalog.inputs import asked, bind, prepare
 from tripleweb.datalog.patterns import pattern_stage
 from tripleweb.datalog.plan import Given, Program, Sizes, Step, arrange
+from tripleweb.datalog.pull import Puller
 from tripleweb.datalog.query import Query, variable_name
-from tripleweb.datalog.relation import Reader, Row, Rows, Stage, Work, distinct, known, picker, terms_of
+from tripleweb.datalog.relation import (
+    CELL_BYTES,
+    Reader,
+    Row,
+    Rows,
+    Stage,
+    Work,
+    distinct,
+    known,
+    picker,
+    terms_of,
+)
 from tripleweb.errors import BudgetError
 from tripleweb.view import Fitting, Source
 
@@ -234,6 +257,7 @@ class Evaluation:
         self.sizes = Sizes(source.count, lambda p, v: len(self.reader.fetch(p, False, v)), source.predicates)
         self._tables: dict[tuple[str, tuple[int, ...]], _Table] = {}
         self._agendas: dict[str, deque[tuple[Any, ...]]] = {}
+        self._owed = 0  # units of work of calls that are not counted yet
 
     def result(self) -> Work:
         """The `Result`, without its work."""
@@ -258,7 +282,8 @@ class Evaluation:
         found = yield from self.run_stages(stages, [tuple(scalars.values())])
         pick = picker([columns.index(name) for name in output])
         found = yield from self.reader.make(found, partial(map, pick))
-        return (yield from answer(query, scalars, found))
+        puller = Puller(self.source, query.fields, self.reader.weigh) if query.looks_up else None
+        return (yield from answer(query, scalars, found, puller))
 
     # -- stages ------------------------------------------------------------------------------------------------
 
@@ -352,11 +377,14 @@ class Evaluation:
         call = self._caller(clause, columns)
         binding = clause.binding
         if binding is None:
-            return (
-                lambda rows: self.reader.make(
-                    rows, lambda part: (row if truthy(call(row)) else None for row in part)
-                )
-            ), columns
+
+            def test(part: Rows) -> Iterator[Row | None]:
+                for row in part:
+                    yield row if truthy(call(row)) else None
+                    if self._owed:
+                        yield from self._pay()
+
+            return (lambda rows: self.reader.make(rows, test)), columns
         names = list(bound(binding))
         wide = [*columns, *names]
         new = [name for name in dict.fromkeys(names) if name not in columns]
@@ -367,6 +395,8 @@ class Evaluation:
         def produce(part: Rows) -> Iterator[Row | None]:
             for row in part:
                 value = call(row)
+                if self._owed:
+                    yield from self._pay()
                 if value is not None:
                     for more in bind(binding, value, form):
                         made = row + more
@@ -385,24 +415,36 @@ class Evaluation:
                     raise clause.form.error(
                         f"{outward(row[at])!r:.80} is no function", "a Python callable as the input"
                     )
-                given = row[at](*map(outward, arguments(row)))
+                given = asked(row[at], *map(outward, arguments(row)))
                 return bool(given) if clause.binding is None else given
 
             return call
         builtin = FUNCTIONS[clause.function]
         function = partial(builtin.function, self.source) if builtin.reads else builtin.function
+        name = clause.function
 
         def built_in(row: Row) -> Any:
+            given = arguments(row)
             try:
-                value = function(*arguments(row))
+                value = function(*given)
             except BudgetError as error:
                 place = clause.form.error(error.message)
                 raise BudgetError(
                     error.message, line=place.line, column=place.column, form=place.form
                 ) from None
+            self._owed += effort(name, given, value)
+            if type(value) is str:
+                self.reader.bytes += len(value)
+            elif type(value) is tuple:
+                self.reader.bytes += CELL_BYTES * len(value)
             return inward(value) if type(value) is bool else value
 
         return built_in
+
+    def _pay(self) -> Iterator[None]:
+        """Rows that are none, for the work of calls: each is counted as one unit."""
+        owed, self._owed = self._owed, 0
+        return repeat(None, owed)
 
     def _negation(self, clause: Not, columns: tuple[str, ...]) -> Stage:
         inside = variables(*clause.clauses) if clause.variables is None else clause.variables

@@ -1,12 +1,14 @@
 """Inputs: what comes from Python beside a query, and how bindings take values apart.
 
-Inputs are single values, collections (lists, tuples, sets, ranges, arrays, Series), relations (collections of
-tuples, or a DataFrame), rules and Python callables. pandas and numpy are understood by what they can do, not imported.
+Inputs are single values, collections (whatever can be iterated over: lists, sets, arrays, Series, views of dicts,
+generators), relations (collections of tuples, or a DataFrame), rules and Python callables. pandas and numpy are
+understood by what they can do, not imported. In a collection, what pandas takes for missing is no value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -23,11 +25,14 @@ from tripleweb.datalog.clauses import (
 )
 from tripleweb.datalog.edn import Form
 from tripleweb.datalog.plan import Program
-from tripleweb.datalog.query import Pull, Query, parse
+from tripleweb.datalog.query import Query, parse
 from tripleweb.terms import normalise
 
 Row = tuple[Any, ...]
 _SCALARS = (bool, int, float, str)
+_PLAIN = frozenset((bool, int, float, str, datetime))
+_NO_COLLECTIONS = (str, bytes, bytearray, Mapping)
+ITEMS_MAX = 10_000_000  # of one input
 
 
 def prepare(
@@ -35,9 +40,6 @@ def prepare(
 ) -> tuple[Program, list[tuple[Binding, Any]]]:
     """The query with its rules, checked, and the other inputs beside their bindings. Raises `QueryError`."""
     query = parse(query) if isinstance(query, str) else query
-    for element in query.find:
-        if isinstance(element, Pull):
-            raise element.form.error("pull is not available yet", "a query without it")
     wanted = [binding for binding in query.inputs if binding != SOURCE]
     given = list(inputs)
     if RULES in wanted and len(given) == len(wanted) - 1 and rules is not None:
@@ -53,24 +55,50 @@ def prepare(
                 raise query.form.error(f"the rules for % are text, not {type(value).__name__}")
             texts.append(parse_rules(value))
         else:
-            pairs.append((binding, value))
+            pairs.append((binding, _still(value, query.form)))
     return Program(query.bind_rules(*texts) if texts else query), pairs
 
 
 def items_of(value: Any) -> Any:
     """The items of a collection from Python, None if it is none. A DataFrame is a collection of its rows."""
+    if type(value) is tuple or type(value) is list:
+        return map(_present, value)
     if hasattr(value, "itertuples"):
         return (tuple(map(_present, row)) for row in value.itertuples(index=False, name=None))
     if isinstance(value, set | frozenset):
         return iter(sorted(value, key=lambda item: order(inward(item))))
-    if hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0:
-        return map(_present, value)
-    return iter(value) if isinstance(value, list | tuple | range) else None
+    if (
+        getattr(value, "ndim", 1) == 0
+        or isinstance(value, _NO_COLLECTIONS)
+        or not isinstance(value, Iterable)
+    ):
+        return None
+    return map(_present, value)
+
+
+def _still(value: Any, form: Form) -> Any:
+    """An input as it is now: what the caller does with a list or a DataFrame later is not to be seen, and a generator
+    gives its items but once."""
+    if type(value) in _PLAIN or isinstance(value, _SCALARS) or callable(value):
+        return value
+    items = items_of(value)
+    if items is None:
+        return value
+    held = [_still(item, form) for item in islice(items, ITEMS_MAX + 1)]
+    if len(held) > ITEMS_MAX:
+        raise form.error("an input without end", f"at most {ITEMS_MAX:,} items")
+    return held
 
 
 def _present(cell: Any) -> Any:
     """NaN is how pandas' columns of floats say that there is no value."""
-    return None if isinstance(cell, float) and cell != cell else cell
+    cls = type(cell)
+    if cls is float:
+        return cell if cell == cell else None
+    if cls in _PLAIN:
+        return cell
+    is_float = isinstance(cell, float) or getattr(getattr(cell, "dtype", None), "kind", "") == "f"
+    return None if is_float and getattr(cell, "ndim", 0) == 0 and cell != cell else cell
 
 
 def value_of(value: Any, form: Form, what: str) -> Any:
@@ -84,6 +112,16 @@ def value_of(value: Any, form: Form, what: str) -> Any:
         return inward(normalise(value))
     except (TypeError, ValueError) as error:
         raise form.error(f"{what}: {error}") from None
+
+
+def asked(function: Any, *arguments: Any) -> Any:
+    """What a callable of the user's returns. Evaluation is made of generators, which `StopIteration` would end as if
+    there were nothing more."""
+    try:
+        return function(*arguments)
+    except StopIteration as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise RuntimeError(f"{name}, called by a query, raised StopIteration") from error
 
 
 def bind(binding: Binding, value: Any, form: Form | None) -> Iterator[Row]:

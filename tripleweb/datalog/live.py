@@ -9,27 +9,18 @@ oracle of faster ones. Invariants: `rows` is what a fresh evaluation of the same
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from tripleweb.datalog.answer import Result
-from tripleweb.datalog.builtins import inward
+from tripleweb.datalog.answer import Result, Rows
 from tripleweb.datalog.clauses import Rules
 from tripleweb.datalog.evaluate import Budget, Evaluation, evaluate
 from tripleweb.datalog.inputs import prepare
+from tripleweb.datalog.pull import frozen
 from tripleweb.datalog.query import Query
 from tripleweb.store import Delta
 from tripleweb.view import Source
 
 Row = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What became of an answer: the rows that came, and those that went."""
-
-    added: list[Row] = field(default_factory=list)
-    removed: list[Row] = field(default_factory=list)
 
 
 class LiveQuery:
@@ -60,6 +51,11 @@ class LiveQuery:
         self.version = 0
         self._budget = budget
         self._result = Result(self.query.columns, [])
+
+    @property
+    def inputs(self) -> Sequence[Any]:
+        """What was given, without rules, as it was then."""
+        return [value for _, value in self._inputs]
 
     @property
     def result(self) -> Result:
@@ -97,8 +93,8 @@ class LiveQuery:
 
 
 def _keys(rows: list[Row]) -> list[Row]:
-    """The rows as the engine holds them, where True is not 1."""
-    return [tuple(map(inward, row)) for row in rows]
+    """Rows that can be compared and looked up: True is not 1, and what was pulled is a key."""
+    return [tuple(map(frozen, row)) for row in rows]
 
 
 def _difference(old: list[Row], new: list[Row]) -> Rows:

@@ -7,7 +7,6 @@ expectation, whatever the text; a query never changes, so parsed ones are cached
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -41,18 +40,20 @@ from tripleweb.datalog.clauses import (
     variable_of,
     variables,
 )
-from tripleweb.datalog.edn import Form, read, show_value
-from tripleweb.terms import kind_name
+from tripleweb.datalog.edn import Form, read
+from tripleweb.datalog.kinds import parse_kinds, predicate_text, read_as, type_text
+from tripleweb.datalog.pullpattern import PullPattern, parse_pull, path_pattern
+from tripleweb.schema import Field, Schema, field_of
 
 CACHED_TEXT_MAX = 10_000
-_PLAIN_KEYWORD = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 
 
 # -- find -----------------------------------------------------------------------------------------------------
 #
 #    find      = element+ | '[' element '...' ']' | '[' element+ ']' | element '.'
-#    element   = variable | pull | aggregate
-#    pull      = '(' 'pull' source? variable pattern ')'
+#    element   = variable | pull | get | aggregate
+#    pull      = '(' 'pull' source? variable (pattern | variable) ')'      an input variable: the pattern's text
+#    get       = '(' 'get' variable predicate+ ')'
 #    aggregate = '(' name argument* variable ')' | '(' 'aggregate' variable argument* variable ')'
 #    argument  = variable | constant
 
@@ -69,12 +70,24 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True)
 class Pull:
+    """A tree of what is there of the entity `variable` (`pull`); a pattern that is a variable comes as an input."""
+
     variable: Variable
-    pattern: Form
+    pattern: PullPattern | Variable
     form: Form = PLACE
 
 
-Element = Variable | Aggregate | Pull
+@dataclass(frozen=True, slots=True)
+class Get:
+    """What one finds from the entity `variable` along the predicates of `path`: a value, a list where one of them has
+    many, or nothing (None), which drops no row."""
+
+    variable: Variable
+    path: tuple[str, ...]
+    form: Form = PLACE
+
+
+Element = Variable | Aggregate | Pull | Get
 
 _FIND = "?x ?y, [?x ?y], [?x ...] or ?x ."
 
@@ -105,7 +118,10 @@ def _element(form: Form) -> Element:
         words = words[1:] if words and words[0].symbol(SOURCE) else words
         if len(words) != 2:
             raise form.error("not a pull", "(pull ?x [pattern])")
-        return Pull(variable_of(words[0]), words[1], form)
+        pattern = Variable(words[1].value) if is_variable(words[1]) else parse_pull(words[1])
+        return Pull(variable_of(words[0]), pattern, form)
+    if head.symbol("get"):
+        return _get(form)
     function: str | Variable = head.value
     if head.symbol("aggregate"):
         if len(words) < 2:
@@ -132,11 +148,24 @@ def _element(form: Form) -> Element:
     return Aggregate(function, arguments, Variable(words[-1].value), form)
 
 
+def _get(form: Form) -> Get:
+    expected = "(get ?x :post/author :user/name)"
+    words = form.value[1:]
+    if len(words) < 2:
+        raise form.error("not a path to get", expected)
+    for word in words[1:]:
+        if word.kind not in ("keyword", "string") or not word.value:
+            raise word.error("not a predicate", expected)
+    return Get(variable_of(words[0]), tuple(word.value for word in words[1:]), form)
+
+
 def variable_name(element: Element) -> str:
     return element.name if isinstance(element, Variable) else element.variable.name
 
 
 def _column(element: Element) -> str:
+    if isinstance(element, Get):
+        return ".".join(map(field_of, element.path))
     if not isinstance(element, Aggregate):
         return variable_name(element)[1:]
     parts = ["aggregate" if isinstance(element.function, Variable) else element.function.replace("-", "_")]
@@ -162,8 +191,8 @@ def _columns(names: Iterable[str]) -> tuple[str, ...]:
 #    query    = '[' (keyword form*)+ ']' | '{' (keyword '[' form* ']')+ '}'
 #    keywords = :find :keys :strs :syms :with :in :where :order-by :limit :offset :kinds
 #    :keys, :strs, :syms  one name a column          :with      variables that keep rows apart
-#    :order-by            '[' ((variable | column) (':asc' | ':desc')?)+ ']'       :limit, :offset   a number
-#    :kinds               '{' (predicate kind)* '}'      kind = text | number | boolean | date | reference
+#    :order-by            '[' ((variable | column | get) (':asc' | ':desc')?)+ ']'     :limit, :offset   a number
+#    :kinds               how predicates read: see `kinds`
 
 
 @dataclass(frozen=True)
@@ -171,8 +200,10 @@ class Query:
     """A parsed query.
 
     `shape` is one of `relation collection tuple scalar`, `find` its elements and `columns` their names; `order_by`
-    are pairs (column index, descending); `rules` are the ones bound by `bind_rules`. `kinds` are the letters of
-    predicates: the query sees only triples whose value is of that kind, in all its clauses and rules.
+    are pairs (column index, descending), an index beyond the columns is one of `hidden`, which are only ordered by;
+    `rules` are the ones bound by `bind_rules`. `fields` say of predicates how they read. Of what kind they are
+    (`kinds`: letters) holds in all clauses and rules: the query sees only triples whose value is of that kind. The rest
+    (sets, defaults, counters) is for pull and get.
     """
 
     text: str
@@ -187,7 +218,8 @@ class Query:
     offset: int
     form: Form = PLACE
     rules: Rules = field(default_factory=dict)
-    kinds: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    hidden: tuple[Get, ...] = ()
 
     KEYS: ClassVar[tuple[str, ...]] = (
         "find", "keys", "strs", "syms", "with", "in", "where", "order-by", "limit", "offset", "kinds",
@@ -200,6 +232,11 @@ class Query:
             merged.update(parse_rules(given) if isinstance(given, str) else given)
         return replace(self, rules=merged)
 
+    @cached_property
+    def kinds(self) -> Mapping[str, str]:
+        """The letters of the predicates that have a kind."""
+        return {predicate: field.type for predicate, field in self.fields.items()}
+
     def of_kinds(self, kinds: Mapping[str, str]) -> Query:
         """The query where the predicates that it reads have these kinds (by letter), unless its own `:kinds` say
         otherwise: `text` says it, too, so that it has the same answer elsewhere.
@@ -207,16 +244,52 @@ class Query:
         >>> parse("[:find ?a :where [_ :user/age ?a]]").of_kinds({"user/age": "n", "user/name": "s"}).text
         '[:find ?a :where [_ :user/age ?a] :kinds {:user/age number}]'
         """
-        read = self.predicates if RULES not in self.inputs else None
-        more = {
-            predicate: letter
-            for predicate, letter in sorted(kinds.items())
-            if predicate not in self.kinds and (read is None or predicate in read)
-        }
-        if not more:
+        return self._of_fields({name: read_as(name, letter) for name, letter in kinds.items()})
+
+    def of_schema(self, schema: Schema) -> Query:
+        """Likewise with the kinds of a schema, and, where entities are looked up, with all of its fields that matters
+        to readers.
+
+        >>> from tripleweb.schema import schema, t
+        >>> users = schema(user={"name": t.string(), "active": t.boolean(default=True)})
+        >>> parse("[:find (pull ?u [:user/active]) :where [?u :user/name]]").of_schema(users).text
+        '[:find (pull ?u [:user/active]) :where [?u :user/name]
+          :kinds {:user/active (boolean true) :user/name text}]'
+        """
+        if not self.looks_up:
+            return self.of_kinds(schema.types)
+        given = {name: schema.at(name) for name in schema.types}
+        return self._of_fields(
+            {
+                name: read_as(name, f.type, f.many, f.counter, None if callable(f.default) else f.default)
+                for name, f in given.items()
+            }
+        )
+
+    def _of_fields(self, fields: Mapping[str, Field]) -> Query:
+        whole = replace(self, fields={**fields, **self.fields})
+        read = whole.predicates if RULES not in self.inputs else None
+        merged = {**self.fields}
+        for predicate in sorted(fields):
+            if read is None or predicate in read:
+                merged.setdefault(predicate, fields[predicate])
+        if len(merged) == len(self.fields):
             return self
-        merged = {**self.kinds, **more}
-        return replace(self, text=_text_with_kinds(self.form, merged), kinds=merged)
+        return replace(self, text=_text_with_kinds(self.form, merged), fields=merged)
+
+    @cached_property
+    def looks_up(self) -> bool:
+        """True if entities are looked up for the answer (pull, get)."""
+        return any(isinstance(element, Pull | Get) for element in (*self.find, *self.hidden))
+
+    @property
+    def nullable(self) -> frozenset[str]:
+        """The columns that can miss values by the form of the query."""
+        return frozenset(
+            column
+            for column, element in zip(self.columns, self.find, strict=True)
+            if isinstance(element, Get)
+        )
 
     @cached_property
     def predicates(self) -> frozenset[str] | None:
@@ -249,9 +322,12 @@ class Query:
             elif isinstance(clause, RuleCall) and clause.name not in called:
                 called.append(clause.name)
                 pending += chain.from_iterable(branch.clauses for branch in self.rules.get(clause.name, ()))
-        if None in names or any(isinstance(element, Pull) for element in self.find):
-            return None
-        return frozenset(name for name in names if name is not None)
+        for element in (*self.find, *self.hidden):
+            if isinstance(element, Pull | Get):
+                pattern = path_pattern([element.path]) if isinstance(element, Get) else element.pattern
+                pulled = pattern.predicates(self.fields) if isinstance(pattern, PullPattern) else None
+                names.update((None,) if pulled is None else pulled)
+        return None if None in names else frozenset(name for name in names if name is not None)
 
     def uses_callables(self, inputs: Iterable[Any]) -> bool:
         """True if one of these inputs is or holds a Python callable, so that the query runs only here."""
@@ -287,16 +363,18 @@ def _parse(text: str) -> Query:
     _check(whole, parts, find, with_, inputs, where)
     renamed = [key for key in ("keys", "strs", "syms") if key in parts]
     order_names = _order_names(find, columns)
+    hidden: list[Get] = []
     if renamed:
         columns = _renamed(parts, renamed, shape, columns, whole)
         order_names.update({name: index for index, name in enumerate(columns)})
     return Query(
         text, shape, find, columns, inputs, with_, where,
-        order_by=_order_by(parts["order-by"], order_names, whole) if "order-by" in parts else (),
+        order_by=_order_by(parts["order-by"], order_names, whole, find, hidden) if "order-by" in parts else (),
         limit=_number(parts["limit"], "limit", whole) if "limit" in parts else None,
         offset=_number(parts["offset"], "offset", whole) if "offset" in parts else 0,
         form=whole,
-        kinds=_kinds(parts["kinds"], whole) if "kinds" in parts else {},
+        fields=parse_kinds(parts["kinds"], whole) if "kinds" in parts else {},
+        hidden=tuple(hidden),
     )  # fmt: skip
 
 
@@ -357,7 +435,8 @@ def _check(
         form = whole if isinstance(element, Variable) else element.form
         if name not in known:
             raise form.error(f"{name} is found but nowhere bound", "a clause or an input that binds it")
-        for term in (element.function, *element.arguments) if isinstance(element, Aggregate) else ():
+        terms: tuple[Any, ...] = (element.pattern,) if isinstance(element, Pull) else ()
+        for term in (element.function, *element.arguments) if isinstance(element, Aggregate) else terms:
             if isinstance(term, Variable) and term.name not in scalars:
                 raise form.error(f"{term.name} is not an input", f":in … {term.name}")
     for form, name in zip(parts.get("with", ()), with_, strict=True):
@@ -398,7 +477,10 @@ def _order_names(find: tuple[Element, ...], columns: tuple[str, ...]) -> dict[st
     return names
 
 
-def _order_by(forms: Sequence[Form], names: Mapping[str, int], whole: Form) -> tuple[tuple[int, bool], ...]:
+def _order_by(
+    forms: Sequence[Form], names: Mapping[str, int], whole: Form, find: Sequence[Element], hidden: list[Get]
+) -> tuple[tuple[int, bool], ...]:
+    """(column, descending) of each; what is ordered by but not found becomes `hidden`."""
     expected = ":order-by [?name :asc avg_age :desc]"
     if len(forms) != 1 or forms[0].kind != "vector" or not forms[0].value:
         raise (forms[0] if forms else whole).error("not an order", expected)
@@ -410,29 +492,21 @@ def _order_by(forms: Sequence[Form], names: Mapping[str, int], whole: Form) -> t
             ordered[-1] = (ordered[-1][0], form.value == "desc")
         elif form.kind in ("symbol", "string") and form.value in names:
             ordered.append((names[form.value], False))
+        elif form.kind == "list" and form.value and form.value[0].symbol("get"):
+            got = _get(form)
+            if got in find:
+                ordered.append((find.index(got), False))
+                continue
+            if got.variable.name not in map(variable_name, find):
+                raise form.error(f"{got.variable.name} is not found", "a variable of :find")
+            ordered.append((len(find) + len(hidden), False))
+            hidden.append(got)
         else:
             raise form.error("not a column of the result", " ".join(names))
     return tuple(ordered)
 
 
-_LETTERS = {kind_name(letter): letter for letter in "snbdr"}
-
-
-def _kinds(forms: Sequence[Form], whole: Form) -> dict[str, str]:
-    if len(forms) != 1 or forms[0].kind != "map":
-        raise (forms[0] if forms else whole).error("not kinds of predicates", ":kinds {:user/age number}")
-    kinds: dict[str, str] = {}
-    for name, word in zip(forms[0].value[::2], forms[0].value[1::2], strict=True):
-        if name.kind not in ("keyword", "string"):
-            raise name.error("not a predicate", ':user/name or "user/name"')
-        if not word.symbol(*_LETTERS):
-            raise word.error("not a kind", ", ".join(_LETTERS))
-        if kinds.setdefault(name.value, _LETTERS[word.value]) != _LETTERS[word.value]:
-            raise name.error("a predicate with two kinds", "one of them")
-    return kinds
-
-
-def _text_with_kinds(whole: Form, kinds: Mapping[str, str]) -> str:
+def _text_with_kinds(whole: Form, fields: Mapping[str, Field]) -> str:
     """The text of a query with these `:kinds` instead of its own."""
     parts: list[str] = []
     own = False
@@ -441,13 +515,9 @@ def _text_with_kinds(whole: Form, kinds: Mapping[str, str]) -> str:
             own = form.value == "kinds"
         if not own:
             parts.append(str(form))
-    pairs = (f"{_predicate_text(name)} {kind_name(letter)}" for name, letter in kinds.items())
+    pairs = (f"{predicate_text(name)} {type_text(field)}" for name, field in fields.items())
     inside = " ".join([*parts, ":kinds", "{" + " ".join(pairs) + "}"])
     return f"{{{inside}}}" if whole.kind == "map" else f"[{inside}]"
-
-
-def _predicate_text(predicate: str) -> str:
-    return f":{predicate}" if _PLAIN_KEYWORD.fullmatch(predicate) else show_value(predicate)
 
 
 def _number(forms: Sequence[Form], key: str, whole: Form) -> int:

@@ -97,6 +97,14 @@ class Pattern:
             at = places[1] + (places[0] == places[1])
         return out
 
+    def effort(self, size: int) -> int:
+        """The units of work that a text of this size may take, roughly: a step is a quarter of a microsecond."""
+        return (
+            min(size * len(self._program), STEPS_MAX) >> 4
+            if self._quick(size)
+            else (min(size * len(self._program), STEPS_MAX) >> 2)
+        )
+
     def _quick(self, size: int) -> re.Pattern[str] | None:
         """Python's own pattern, where its worst case on a text of this size is small."""
         if self._cost is None or (size + 1) ** (self._cost[0] + 1) * self._cost[1] > RE_STEPS_MAX:

@@ -82,6 +82,10 @@ class Reader:
         self._fetched: dict[tuple[str, bool, Any], list[Any]] = {}
         self._members: dict[tuple[str, Any], set[Any]] = {}
 
+    def weigh(self, bytes: int) -> None:
+        """Counts what is derived elsewhere."""
+        self.bytes += bytes
+
     def fetch(self, predicate: str, forward: bool, key: Any) -> Sequence[Any]:
         """The values of a subject (`forward`), or the subjects that have a value, from the source; each once."""
         held = self._fetched.get((predicate, forward, key))

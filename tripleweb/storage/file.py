@@ -134,7 +134,10 @@ class DatabaseFile:
             unclean = self._wal.exists() and self._wal.stat().st_size > 0
             # made beforehand, so that nobody else may read it
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            wait = 1 if sole else 5  # seconds; what is ours alone has nobody to wait for
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=wait
+            )
         try:
             with self._errors():
                 if sole:  # before anything is read, or the shared memory is made after all
@@ -147,8 +150,10 @@ class DatabaseFile:
                     raise StorageError(f"{path}: this file system does not allow a write-ahead log")
                 if self.created:
                     self._create(form, tables)
-        except BaseException:
+        except BaseException as error:
             self._connection.close()
+            if getattr(error.__cause__, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY:
+                raise StoreLockedError(f"{path} is in use, maybe under another name") from None
             raise
 
     def _prepare(self, connection: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ once it returned, with "full" that of the machine. One owner at a time, by a loc
     chunks   generation, n, body       registers, packed as `encode_registers` does
     saves    n, body                   [clear, revive, registers, drop], applied in this order
     outbox   number, id, time, changes
-    fates    what became of writes, the newest 10,000
+    fates    what became of writes: at least what `records.worth_keeping` says
     meta     JSON values by name; names beginning with "_" are the file's own, `_format` says what it is
 """
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,7 +34,16 @@ from tripleweb.change import DELETED, Change, Key
 from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.ids import nano_id
 from tripleweb.storage.file import DatabaseFile, OwnerLock, delete_database
-from tripleweb.sync.records import Fate, LocalCommit, LocalState, Pending
+from tripleweb.sync.records import (
+    FATES_MAX,
+    LOST,
+    LOST_MAX,
+    Fate,
+    LocalCommit,
+    LocalState,
+    Pending,
+    worth_keeping,
+)
 from tripleweb.terms import Ref
 
 Durability = Literal["process", "full"]
@@ -47,7 +57,6 @@ CREATE TABLE saves (n INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE outbox (number INTEGER PRIMARY KEY, id TEXT NOT NULL, time INTEGER NOT NULL, changes BLOB NOT NULL);
 CREATE TABLE fates (n INTEGER PRIMARY KEY, time INTEGER NOT NULL, subject TEXT NOT NULL, predicate TEXT NOT NULL,
     value TEXT NOT NULL, outcome TEXT NOT NULL, "by" TEXT NOT NULL, reason TEXT NOT NULL)"""
-FATES_MAX = 10_000
 CHUNK = 2_000  # registers in one row
 BACKLOG_MIN = 20_000  # a log shorter than this is not worth compacting
 
@@ -141,6 +150,11 @@ class Replica(Protocol):
         ...
 
     @property
+    def keeps(self) -> bool:
+        """False if nothing that is saved will ever be loaded again."""
+        ...
+
+    @property
     def due(self) -> bool:
         """True if `compact` is worth its while."""
         ...
@@ -177,7 +191,7 @@ class ReplicaFile:
     def __init__(self, path: str | os.PathLike[str], durability: Durability = "process") -> None:
         if durability not in ("process", "full"):
             raise ValueError(f'durability is "process" or "full", not {durability!r}')
-        self._path = Path(path).absolute()
+        self._path = Path(os.path.realpath(path))  # a link to a file that is in use is that file
         self._owner = OwnerLock(Path(f"{self._path}.lock"), self._path)
         try:
             self._file = DatabaseFile(self._path, FORM, TABLES, full=durability == "full", sole=True)
@@ -203,9 +217,12 @@ class ReplicaFile:
                 " (SELECT count(*) FROM outbox)",
                 (self._folded,),
             ).fetchone()
+        self._fates_due = self._fate + FATES_MAX  # the number after which they are swept
         self._chunked = 0  # registers in the chunks
         self._backlog = 0  # registers in the saves that are not in the chunks
         self._compacting = False
+
+    keeps = True
 
     @property
     def path(self) -> str:
@@ -245,12 +262,22 @@ class ReplicaFile:
                             "SELECT number, id, time, changes FROM outbox ORDER BY number"
                         )
                     ],
-                    fates=[
-                        Fate(time, subject, predicate, tuple(msgspec.json.decode(value)), outcome, by, reason)
-                        for time, subject, predicate, value, outcome, by, reason in connection.execute(
-                            'SELECT time, subject, predicate, value, outcome, "by", reason FROM fates ORDER BY n'
-                        )
-                    ],
+                    fates=worth_keeping(
+                        [
+                            Fate(
+                                time,
+                                subject,
+                                predicate,
+                                tuple(msgspec.json.decode(value)),
+                                outcome,
+                                by,
+                                reason,
+                            )
+                            for time, subject, predicate, value, outcome, by, reason in connection.execute(
+                                'SELECT time, subject, predicate, value, outcome, "by", reason FROM fates ORDER BY n'
+                            )
+                        ]
+                    ),
                     meta={
                         name: msgspec.json.decode(value)
                         for name, value in connection.execute("SELECT name, value FROM meta")
@@ -291,10 +318,21 @@ class ReplicaFile:
                         for n, (f, value) in enumerate(zip(commit.fates, fate_values, strict=True), first)
                     ],
                 )
-                connection.execute("DELETE FROM fates WHERE n <= ?", (self._fate - FATES_MAX,))
+                if self._fate > self._fates_due:
+                    self._sweep_fates(connection)
             if meta:
                 self._file.set_meta(meta)
             self._backlog += len(rows) + len(commit.registers) + len(commit.drop)
+
+    def _sweep_fates(self, connection: sqlite3.Connection) -> None:
+        """Forgets what `worth_keeping` would, once in a while: each time looks at all of them."""
+        before = self._fate - FATES_MAX
+        connection.execute("DELETE FROM fates WHERE n <= ? AND outcome NOT IN (?, ?)", (before, *LOST))
+        connection.execute(
+            "DELETE FROM fates WHERE n <= (SELECT n FROM fates WHERE n <= ? ORDER BY n DESC LIMIT 1 OFFSET ?)",
+            (before, LOST_MAX),
+        )
+        self._fates_due = self._fate + FATES_MAX
 
     def compact(self, registers: Iterable[Change]) -> Iterator[None]:
         # What is in neither the old chunks nor the saves up to `folded` is in a later save, so registers that were
@@ -432,7 +470,7 @@ class MemoryReplica:
     due = False
 
     def __init__(self, kept: bool = True) -> None:
-        self._kept = kept
+        self.keeps = kept
         self._content = Content()
         self._outbox: dict[int, Pending] = {}
         self._fates: list[Fate] = []
@@ -451,15 +489,14 @@ class MemoryReplica:
     def save(self, commit: LocalCommit) -> None:
         self._check()
         _check_names(commit)
-        if not self._kept:
+        if not self.keeps:
             return
         self._content.apply(commit.clear, commit.revive, commit.registers, commit.drop)
         for number in commit.decided:
             self._outbox.pop(number, None)
         for pending in commit.pending:
             self._outbox[pending.number] = replace(pending)
-        self._fates.extend(commit.fates)
-        del self._fates[: max(0, len(self._fates) - FATES_MAX)]
+        self._fates = worth_keeping(self._fates + commit.fates)
         self._meta.update(commit.meta)
 
     def compact(self, registers: Iterable[Change]) -> Iterator[None]:

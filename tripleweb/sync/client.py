@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tripleweb.change import COUNTER, DELETED, Change, Key
-from tripleweb.clock import TOLERANCE_MS, Clock, pack, parse_stamp, stamp_text, unpack
+from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text, unpack
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import nano_id, replica_id
 from tripleweb.store import Delta, Store, net
@@ -33,7 +33,7 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
-from tripleweb.sync.records import Fate, LocalCommit, LocalState, Pending
+from tripleweb.sync.records import FATES_MAX, LOST_MAX, Fate, LocalCommit, LocalState, Pending
 from tripleweb.terms import to_wire
 from tripleweb.transaction import Transaction
 
@@ -49,6 +49,8 @@ class ClientLimits:
     frame_changes_max: int = 5_000
     frame_bytes_max: int = 4 << 20
     fates_max: int = 10_000
+    transaction_changes_max: int = messages.TRANSACTION_CHANGES_MAX
+    transaction_bytes_max: int = messages.TRANSACTION_BYTES_MAX
 
 
 @dataclass(slots=True)
@@ -139,10 +141,15 @@ class ClientCore:
         return Transaction(self.store, self.clock.tick(now_ms + self.offset_ms), self.replica)
 
     def prepare(self, tx: Transaction) -> LocalCommit | None:
-        """What must be saved before `accept`; None if nothing was written."""
+        """What must be saved before `accept`; None if nothing was written. Raises `ValueError` for a transaction that
+        the server would not take."""
         changes = tx.changes
         if not changes:
             return None
+        if not self.local:
+            messages.check_size(
+                changes, self.limits.transaction_changes_max, self.limits.transaction_bytes_max
+            )
         commit = LocalCommit(registers=tx.registers())
         commit.meta = {"clock": self.clock.last, "replica": self.replica}
         if not self.local:
@@ -367,7 +374,7 @@ class ClientCore:
 
     def _witness(self, changes: Iterable[Change], now_ms: int) -> None:
         """What is written after seeing these is later than they, except than those that lie beyond the tolerance."""
-        bound = pack(now_ms + self.offset_ms + self.clock.tolerance_ms)
+        bound = self.clock.horizon(now_ms + self.offset_ms)
         self.seen = max(
             (change.time for change in changes if self.seen < change.time <= bound), default=self.seen
         )
@@ -530,9 +537,14 @@ class ClientCore:
         lost = {index: (reason, by) for index, reason, by in receipt.lost}
         written = unpack(pending.time)[0]
         restamped = parse_stamp(receipt.stamp)[0] != pending.time
+        fallen = 0
         for i, change in enumerate(pending.changes):
-            if i >= self.limits.fates_max and i not in lost:
+            stands = i not in lost and receipt.outcome != "rejected"
+            if stands and i >= self.limits.fates_max:
                 continue
+            fallen += not stands
+            if fallen > LOST_MAX + FATES_MAX + 1:  # more than are kept: who keeps them sees that and says it
+                break
             reason, by = lost.get(i, (receipt.reason, ""))
             if receipt.outcome == "rejected":
                 outcome = "rejected"

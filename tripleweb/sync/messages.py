@@ -86,6 +86,7 @@ is a triple `_deleted`:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -93,12 +94,15 @@ import msgspec
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
 from tripleweb.clock import parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
-from tripleweb.ids import check_id, check_predicate
-from tripleweb.terms import Ref, Value, from_wire, kind, normalise, slot, to_wire
+from tripleweb.ids import BYTES_MAX, check_id, check_predicate
+from tripleweb.terms import TEXT_BYTES_MAX, Ref, Value, from_wire, kind, normalise, slot, to_wire
 
 PROTOCOL = 1
 FRAME_BYTES_MAX = 16 << 20
+TRANSACTION_CHANGES_MAX = 5_000_000
+TRANSACTION_BYTES_MAX = 224 << 20  # of its changes; what carries them may take another frame
 DEPTH_MAX = 64
+_CHANGE_BYTES_MAX = 6 * (TEXT_BYTES_MAX + 3 * BYTES_MAX) + 200  # JSON escapes a byte as six at most
 
 Cursor = tuple[str, int]
 WireChange = tuple[str, str, str, str, str | int | float | bool | None]
@@ -241,6 +245,7 @@ ClientFrame = Hello | Push | Confirm | Subscribe | Unsubscribe | Ping
 ServerFrame = Welcome | Part | Poke | Rows | Failed | Pong | Fault
 
 _encoder = msgspec.json.Encoder()
+_pack = msgspec.json.Encoder(enc_hook=str).encode  # a reference is text
 _client_decoder = msgspec.json.Decoder(ClientFrame)
 _server_decoder = msgspec.json.Decoder(ServerFrame)
 _committed_decoder = msgspec.json.Decoder(Committed)
@@ -315,6 +320,24 @@ def _pair(wire: Any) -> Value | None:
 
 def change_to_wire(change: Change) -> WireChange:
     return (change.subject, change.predicate, change.slot, *to_wire(change.value))
+
+
+def check_size(
+    changes: Sequence[Change],
+    changes_max: int = TRANSACTION_CHANGES_MAX,
+    bytes_max: int = TRANSACTION_BYTES_MAX,
+) -> None:
+    """Raises `ValueError` for a transaction that no server would take."""
+    if len(changes) > changes_max:
+        said = f"{changes_max:,} changes; this one has {len(changes):,}"
+    elif len(changes) * _CHANGE_BYTES_MAX <= bytes_max:
+        return
+    else:  # packed as a whole, a little more than what travels
+        size = sum(len(_pack(changes[i : i + 1_000])) for i in range(0, len(changes), 1_000))
+        if size <= bytes_max:
+            return
+        said = f"{bytes_max >> 20:,} MB; this one has {-(-size >> 20):,}"
+    raise ValueError(f"a transaction that is to be synced has at most {said}: write it in several")
 
 
 def wire_bytes(change: Change) -> int:

@@ -13,6 +13,10 @@ from typing import Any
 
 from tripleweb.change import Change, Key
 
+FATES_MAX = 10_000
+LOST_MAX = 100_000
+LOST = ("superseded", "rejected")
+
 # -- server --------------------------------------------------------------------------------------------------------
 
 
@@ -94,6 +98,14 @@ class Fate:
     outcome: str  # applied, superseded, restamped, rejected
     by: str
     reason: str
+
+
+def worth_keeping(fates: list[Fate]) -> list[Fate]:
+    """The newest 10,000, and of those before them the newest 100,000 of writes that did not stand: what they wrote is
+    kept nowhere else, and no load of a large table pushes it out."""
+    cut = max(0, len(fates) - FATES_MAX)
+    lost = [fate for fate in fates[:cut] if fate.outcome in LOST]
+    return lost[-LOST_MAX:] + fates[cut:]
 
 
 @dataclass(slots=True)

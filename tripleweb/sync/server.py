@@ -66,7 +66,7 @@ class Limits:
     """Bounds of a tenant; the simulator draws them anew for every run."""
 
     tolerance_ms: int = TOLERANCE_MS
-    transaction_changes_max: int = 5_000_000
+    transaction_changes_max: int = messages.TRANSACTION_CHANGES_MAX
     tail_max: int = 20_000  # transactions kept in memory for those who come back
     poke_transactions_max: int = 2_000
     part_registers: int = 500

@@ -1,0 +1,50 @@
+"""Stores and a server for tests that ask for them by name. A module with needs of its own has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import tripleweb
+from tests.stores import SCHEMA, Connect
+from tripleweb.database import Database
+from tripleweb.storage.memory import MemoryStores
+from tripleweb.web import WebServer
+
+
+@pytest.fixture
+def db() -> Iterator[Database]:
+    """A store in memory, without a schema."""
+    with tripleweb.open() as db:
+        yield db
+
+
+@pytest.fixture
+def blog() -> Iterator[Database]:
+    """A store in memory, with the schema of `tests.stores`."""
+    with tripleweb.open(schema=SCHEMA) as db:
+        yield db
+
+
+@pytest.fixture
+def server() -> Iterator[WebServer]:
+    """A server in this process; its owner is ada."""
+    with WebServer(MemoryStores(), owner="ada") as running:
+        yield running
+
+
+@pytest.fixture
+def connect(server: WebServer) -> Iterator[Connect]:
+    """`tripleweb.connect` to an app of `server`, without a file; closed at the end."""
+    made: list[Database] = []
+
+    def connect(**options: Any) -> Database:
+        place = {"url": server.url, "token": server.token, "path": ":memory:", **options}
+        made.append(tripleweb.connect("app", **place))
+        return made[-1]
+
+    yield connect
+    for db in made:
+        db._session.close(0.2)

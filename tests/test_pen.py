@@ -1,0 +1,262 @@
+"""The short way of `set` is the long way: two stores, one without a pen, go through the same histories, and everything
+that can be seen of them is the same; also to Ctrl-C, to threads, and after the death of the process."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tripleweb
+from tripleweb import Ref, t
+from tripleweb.database import Database
+from tripleweb.errors import DeletedError, SchemaError, TriplewebError
+from tripleweb.pen import Pen
+from tripleweb.schema import Schema
+from tripleweb.session import Session
+from tripleweb.storage.replica import MemoryReplica, ReplicaFile
+from tripleweb.store import Delta
+from tripleweb.undo import DEEDS_MAX, NOTES_MAX
+
+
+def even(value: int) -> bool:
+    return value % 2 == 0
+
+
+SCHEMA = tripleweb.schema(
+    user={
+        "name": t.string(optional=True),
+        "age": t.number(),
+        "active": t.boolean(default=True),
+        "born": t.date(optional=True),
+        "boss": t.ref("user", optional=True),
+        "tags": t.many(t.string()),
+        "seen": t.counter(),
+        "pairs": t.number(optional=True, check=even),
+    }
+)
+SUBJECTS = ["a", "b", "c", Ref("a"), np.str_("b"), "é", "", "x" * 600, "bad\n", 7, None, [], object]
+PREDICATES = ["user/name", "user/age", "user/active", "user/born", "user/boss", "user/tags", "user/seen"]
+PREDICATES += ["user/pairs", "user/other", "free/x", "free/y", "plain"]
+ODD_PREDICATES: list[Any] = [
+    "_deleted",
+    "_x/y",
+    "",
+    "x" * 600,
+    "a\tb",
+    Ref("user/age"),
+    np.str_("free/x"),
+    3,
+    None,
+    {},
+]
+VALUES: list[Any] = [
+    "x",
+    "é",
+    "x" * 300,
+    1,
+    1.0,
+    2,
+    2.5,
+    True,
+    False,
+    Ref("a"),
+    "a",
+    datetime(2020, 1, 1, tzinfo=UTC),
+]
+ODD_VALUES: list[Any] = [
+    *(
+        None,
+        float("nan"),
+        float("inf"),
+        1 << 63,
+        -(1 << 63),
+        "\ud800",
+        "x" * 1_000_001,
+        [1],
+        (1, 2),
+        {"a": 1},
+        object,
+    ),
+    *(
+        {"p", "q"},
+        frozenset([1, 2]),
+        set(),
+        np.int64(3),
+        np.float64(0.5),
+        np.bool_(True),
+        np.str_("n"),
+        pd.NA,
+        pd.NaT,
+    ),
+    *(
+        datetime(2020, 1, 1),
+        datetime(2021, 5, 5, tzinfo=timezone(timedelta(hours=2))),
+        pd.Timestamp("2020", tz="UTC"),
+    ),
+    *("", "bad\nid", "y" * 600, b"bytes"),
+]
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def changed(self, delta: Delta) -> None:
+        self.heard.append(repr(delta))
+
+    def catch_up(self) -> None:
+        self.heard.append("catch up")
+
+    def state_changed(self) -> None:
+        self.heard.append("state")
+
+
+class NoPen(Pen):
+    def set(self, schema: Schema, subject: Any, predicate: Any, value: Any) -> bool:
+        return False
+
+
+class CountingPen(Pen):
+    done = 0
+
+    def set(self, schema: Schema, subject: Any, predicate: Any, value: Any) -> bool:
+        done = super().set(schema, subject, predicate, value)
+        self.done += done
+        return done
+
+
+def make(pen: type[Pen], schema: Schema | None, path: Path | None) -> Database:
+    clock = itertools.count(1_000)
+    replica = MemoryReplica(kept=False) if path is None else ReplicaFile(path)
+    session = Session(replica, random_bytes=bytes, now=lambda: next(clock) // 3)
+    db = Database(session, schema)
+    db._pen = pen(session, db.schema)
+    return db
+
+
+def outcome(operation: Callable[[], Any]) -> str:
+    try:
+        return repr(operation())
+    except Exception as error:  # noqa: BLE001 - whatever it is, it has to be the same
+        return f"{type(error).__mro__} {error}"
+
+
+def state(db: Database) -> list[str]:
+    store = db._session.store
+    shown = [f"{p} {s} {v!r}" for p in store.predicates() for s, v in store.scan(p)]
+    counts = [f"{p} {store.count(p)}" for p in store.predicates()]
+    found = [
+        f"{p} {v!r} {store.column(p)[1].rows_with(v)}"
+        for p in PREDICATES[:3]
+        for v in VALUES
+        if "free" not in p
+    ]
+    # every other predicate has no reverse index
+    return (
+        sorted(map(repr, store.registers()))
+        + shown
+        + counts
+        + found[: len(VALUES)]
+        + [str(db._session.core.clock.last)]
+    )
+
+
+def operations(rng: random.Random, depth: int = 0) -> Iterator[Callable[[Database], Any]]:
+    """The same for each store: the arguments are drawn before."""
+    for _ in range(rng.randrange(1, 6)):
+        odd = rng.random()
+        subject = rng.choice(SUBJECTS[:3]) if rng.random() < 0.9 else rng.choice(SUBJECTS)
+        predicate = rng.choice(PREDICATES) if rng.random() < 0.95 else rng.choice(ODD_PREDICATES)
+        value = rng.choice(VALUES) if odd < 0.8 else rng.choice(ODD_VALUES)
+        roll = rng.random()
+        if roll < 0.70:
+            yield lambda db, s=subject, p=predicate, v=value: db.set(s, p, v)
+        elif roll < 0.75:
+            yield lambda db, s=subject, p=predicate: db.unset(s, p)
+        elif roll < 0.80:
+            yield lambda db, s=subject, v=value: db.set(s, "user/tags", {"one", "two"} if v == 1 else "one")
+        elif roll < 0.83:
+            yield lambda db, s=subject: db.increment("user", s, seen=2)
+        elif roll < 0.86:
+            yield lambda db, s=subject, v=value: db.update("user", s, name="n", age=v)
+        elif roll < 0.88:
+            yield lambda db, s=subject, v=value: db.insert("user", id=s, age=v)
+        elif roll < 0.895:
+            yield lambda db, s=subject: db.delete(s)
+        elif roll < 0.92:
+            yield lambda db: sorted(map(repr, db._session.take_back()))
+        elif roll < 0.94:
+            yield lambda db: sorted(map(repr, db._session.take_back(redo=True)))
+        elif roll < 0.97 and depth < 2:
+            inner = list(operations(rng, depth + 1))
+            fails = rng.random() < 0.3
+            yield lambda db, inner=inner, fails=fails: block(db, inner, fails)
+        elif roll < 0.98:
+            yield lambda db, p=predicate: db._session.store.column(p)[1].reverse() and None
+        else:
+            yield lambda db: db.undo().shape
+
+
+def block(db: Database, inner: list[Callable[[Database], Any]], fails: bool) -> list[str]:
+    with db.transaction():
+        seen = [outcome(lambda op=op: op(db)) for op in inner]
+        if fails:
+            raise RuntimeError(f"planned {seen}")
+    return seen
+
+
+def check_alike(dbs: list[Database], rng: random.Random, steps: int, said: str) -> None:
+    listeners = [Listener() for _ in dbs]
+    watched = rng.random() < 0.5
+    for step in range(steps):
+        if watched and step == 5:
+            for db, listener in zip(dbs, listeners, strict=True):
+                db._session.watch(listener)
+        for operation in operations(rng):
+            first, second = (outcome(lambda db=db: operation(db)) for db in dbs)  # noqa: B023
+            assert first == second, f"{said} step {step}"
+        assert state(dbs[0]) == state(dbs[1]), f"{said} step {step}"
+        assert listeners[0].heard == listeners[1].heard, f"{said} step {step}"
+    assert bool(listeners[0].heard) == watched
+
+
+@pytest.mark.parametrize("schema", [None, SCHEMA], ids=["free", "schema"])
+@pytest.mark.parametrize("seed", range(60))
+def test_the_short_way_is_the_long_way(seed: int, schema: Schema | None) -> None:
+    rng = random.Random(seed)
+    dbs = [make(pen, schema, None) for pen in (CountingPen, NoPen)]
+    check_alike(dbs, rng, 25, f"seed {seed}")
+    assert dbs[0]._pen.done > 10, f"seed {seed}"  # type: ignore[attr-defined]
+    for db in dbs:
+        db.close()
+    closed = [outcome(lambda db=db: db.set("a", "user/age", 1)) for db in dbs]
+    assert closed[0] == closed[1] and "closed" in closed[0]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_in_a_file_too(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    dbs = [make(pen, SCHEMA, tmp_path / pen.__name__) for pen in (CountingPen, NoPen)]
+    check_alike(dbs, rng, 12, f"seed {seed}")
+    for db in dbs:
+        with db.transaction():
+            db.set("a2", "user/age", 5)
+            db.set("a2", "user/age", 6)
+    before = sorted(map(repr, dbs[0]._session.store.registers()))
+    for db in dbs:
+        db.close()
+    again = [tripleweb.open(tmp_path / pen.__name__) for pen in (CountingPen, NoPen)]
+    assert [sorted(map(repr, db._session.store.registers())) for db in again] == [before] * 2
+    for db in again:
+        db.close()

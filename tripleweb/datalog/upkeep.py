@@ -1,0 +1,263 @@
+"""Which live queries are kept up to date by the deltas of one store.
+
+`Upkeep.open` gives a `LiveQuery` whose answer follows `Upkeep.changed(delta)`, to be called once for each delta and
+before the store changes again. A query is evaluated when it is first looked at; from then on its triggers run. A batch
+that costs more than a fresh evaluation, or a trigger that fails, makes it stale: the next look evaluates afresh.
+Invariant: a refreshed query has the answer of a fresh evaluation, whichever way it took. What cannot be compiled
+(`reason` says why) is evaluated afresh whenever it is refreshed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from typing import Any
+from weakref import WeakSet
+
+from tripleweb.datalog.answer import Result, Row, Rows
+from tripleweb.datalog.bodies import Unsupported
+from tripleweb.datalog.builtins import inward
+from tripleweb.datalog.clauses import Rules
+from tripleweb.datalog.evaluate import Budget
+from tripleweb.datalog.live import LiveQuery
+from tripleweb.datalog.maintained import Maintained, Trigger
+from tripleweb.datalog.pull import frozen
+from tripleweb.datalog.query import Query
+from tripleweb.errors import TriplewebError
+from tripleweb.store import Delta, Store
+from tripleweb.terms import Value
+
+FEW = 64  # triples: up to here nobody weighs triggers against a fresh evaluation
+ROW_BYTES = 150  # of an answer's row and its count
+
+
+class Followed(LiveQuery):
+    """A live query that is kept up to date; `refresh` with `follow` off evaluates it afresh, once."""
+
+    def __init__(
+        self,
+        upkeep: Upkeep,
+        query: Query | str,
+        inputs: Sequence[Any],
+        rules: str | Rules | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        super().__init__(query, inputs, upkeep.store, rules, budget)
+        self.upkeep = upkeep
+        self.reason: str | None = None  # why it is not maintained
+        self.maintained: Maintained | None = None  # while it is
+        self.full = 0  # rows touched by its last fresh evaluation
+        self._carried: Rows | None = (
+            None  # what changed between the last refresh and the moment it was dropped
+        )
+
+    @property
+    def result(self) -> Result:
+        maintained = self.maintained
+        if maintained is not None:
+            standing = maintained.standing
+            if self._result.rows is not standing.rows:
+                self._result = Result(self.query.columns, standing.rows, dict(standing.skipped))
+        return self._result
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.result.rows
+
+    def refresh(self, budget: Budget | None = None, follow: bool = True) -> Rows | None:
+        if self.maintained is not None:
+            change = self.maintained.standing.settle()
+            self.version += change is not None
+            return change
+        if self.reason is None and follow:
+            try:
+                return self._start(budget or self._budget or Budget())
+            except Unsupported as why:
+                self.reason = str(why)
+        return super().refresh(budget)
+
+    def _start(self, budget: Budget) -> Rows | None:
+        maintained = Maintained(self.program, self._inputs, self.upkeep.store)
+        most = inf if budget.bytes is None else budget.bytes // ROW_BYTES
+        maintained.start(inf if budget.rows is None else budget.rows, most)
+        self.full = maintained.touched
+        standing = maintained.standing
+        change = self.take(Result(self.query.columns, standing.rows, dict(standing.skipped)))
+        self.maintained = maintained
+        self.upkeep.follow(self)
+        return change
+
+    @property
+    def is_current(self) -> bool:
+        """True while it is kept up to date."""
+        return self.maintained is not None
+
+    def drop(self) -> None:
+        """It is kept up to date no more; its answer stays what its counts say now, and the next look has the rest."""
+        assert self.maintained is not None
+        change = self.maintained.standing.settle()
+        self._carried = change if self._carried is None else _netted([self._carried, change])
+        self._result = self.result
+        self.maintained = None
+
+    def take(self, result: Result) -> Rows | None:
+        change = super().take(result)
+        if self._carried is not None:
+            carried, self._carried = self._carried, None
+            self.version += change is None
+            change = _netted([carried, change])
+        return change
+
+
+def _netted(changes: Iterable[Rows | None]) -> Rows | None:
+    """Changes of an answer, one after the other, as one."""
+    net: Counter[Row] = Counter()
+    shown: dict[Row, Row] = {}
+    for change in changes:
+        for rows, sign in ((change.added, 1), (change.removed, -1)) if change is not None else ():
+            for row in rows:
+                key = tuple(map(frozen, row))
+                shown[key] = row
+                net[key] += sign
+    added = [shown[key] for key, count in net.items() for _ in range(count)]
+    removed = [shown[key] for key, count in net.items() for _ in range(-count)]
+    return Rows(added, removed) if added or removed else None
+
+
+class Upkeep:
+    """The live queries of one store that follow its deltas."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._followed: WeakSet[Followed] = WeakSet()
+        self._heard: (
+            dict[str, list[Trigger]] | None
+        ) = {}  # all triggers by predicate; None: to be collected anew
+        self._recursive: list[Maintained] = []
+
+    def open(
+        self,
+        query: Query | str,
+        inputs: Sequence[Any] = (),
+        rules: str | Rules | None = None,
+        budget: Budget | None = None,
+    ) -> Followed:
+        """A live query over the store. Raises `QueryError` for what cannot be run.
+
+        >>> from tripleweb.change import Change
+        >>> store = Store()
+        >>> upkeep = Upkeep(store)
+        >>> live = upkeep.open("[:find ?name :where [_ :user/name ?name]]")
+        >>> live.refresh(), live.rows
+        (None, [])
+        >>> upkeep.changed(store.apply([Change("ada", "user/name", "", "Ada", 1, "r")]))
+        []
+        >>> live.refresh(), live.version
+        (Rows(added=[('Ada',)], removed=[]), 1)
+        """
+        return Followed(self, query, inputs, rules, budget)
+
+    def follow(self, live: Followed) -> None:
+        """From now on its triggers run."""
+        self._followed.add(live)
+        self._heard = None
+
+    def forget(self, live: Followed) -> None:
+        """Its triggers run no more, since nobody looks at it."""
+        live.maintained = None
+        self._followed.discard(live)
+        self._heard = None
+
+    def changed(self, delta: Delta) -> list[Followed]:
+        """Has the followed queries see a delta that the store has just made; returns those that follow no more. Does
+        not raise what triggers raise: the query's next evaluation will."""
+        heard = self._heard if self._heard is not None else self._collect()
+        predicates = delta.predicates
+        if heard.keys().isdisjoint(predicates):
+            return []
+        if len(delta.added) + len(delta.removed) > FEW:
+            return self._weigh(delta)
+        try:
+            if self._recursive:
+                self.store.replay(delta, self._step, self._gone)
+            else:
+                self.store.replay(delta, self._step)
+        except BaseException as error:
+            dropped = self._drop(
+                live
+                for live in self._followed
+                if live.maintained is not None and live.maintained.hears(predicates)
+            )
+            if not isinstance(error, Exception):
+                raise
+            return dropped
+        return []
+
+    def _step(self, predicate: str, subject: str, row: int, value: Value, sign: int) -> None:
+        seen = inward(value)
+        assert self._heard is not None
+        for trigger in self._heard.get(predicate, ()):
+            trigger(subject, row, seen, value, sign)
+        for maintained in self._recursive:
+            maintained.derive(predicate, subject, row, value, sign)
+
+    def _gone(self, predicate: str) -> None:
+        for maintained in self._recursive:
+            maintained.gone(predicate)
+
+    def _collect(self) -> dict[str, list[Trigger]]:
+        """All triggers of all followed queries."""
+        heard: dict[str, list[Trigger]] = {}
+        self._recursive = []
+        for live in list(self._followed):
+            if live.maintained is None:
+                self._followed.discard(live)
+                continue
+            for predicate in live.maintained.predicates:
+                heard.setdefault(predicate, []).extend(live.maintained.triggers.get(predicate, ()))
+            if live.maintained.components:
+                self._recursive.append(live.maintained)
+        self._heard = heard
+        return heard
+
+    def _weigh(self, delta: Delta) -> list[Followed]:
+        """A large delta: each query goes on as long as it costs less than a fresh evaluation."""
+        running = {
+            live: live.maintained.touched + live.full + FEW
+            for live in self._followed
+            if live.maintained is not None and live.maintained.hears(delta.predicates)
+        }
+
+        dropped: list[Followed] = []
+
+        def each(call: Callable[[Maintained], object]) -> None:
+            for live in list(running):
+                maintained = live.maintained
+                assert maintained is not None
+                try:
+                    call(maintained)
+                    if maintained.touched > running[live]:
+                        raise TriplewebError("a fresh evaluation costs less")
+                except Exception:  # noqa: BLE001 (what it is, its next evaluation will say)
+                    del running[live]
+                    dropped.extend(self._drop([live]))
+
+        try:
+            self.store.replay(
+                delta,
+                lambda *step: each(lambda maintained: maintained.step(*step)),
+                lambda predicate: each(lambda maintained: maintained.gone(predicate)),
+            )
+        except BaseException:
+            self._drop(running)
+            raise
+        return dropped
+
+    def _drop(self, lives: Iterable[Followed]) -> list[Followed]:
+        dropped = list(lives)
+        for live in dropped:
+            live.drop()
+            self._followed.discard(live)
+        self._heard = None
+        return dropped

@@ -1,0 +1,152 @@
+"""How a database writes: blocks that are one transaction, and the short way of `set`, for one plain single value of a
+store that is in memory, or within a transaction.
+
+Nearly every write is of this kind, and the long way (`session`, `writes`, `transaction`) spends most of its time on
+what such a write does not have: sets, counters, members to take back, a commit to save, a link to wake, watchers to
+tell. Invariant: what is done here is what the long way would do, to the last register, delta and deed; where that is
+not sure from a look, or the long way would raise, `set` does nothing and says so, and the long way is taken. The rules
+themselves are elsewhere: `terms.normalise`, `ids.check_id`, `tables.Column.assign`, `Transaction.set_at`,
+`clock.Clock.tick`, `undo.Deeds`.
+
+Ctrl-C: a step is not left in its middle. CPython looks for signals where a function begins, after a call into C and
+where a loop turns; so between the beginning of `Column.assign` (without a reverse index to keep) and the end of the
+`append` after it there is no such place, and no `Shield` is needed, which would cost half as much as all the rest.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from tripleweb.errors import TriplewebError
+from tripleweb.ids import check_id, check_predicate
+from tripleweb.schema import Schema
+from tripleweb.session import Session
+from tripleweb.shield import Shield
+from tripleweb.store import change_of
+from tripleweb.tables import Column, Table
+from tripleweb.terms import Ref, kind, normalise
+from tripleweb.undo import NOTES_MAX
+
+
+class Pen:
+    """Writes single values for a `Database`. It is as close to its session as if it were a method of it."""
+
+    def __init__(self, session: Session, schema: Schema) -> None:
+        self._session = session
+        self._schema = schema
+        self._store = session.store
+        self._notes = session._deeds.notes
+        # where values of a predicate go, and the letter of their kind ("": any); None: that is not for here
+        self._fields: dict[str, tuple[Table, Column, str] | None] = {}
+        # a transaction of its own needs nothing but the store: there is nobody to send it to, and nothing to save
+        self._is_alone = session.core.local and not session.replica.keeps
+
+    def set(self, schema: Schema, subject: Any, predicate: Any, value: Any) -> bool:
+        """What `writes.set_triple` does, in the open transaction or one of its own; False if it has done nothing."""
+        if type(subject) is not str or type(predicate) is not str:
+            return False
+        if schema is not self._schema:
+            self._schema = schema
+            self._fields.clear()
+        if predicate not in self._fields and not self._learn(predicate):
+            return False
+        field = self._fields[predicate]
+        if field is None:
+            return False
+        table, column, letter = field
+        try:
+            value = normalise(value)
+        except (ValueError, TypeError):
+            return False
+        if value is None:
+            return False
+        if letter and kind(value) != letter:
+            if letter != "r" or type(value) is not str:
+                return False
+            try:
+                value = Ref(check_id(value))
+            except ValueError:
+                return False
+        store, session = self._store, self._session
+        numbers = store.numbers
+        with session.lock:
+            tx = session._tx
+            if tx is None and (not self._is_alone or session.closed or session._depth):
+                return False
+            if subject not in numbers:
+                try:
+                    check_id(subject)
+                except ValueError:
+                    return False
+                store.place(subject, predicate)
+            number = numbers[subject]
+            row = table.row_of.get(number)
+            if row is None:
+                row = table.add(number)
+            if row >= len(column.values):
+                column.grow(row + 1)
+            if (column.cells and row in column.cells) or store.deleted(subject) is not None:
+                return False
+            if tx is not None:
+                if not tx.is_plain:
+                    return False
+                session._check_opener()
+                if column.index is None:
+                    tx.set_at(subject, predicate, column, row, value)
+                else:
+                    with Shield():
+                        tx.set_at(subject, predicate, column, row, value)
+                return True
+            core, notes = session.core, self._notes
+            replica = core.replica
+            by = store.replica_number(replica)
+            time = core.clock.tick(session._now() + core.offset_ms)
+            old = column.values[row]
+            note = subject, predicate, value, time, replica, old, column.times[row], column.replicas[row]
+            if column.index is None and not session._watchers:
+                column.assign(row, value, time, by)
+                notes.append(note)
+            else:
+                with Shield():
+                    column.assign(row, value, time, by)
+                    notes.append(note)
+                    if session._watchers:
+                        session._tell(change_of(subject, predicate, old, value))
+            if session._waiting:
+                session.changed.notify_all()
+            if len(notes) > NOTES_MAX:
+                session._deeds.trim()
+        return True
+
+    def _learn(self, predicate: str) -> bool:
+        """Notes how a predicate is written; False if it is none."""
+        try:
+            field = self._schema.at(check_predicate(predicate))
+        except ValueError:
+            return False
+        plain = not (field.many or field.counter or field.check is not None)
+        with self._session.lock:
+            self._fields[predicate] = (*self._store.column(predicate), field.type) if plain else None
+        return True
+
+
+class Block:
+    """What `Database.transaction` returns."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._open = False
+
+    def __enter__(self) -> Block:
+        if self._open:
+            raise TriplewebError("this transaction is open already")
+        self._session.begin()
+        self._open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        self._session.end(commit=kind is None)
