@@ -80,3 +80,11 @@ def test_a_dead_servers_word_leads_nowhere(tmp_path: Path, monkeypatch: pytest.M
     )
     with pytest.raises(tripleweb.NoServerError):
         tripleweb.connect("notes")
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "x"])
+def test_what_is_no_port_is_bad_usage(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--data", str(tmp_path), f"--port={port}"])
+    assert ended.value.code == 2
+    assert port in capsys.readouterr().err

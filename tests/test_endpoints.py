@@ -776,6 +776,25 @@ def test_reading_leaves_no_trace_of_replicas(server: WebServer, ada: User) -> No
 # ---------------------------------------- metrics and the page
 
 
+@pytest.mark.parametrize("length", ["5x", "-5", "5, 6", ""])
+def test_a_length_that_is_none_is_the_clients_mistake(
+    server: WebServer, ada: User, caplog: pytest.LogCaptureFixture, length: str
+) -> None:
+    with socket.create_connection((ada.url.hostname, ada.url.port), timeout=10) as plug:
+        head = f"POST {API}apps HTTP/1.1\r\nHost: a\r\nAuthorization: tripleweb {ada.token}\r\n"
+        plug.sendall(f'{head}Content-Length: {length}\r\n\r\n{{"name":"x"}}'.encode())
+        assert plug.recv(1 << 16).startswith(b"HTTP/1.1 400")
+    assert "Traceback" not in caplog.text
+    assert ada.get("apps").json == []
+
+
+@pytest.mark.parametrize(
+    "path", ["info", "apps", "apps/app", "apps/app/query", "apps/app/changes", "metrics"]
+)
+def test_what_goes_by_another_method_is_405_in_json(ada: User, path: str) -> None:
+    assert ada.call("PUT", path, {}).error == (405, "malformed")
+
+
 def test_metrics_are_for_administrators(server: WebServer, ada: User) -> None:
     ada.push("my-app", *numbers(3))
     ada.query("my-app", AGES)

@@ -45,7 +45,7 @@ SCHEMA = tripleweb.schema(
         "pairs": t.number(optional=True, check=even),
     }
 )
-SUBJECTS = ["a", "b", "c", Ref("a"), np.str_("b"), "é", "", "x" * 600, "bad\n", 7, None, [], object]
+SUBJECTS = ["a", "b", Ref("a"), np.str_("b"), "é", "", "x" * 600, "bad\n", 7, None, [], object]
 PREDICATES = ["user/name", "user/age", "user/active", "user/born", "user/boss", "user/tags", "user/seen"]
 PREDICATES += ["user/pairs", "user/other", "free/x", "free/y", "plain"]
 ODD_PREDICATES: list[Any] = [
@@ -113,7 +113,7 @@ class Listener:
         self.heard: list[str] = []
 
     def changed(self, delta: Delta) -> None:
-        self.heard.append(repr(delta))
+        self.heard.append(f"{sorted(map(repr, delta.removed))} {sorted(map(repr, delta.added))}")
 
     def catch_up(self) -> None:
         self.heard.append("catch up")
@@ -156,27 +156,16 @@ def state(db: Database) -> list[str]:
     store = db._session.store
     shown = [f"{p} {s} {v!r}" for p in store.predicates() for s, v in store.scan(p)]
     counts = [f"{p} {store.count(p)}" for p in store.predicates()]
-    found = [
-        f"{p} {v!r} {store.column(p)[1].rows_with(v)}"
-        for p in PREDICATES[:3]
-        for v in VALUES
-        if "free" not in p
-    ]
-    # every other predicate has no reverse index
-    return (
-        sorted(map(repr, store.registers()))
-        + shown
-        + counts
-        + found[: len(VALUES)]
-        + [str(db._session.core.clock.last)]
-    )
+    found = [f"{p} {v!r} {sorted(store.subjects(p, v))}" for p in PREDICATES[:3] for v in VALUES]
+    # the other predicates have no reverse index, unless an operation asked for it
+    return sorted(map(repr, store.registers())) + shown + counts + found + [str(db._session.core.clock.last)]
 
 
 def operations(rng: random.Random, depth: int = 0) -> Iterator[Callable[[Database], Any]]:
     """The same for each store: the arguments are drawn before."""
     for _ in range(rng.randrange(1, 6)):
         odd = rng.random()
-        subject = rng.choice(SUBJECTS[:3]) if rng.random() < 0.9 else rng.choice(SUBJECTS)
+        subject = rng.choice("abcdefgh") if rng.random() < 0.9 else rng.choice(SUBJECTS)
         predicate = rng.choice(PREDICATES) if rng.random() < 0.95 else rng.choice(ODD_PREDICATES)
         value = rng.choice(VALUES) if odd < 0.8 else rng.choice(ODD_VALUES)
         roll = rng.random()
@@ -237,7 +226,7 @@ def test_the_short_way_is_the_long_way(seed: int, schema: Schema | None) -> None
     rng = random.Random(seed)
     dbs = [make(pen, schema, None) for pen in (CountingPen, NoPen)]
     check_alike(dbs, rng, 25, f"seed {seed}")
-    assert dbs[0]._pen.done > 10, f"seed {seed}"  # type: ignore[attr-defined]
+    assert dbs[0]._pen.done > 5, f"seed {seed}"  # type: ignore[attr-defined]
     for db in dbs:
         db.close()
     closed = [outcome(lambda db=db: db.set("a", "user/age", 1)) for db in dbs]

@@ -81,14 +81,13 @@ def test_what_a_query_depends_on(where: str, predicates: set[str] | None) -> Non
         assert query.predicates == frozenset("a")
 
 
-def test_a_pull_is_read_but_not_yet_run() -> None:
+def test_a_pull_is_read_with_its_query() -> None:
     query = parse("[:find (pull ?u [:user/name {:user/manager [:user/name]}]) :where [?u :user/name _]]")
     (pull,) = query.find
     assert isinstance(pull, Pull)
     assert (pull.variable.name, str(pull.pattern)) == ("?u", "[:user/name {:user/manager [:user/name]}]")
-    assert query.predicates is None
-    with pytest.raises(QueryError, match="pull is not available yet"):
-        run(query, [], Triples())
+    assert query.predicates == {"user/name", "user/manager"}
+    assert run(query, [], Triples()).rows == []
 
 
 def test_callables_are_found_in_inputs() -> None:

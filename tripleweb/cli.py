@@ -28,13 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run a server without Jupyter, on loopback")
     serve.add_argument("--data", type=Path, default=None, metavar="DIR", help="where the apps are kept")
-    serve.add_argument("--port", type=int, default=0, metavar="N", help="the port; a free one by default")
+    serve.add_argument("--port", type=_port, default=0, metavar="N", help="the port; a free one by default")
     options = parser.parse_args(arguments)
     try:
         return _serve(options.data or places.server_dir(), options.port)
     except (TriplewebError, OSError, OverflowError) as error:
         print(f"tripleweb: {error}", file=sys.stderr)
         return 1
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:  # the system would take the remainder
+        raise argparse.ArgumentTypeError(f"a port is a number up to 65535, not {text}")
+    return int(text)
 
 
 def _serve(folder: Path, port: int) -> int:

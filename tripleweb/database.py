@@ -15,7 +15,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from tripleweb import discovery, places, writes
 from tripleweb.change import DELETED
 from tripleweb.datalog import evaluate, query
-from tripleweb.datalog.clauses import Clause, Constant, Or, Pattern, Variable
+from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.discovery import Unreachable
 from tripleweb.errors import IncompleteError, NoServerError, StorageError, TriplewebError
 from tripleweb.ids import check_app, check_id, kind_of
 from tripleweb.pen import Block, Pen
 from tripleweb.schema import Schema, check_schema, field_of
+from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
 from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile, collector_at_rest
 from tripleweb.storage.shelf import Identity, Shelf
@@ -39,6 +40,7 @@ from tripleweb.terms import from_wire
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tripleweb.frame import Columns
     from tripleweb.live import LiveFrame, LiveQueries
 
 log = logging.getLogger("tripleweb")
@@ -187,6 +189,7 @@ class Database:
         self._session = session
         self._lives: LiveQueries | None = None
         self._queries: dict[str, Query] = {}  # by their text, with the schema's kinds
+        self._rules = Rulebook()
         self._finalizer = weakref.finalize(self, _close_soon, session)
         self._finalizer.atexit = False  # then it gets a little time for what is unsent: see session
         self.schema = check_schema(schema)
@@ -337,15 +340,9 @@ class Database:
         >>> db.q("[:find ?name . :in $ ?least :where [?u :user/name ?name] [?u :user/age ?a] [(> ?a ?least)]]", 30)
         'Ada'
         """
-        from tripleweb.frame import shape
-
         parsed = self._parsed(query_text)
         self._load(timeout, strict)
-        with self._session.lock:
-            result = evaluate.run(parsed, inputs, self._session.store, budget=_budget())
-            attrs = self._attrs()
-        attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}
-        return shape(result, parsed.shape, kinds=self._kinds(parsed), attrs=attrs)
+        return self._answer(parsed, inputs)
 
     def live(self, query_text: str, /, *inputs: Any, timeout: float = 10) -> LiveFrame:
         """A live frame of a query: `q`, kept fresh. Returns at once; the first look waits up to `timeout` seconds for
@@ -359,14 +356,31 @@ class Database:
         >>> live.df["name"].tolist()
         ['Ada']
         """
-        from tripleweb.live import LiveQueries
+        return self._follow(self._parsed(query_text), inputs, timeout)
 
-        with self._session.lock:
-            if self._lives is None:
-                self._lives = LiveQueries(_Host(self), self._session.store, self._session.anchored)
-                self._session.watch(self._lives)
-            live = self._lives.upkeep.open(self._parsed(query_text), inputs, budget=_budget())
-            return self._lives.open(live, live.inputs, kinds=self._kinds(live.query), timeout=timeout)
+    def select(self, kind: str, /) -> Selection:
+        """The entities of a kind, for those who do not write Datalog; `select` says the rest.
+
+        >>> db = open()
+        >>> ada, bob = db.insert("user", name="Ada", age=36), db.insert("user", name="Bob", age=17)
+        >>> db.select("user").where("age", ">", 18).df()["name"].tolist()
+        ['Ada']
+        """
+        return Selection(self, kind)
+
+    def rules(self, text: str | None = None, /) -> Rulebook:
+        """Keeps rules for the queries that are asked from now on, instead of those of the same names; returns all that
+        are kept. A query's own rules (`%`) come before them. Raises `QueryError`.
+
+        >>> db = open()
+        >>> db.rules("[(adult ?u) [?u :user/age ?a] [(>= ?a 18)]]")
+        [(adult ?u) [?u :user/age ?a] [(>= ?a 18)]]
+        """
+        if text is not None:
+            with self._session.lock:
+                self._rules = self._rules.having(text)
+                self._queries.clear()
+        return self._rules
 
     async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
         """`q` for async code: the event loop runs on meanwhile."""
@@ -408,16 +422,43 @@ class Database:
         return frame
 
     def _parsed(self, text: str) -> Query:
-        """A query with the kinds of the schema's fields added to it. Raises `QueryError`."""
-        parsed = query.parse(text)
-        if self.schema.is_open:
-            return parsed
+        """A query with the kept rules and what the schema says of fields. Raises `QueryError`."""
         fitted = self._queries.get(text)
         if fitted is None:
             if len(self._queries) >= _QUERIES_MAX:
                 self._queries.clear()
-            fitted = self._queries[text] = parsed.of_kinds(self.schema.types)
+            fitted = self._queries[text] = (
+                query.parse(text).bind_rules(self._rules.rules).of_schema(self.schema)
+            )
         return fitted
+
+    def _answer(self, parsed: Query, inputs: Sequence[Any], columns: Columns | Compiled | None = None) -> Any:
+        """What a query answers, of what is here."""
+        from tripleweb.frame import columns_of, shape
+
+        with self._session.lock:
+            rules = self._rules.rules or None
+            result = evaluate.run(parsed, inputs, self._session.store, rules=rules, budget=_budget())
+            attrs = self._attrs()
+        known = columns or columns_of(parsed, self.schema)
+        attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}
+        return shape(result, parsed.shape, kinds=known.kinds, nullable=known.nullable, attrs=attrs)
+
+    def _follow(
+        self, parsed: Query, inputs: Sequence[Any], timeout: float, columns: Columns | Compiled | None = None
+    ) -> LiveFrame:
+        from tripleweb.frame import columns_of
+        from tripleweb.live import LiveQueries
+
+        with self._session.lock:
+            if self._lives is None:
+                self._lives = LiveQueries(_Host(self), self._session.store, self._session.anchored)
+                self._session.watch(self._lives)
+            live = self._lives.upkeep.open(parsed, inputs, self._rules.rules or None, _budget())
+            known = columns or columns_of(parsed, self.schema)
+            return self._lives.open(
+                live, live.inputs, kinds=known.kinds, nullable=known.nullable, timeout=timeout
+            )
 
     def _settle(self, timeout: float) -> bool:
         """Waits for what the server has, as long as that makes sense; True if all of it was here at some time."""
@@ -445,31 +486,6 @@ class Database:
             "scope": "app" if session.app else "local",
             "position": session.position,
         }
-
-    def _kinds(self, parsed: Query) -> Mapping[str, str]:
-        """The kinds of a query's columns as far as the schema says them, for columns that turn out to be empty."""
-        letters: dict[str, str] = {}
-        clauses: list[Clause] = list(parsed.where)
-        while clauses:
-            clause = clauses.pop()
-            if isinstance(clause, Or):
-                clauses.extend(inner for branch in clause.branches for inner in branch)
-            elif isinstance(clause, Pattern):
-                if isinstance(clause.subject, Variable):
-                    letters[clause.subject.name] = "s"
-                if isinstance(clause.predicate, Constant) and isinstance(clause.value, Variable):
-                    letters.setdefault(clause.value.name, self.schema.at(str(clause.predicate.value)).type)
-        kinds: dict[str, str] = {}
-        for column, element in zip(parsed.columns, parsed.find, strict=True):
-            if isinstance(element, Variable):
-                kinds[column] = letters.get(element.name, "")
-            elif isinstance(element, query.Aggregate) and isinstance(element.function, str):
-                of = letters.get(element.variable.name, "")
-                if element.function in ("min", "max") and not element.arguments:
-                    kinds[column] = of
-                elif element.function in _NUMERIC:
-                    kinds[column] = "n"
-        return kinds
 
     # -- sync --------------------------------------------------------------------------------------------------
 
@@ -529,7 +545,6 @@ class Database:
                 self._lives.close()
 
 
-_NUMERIC = frozenset(("count", "count-distinct", "sum", "avg", "median", "variance", "stddev"))
 _RECEIPTS = {
     "time": "d",
     "subject": "s",

@@ -276,17 +276,21 @@ class Upload(Endpoint):
         self.open_hub()
         connection: Any = self.request.connection
         connection.set_max_body_size(DRAINED_BYTES_MAX)
-        if int(self.request.headers.get("Content-Length") or 0) > self.bytes_max:
+        if self._declared() > self.bytes_max:
             self.refuse(self._too_large())
         self.is_half_read = False
 
     def refuse(self, refusal: Exception) -> None:
         """Has `refusal` be the answer: at once if the body was not sent yet or is huge, else after reading it away."""
         self._refused = self._refused or refusal
-        length = int(self.request.headers.get("Content-Length") or 0)
-        if length > DRAINED_BYTES_MAX or "Expect" in self.request.headers:
+        if self._declared() > DRAINED_BYTES_MAX or "Expect" in self.request.headers:
             self.is_half_read = True
             raise refusal
+
+    def _declared(self) -> int:
+        """The length of the body by its header; 0 if that says nothing, or nonsense, which Tornado refuses."""
+        length = self.request.headers.get("Content-Length", "")
+        return int(length) if length.isdecimal() else 0
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"the body of this request has at most {self.bytes_max:,} bytes; send several")

@@ -12,11 +12,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
+from tripleweb.datalog.clauses import Clause, Constant, Or, Pattern, Variable
+from tripleweb.datalog.pull import thawed
+from tripleweb.datalog.query import Aggregate, Get, Query
 from tripleweb.ids import kind_of
 from tripleweb.schema import Schema, field_of
 from tripleweb.store import Store
@@ -87,7 +90,58 @@ def series(values: Sequence[Any], *, kind: str = "", nullable: bool = False) -> 
             return _masked(values, "int64", pd.arrays.IntegerArray, nullable)
         except OverflowError:  # a sum may outgrow 64 bits; it stays exact
             return pd.Series(list(values), dtype=object)
-    return pd.Series(list(values), dtype=object)
+    if list in types:  # a field with several values somewhere is a column of lists
+        values = [[] if each is None else each if type(each) is list else [each] for each in values]
+    return pd.Series(list(map(own, values)), dtype=object)
+
+
+def own(cell: Any) -> Any:
+    """A cell that whoever gets it may modify."""
+    return thawed(cell) if type(cell) in (dict, list) else cell
+
+
+class Columns(NamedTuple):
+    """What is known of an answer's columns beforehand; see `result_frame`."""
+
+    kinds: Mapping[str, str]
+    nullable: Collection[str]
+
+
+def columns_of(parsed: Query, schema: Schema) -> Columns:
+    """The columns of a query as far as its schema tells their kinds."""
+    letters: dict[str, str] = {}
+    clauses: list[Clause] = list(parsed.where)
+    while clauses:
+        clause = clauses.pop()
+        if isinstance(clause, Or):
+            clauses.extend(inner for branch in clause.branches for inner in branch)
+        elif isinstance(clause, Pattern):
+            if isinstance(clause.subject, Variable):
+                letters[clause.subject.name] = "s"
+            if isinstance(clause.predicate, Constant) and isinstance(clause.value, Variable):
+                letters.setdefault(clause.value.name, schema.at(str(clause.predicate.value)).type)
+    kinds: dict[str, str] = {}
+    for column, element in zip(parsed.columns, parsed.find, strict=True):
+        if isinstance(element, Variable):
+            kinds[column] = letters.get(element.name, "")
+        elif isinstance(element, Get):
+            kinds[column] = got_kind(schema, element.path)
+        elif isinstance(element, Aggregate) and isinstance(element.function, str):
+            of = letters.get(element.variable.name, "")
+            if element.function in ("min", "max") and not element.arguments:
+                kinds[column] = of
+            elif element.function in _NUMERIC:
+                kinds[column] = "n"
+    return Columns(kinds, parsed.nullable)
+
+
+def got_kind(schema: Schema, path: Sequence[str]) -> str:
+    """The kind of what `get` finds at the end of a path, "" for lists and for what is not known."""
+    fields = [schema.at(name) for name in path]
+    return "" if any(field.many for field in fields) else fields[-1].type
+
+
+_NUMERIC = frozenset(("count", "count-distinct", "sum", "avg", "median", "variance", "stddev"))
 
 
 def text_dtype() -> Any:
@@ -106,9 +160,9 @@ def shape(
     """An answer in the shape that the query's `:find` asks for (`Query.shape`): "relation" a DataFrame,
     "collection" a Series, "tuple" a tuple or None, "scalar" a Python value or None."""
     if form == "scalar":
-        return answer.rows[0][0] if answer.rows else None
+        return own(answer.rows[0][0]) if answer.rows else None
     if form == "tuple":
-        return tuple(answer.rows[0]) if answer.rows else None
+        return tuple(map(own, answer.rows[0])) if answer.rows else None
     frame = result_frame(answer.columns, answer.rows, kinds=kinds, nullable=nullable, attrs=attrs)
     if form == "relation":
         return frame

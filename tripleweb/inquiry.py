@@ -6,7 +6,7 @@ state at `position`, which is on disk when the answer is given.
 
 What travels is plain JSON. Inputs are text, numbers, booleans, `{"date": "2013-01-01T00:00:00Z"}`, arrays of them
 (collections, tuples) and arrays of arrays (relations). In rows, dates are text of that form, references their id's
-text, tuples arrays.
+text, tuples arrays, what was pulled objects (null where nothing is there).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 from tripleweb.datalog import evaluate
 from tripleweb.datalog.answer import Result
 from tripleweb.datalog.inputs import prepare
+from tripleweb.datalog.pull import mapped
 from tripleweb.datalog.query import parse
 from tripleweb.errors import BudgetError, QueryError, TriplewebError
 from tripleweb.hub import Hub
@@ -141,14 +142,14 @@ def _input(value: Any, depth: int = 0) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value of a row as JSON has it.
+    """A value of a row as JSON has it; what was pulled is an object.
 
     >>> from datetime import datetime, timezone
     >>> plain((Ref("ada"), 1, datetime(2013, 1, 1, tzinfo=timezone.utc)))
     ['ada', 1, '2013-01-01T00:00:00.000000Z']
     """
+    if isinstance(value, tuple | list | dict):
+        return mapped(value, plain)
     if isinstance(value, datetime):
         return date_text(value)
-    if isinstance(value, Ref):
-        return str(value)
-    return [plain(item) for item in value] if isinstance(value, tuple) else value
+    return str(value) if isinstance(value, Ref) else value

@@ -28,7 +28,7 @@ from tripleweb.datalog.query import Query
 from tripleweb.datalog.upkeep import Followed, Upkeep
 from tripleweb.display import Display, current_cell, show
 from tripleweb.errors import TriplewebError
-from tripleweb.frame import FrameLike, result_frame, shape
+from tripleweb.frame import FrameLike, own, result_frame, shape
 from tripleweb.store import Delta, Store
 from tripleweb.table import table_html, table_text
 
@@ -387,6 +387,9 @@ class LiveFrame(FrameLike):
             memo = version, frame
             self._shared.memo = memo
         copy = memo[1].copy(deep=not _COPIES_ARE_LAZY)
+        if self._shared.live.query.looks_up:  # pandas copies neither dicts nor lists
+            for name in copy.columns[copy.dtypes == object]:
+                copy[name] = pd.Series([own(cell) for cell in copy[name]], dtype=object)
         copy.attrs["tripleweb"] = self._attrs(result)
         return memo[0], copy
 

@@ -74,6 +74,8 @@ class Pen:
             tx = session._tx
             if tx is None and (not self._is_alone or session.closed or session._depth):
                 return False
+            if store.deleted(subject) is not None:
+                return False
             if subject not in numbers:
                 try:
                     check_id(subject)
@@ -86,7 +88,7 @@ class Pen:
                 row = table.add(number)
             if row >= len(column.values):
                 column.grow(row + 1)
-            if (column.cells and row in column.cells) or store.deleted(subject) is not None:
+            if column.cells and row in column.cells:
                 return False
             if tx is not None:
                 if not tx.is_plain:

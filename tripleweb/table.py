@@ -17,6 +17,7 @@ from typing import Any
 ROWS_MAX = 25
 COLUMNS_MAX = 20
 CELL_MAX = 120  # characters
+DEPTH_MAX = 20  # of trees that were pulled; below it nothing would be seen anyway
 
 _NUMBER = ' class="number"'
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -102,17 +103,17 @@ def table_text(
     return "\n".join([*text, f"[{_foot(len(rows), rows_max, len(columns), columns_max, notes)}]"])
 
 
-def cell_text(value: Any) -> str:
+def cell_text(value: Any, depth: int = 0) -> str:
     """A value as a person wants to read it, on one line and not too long.
 
     >>> cell_text(1234.56789), cell_text(None), cell_text(["a", 1])
     ('1234.57', '–', 'a, 1')
     """
-    text = _whole_text(value)
+    text = _whole_text(value, depth)
     return text if len(text) <= CELL_MAX else text[: CELL_MAX - 1] + "…"
 
 
-def _whole_text(value: Any) -> str:
+def _whole_text(value: Any, depth: int = 0) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -120,10 +121,14 @@ def _whole_text(value: Any) -> str:
     if isinstance(value, datetime):
         text = value.replace(tzinfo=None).isoformat(" ")
         return text.removesuffix(":00") if text.endswith(":00:00") else text
+    if isinstance(value, Mapping | list | tuple) and depth >= DEPTH_MAX:
+        return "…"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {cell_text(part)}" for key, part in islice(value.items(), CELL_MAX))
+        return ", ".join(
+            f"{key}: {cell_text(part, depth + 1)}" for key, part in islice(value.items(), CELL_MAX)
+        )
     if isinstance(value, list | tuple):
-        return ", ".join(cell_text(part) for part in islice(value, CELL_MAX))
+        return ", ".join(cell_text(part, depth + 1) for part in islice(value, CELL_MAX))
     return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], str(value)[: 10 * CELL_MAX])
 
 

@@ -159,6 +159,16 @@ def relations_of(literals: Iterable[Literal]) -> Iterator[str]:
             yield from relations_of(literal.literals)
 
 
+def renamed_binding(binding: Binding, names: Mapping[str, Variable]) -> Binding:
+    if isinstance(binding, Variable):
+        return names.get(binding.name, binding)
+    if isinstance(binding, BindTuple):
+        return replace(binding, items=tuple(renamed_binding(item, names) for item in binding.items))
+    if isinstance(binding, BindCollection):
+        return replace(binding, item=renamed_binding(binding.item, names))
+    return binding
+
+
 class Writer:
     """Turns the clauses of a program into bodies; one for all bodies that share constants and relations."""
 
@@ -242,17 +252,8 @@ class Writer:
             return self.fresh().name
         return names.get(term.name, term).name
 
-    def _binding(self, binding: Binding, names: Mapping[str, Variable]) -> Binding:
-        if isinstance(binding, Variable):
-            return names.get(binding.name, binding)
-        if isinstance(binding, BindTuple):
-            return replace(binding, items=tuple(self._binding(item, names) for item in binding.items))
-        if isinstance(binding, BindCollection):
-            return replace(binding, item=self._binding(binding.item, names))
-        return binding
-
     def _call(self, clause: Call, names: Mapping[str, Variable]) -> Literal:
-        binding = None if clause.binding is None else self._binding(clause.binding, names)
+        binding = None if clause.binding is None else renamed_binding(clause.binding, names)
         if isinstance(clause.function, Variable):
             function = self._name(clause.function, names)
             arguments = tuple(self._name(term, names) for term in clause.arguments)
@@ -292,3 +293,59 @@ def bodies_of(writer: Writer, given: Mapping[str, Given], scalars: Iterable[str]
         element.name if isinstance(element, Variable) else element.variable.name for element in query.find
     ]
     return writer.bodies(program.where, known, [*head, *query.with_], members)
+
+
+def lifted(bodies: Sequence[Body], constants: Mapping[str, Any]) -> tuple[tuple[Body, ...], dict[str, Any]]:
+    """The bodies with their variables called by the order in which they appear, and the constants by these names. The
+    bodies and the names are equal for queries that differ in names and values only."""
+    names: dict[str, Variable] = {}
+    renamed = tuple(
+        Body(
+            tuple(_called(names, name) for name in body.head),
+            tuple(_renamed(names, _joining(one, constants)) for one in body.literals),
+        )
+        for body in bodies
+    )
+    return renamed, {names[name].name: constants[name] for name in names if name in constants}
+
+
+def has_callable(literals: Iterable[Literal]) -> bool:
+    """True if a literal, or one within a negation, calls what is an input."""
+    return any(
+        has_callable(literal.literals) if isinstance(literal, Without) else getattr(literal, "custom", False)
+        for literal in literals
+    )
+
+
+def _joining(literal: Literal, constants: Mapping[str, Any]) -> Literal:
+    """The literal where the constants within a negation are joined: they are bound outside of it now."""
+    if not isinstance(literal, Without):
+        return literal
+    inner = tuple(_joining(one, constants) for one in literal.literals)
+    names = (name for one in inner for name in (*inputs_of(one), *outputs_of(one)))
+    more = dict.fromkeys(name for name in names if name in constants)
+    return Without(tuple(dict.fromkeys((*literal.joined, *more))), inner)
+
+
+def _called(names: dict[str, Variable], name: str) -> str:
+    return names.setdefault(name, Variable(f"?{len(names)}")).name
+
+
+def _renamed(names: dict[str, Variable], literal: Literal) -> Literal:
+    def called(variables: Iterable[str]) -> tuple[str, ...]:
+        return tuple(_called(names, name) for name in variables)
+
+    if isinstance(literal, Triple):
+        subject, value = called((literal.subject, literal.value))
+        return replace(literal, subject=subject, value=value)
+    if isinstance(literal, Member):
+        return replace(literal, terms=called(literal.terms))
+    if isinstance(literal, Without):
+        return Without(called(literal.joined), tuple(_renamed(names, one) for one in literal.literals))
+    called(literal.outputs)
+    binding = None if literal.binding is None else renamed_binding(literal.binding, names)
+    if isinstance(literal, Read):
+        (subject,) = called((literal.subject,))
+        return replace(literal, subject=subject, arguments=called(literal.arguments), binding=binding)
+    function = called((literal.function,))[0] if literal.custom else literal.function
+    return replace(literal, function=function, arguments=called(literal.arguments), binding=binding)

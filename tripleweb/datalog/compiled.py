@@ -7,8 +7,9 @@ One generator writes every kind of function, `w` being the rows that it touched:
     trigger(tuple, sign) -> w                              those in which one tuple of a relation takes part
     holds(*values) -> bool                                 is there one, with these values of some variables?
 
-A derivation's row goes to `counts`, which knows how many derivations a row has; a trigger tells `change(row, sign)`
-when it gets its first or loses its last. For a relation `into` it just goes to `out((into, row, sign))`.
+A derivation has a sink, the value of the variable SINK: (counts, counts.get, change). The row goes to `counts`, which
+knows how many derivations it has; a trigger tells `change(row, sign)` when it gets its first or loses its last. For a
+relation `into` it just goes to `out((into, row, sign))`.
 
 Invariants: no text of a user's, no predicate and no value is ever in the source. They are captured, as are the
 columns; so the same source serves all queries of one shape and is compiled once. Triggers are called while the triple
@@ -45,6 +46,7 @@ from tripleweb.datalog.edn import Form
 from tripleweb.datalog.joins import Numbered, Sizes, best, greedy
 from tripleweb.ids import kind_of
 
+SINK = "sink"  # no variable of a query is called so
 LOOPS_MAX = 18  # Python nests 20 blocks at most
 _ORDERED = ("<", ">", "<=", ">=")
 _EQUAL, _UNEQUAL = ("=", "=="), ("!=", "not=")
@@ -106,14 +108,12 @@ class Module:
     def source(self) -> str:
         inner = "\n".join(f"    {line}" for function in self.functions for line in function.split("\n"))
         head = f"def make({', '.join(self.captures.values())}):"
-        return f"{head}\n{inner}\n    return {', '.join(self.names)},\n"
+        return f"{head}\n{inner}\n    return [{', '.join(self.names)}]\n"
 
-    def bind(self, scope: Scope) -> tuple[Callable[..., Any], ...]:
-        """The functions, of this scope."""
-        functions: tuple[Callable[..., Any], ...] = _compiled(self.source)(
-            *[scope.resolve(self.kept, *key) for key in self.captures]
-        )
-        return functions
+    def bind(self, scope: Scope) -> dict[str, Callable[..., Any]]:
+        """The functions by name, working on what this scope has."""
+        captured = [scope.resolve(self.kept, *key) for key in self.captures]
+        return dict(zip(self.names, _compiled(self.source)(*captured), strict=True))
 
     # -- the functions
 
@@ -251,15 +251,15 @@ class _Function:
         sign = self.sign
         if into is not None:
             return self.end(f"{capture('OUT')}(({capture('WORD', into)}, {row}, {sign}))")
-        counts = capture("COUNTS")
         return self.end(
+            f"counts, get, change = {self.text(SINK)}",
             f"key = {row}",
-            f"n = {capture('GET')}(key, 0) + {sign}",
-            f"if n: {counts}[key] = n",
-            f"else: del {counts}[key]",
-            f"if n == ({sign} > 0): {capture('CHANGE')}(key, {sign})"
+            f"n = get(key, 0) + {sign}",
+            "if n: counts[key] = n",
+            "else: del counts[key]",
+            f"if n == ({sign} > 0): change(key, {sign})"
             if tells
-            else f"if len({counts}) > {capture('MOST')}[0]: {capture('TOO_MANY')}()",
+            else f"if len(counts) > {capture('MOST')}[0]: {capture('TOO_MANY')}()",
         )
 
     # -- variables

@@ -28,6 +28,7 @@ from tripleweb.view import ABSENT
 
 Numbered = tuple[int, Literal]  # a literal and its place in the body
 SAMPLE = 256
+DERIVED = 10_000
 STARTS_MAX = 12
 
 
@@ -70,8 +71,8 @@ class Sizes:
         )  # a sample sees about half of the values that repeat
 
     def members(self, relation: str) -> int:
-        held = self._relations.get(relation)
-        return 1_000 if held is None else len(held)
+        """How many tuples a relation has; of one that is derived, how many it may have."""
+        return len(self._relations[relation]) if relation in self._relations else DERIVED
 
 
 def cost(literal: Literal, known: set[str], sizes: Sizes) -> float:

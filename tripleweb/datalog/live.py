@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tripleweb.datalog.answer import Result, Rows
-from tripleweb.datalog.clauses import Rules
+from tripleweb.datalog.clauses import Binding, Rules
 from tripleweb.datalog.evaluate import Budget, Evaluation, evaluate
 from tripleweb.datalog.inputs import prepare
 from tripleweb.datalog.pull import frozen
@@ -56,6 +56,11 @@ class LiveQuery:
     def inputs(self) -> Sequence[Any]:
         """What was given, without rules, as it was then."""
         return [value for _, value in self._inputs]
+
+    @property
+    def bound_inputs(self) -> list[tuple[Binding, Any]]:
+        """The inputs beside their bindings, without rules."""
+        return self._inputs
 
     @property
     def result(self) -> Result:

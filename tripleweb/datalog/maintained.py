@@ -1,30 +1,45 @@
-"""A query that is kept up to date by what a change touches.
+"""Queries that are kept up to date by what a change touches.
 
-`Maintained` knows how many derivations each row of find-and-with has; generated triggers add and take away, and what
-appears or vanishes goes on to `Standing`, which makes the answer of it. Invariants: after `start`, and after each
-`Store.replay` of a delta through `step`, the counts are those of a fresh run; where a step raised, they are not, and
-only `start` makes them so again. `touched` counts rows looked at, as everywhere in the engine.
+A `Template` has the generated triggers of one shape of query; the queries of that shape are its `group`, a relation of
+their constants, so a trigger joins once for all of them, and those that ask for different values are told apart by a
+look-up. A `Maintained` is one query: it knows how many derivations each row of find-and-with has, and what appears or
+vanishes goes on to `Standing`, which makes the answer of it. Queries with recursion, callables or collections among
+their inputs have a template of their own.
+
+Invariants: after `start`, and after each `Store.replay` of a delta through `step`, the counts of every member are those
+of a fresh run; where a step raised, they are not. `touched` counts rows looked at, as everywhere in the engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import inf
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
-from tripleweb.datalog.bodies import Writer, bodies_of, predicates_of, relations_of
+from tripleweb.datalog.bodies import (
+    Body,
+    Member,
+    Unsupported,
+    Writer,
+    bodies_of,
+    has_callable,
+    lifted,
+    predicates_of,
+    relations_of,
+)
 from tripleweb.datalog.builtins import inward
 from tripleweb.datalog.captured import Relation, Row, Scope
 from tripleweb.datalog.clauses import Binding, Variable, bound
-from tripleweb.datalog.compiled import Change, Module
+from tripleweb.datalog.compiled import SINK, Change, Module
 from tripleweb.datalog.inputs import bind
 from tripleweb.datalog.joins import Sizes
 from tripleweb.datalog.plan import Given, Program
-from tripleweb.datalog.recursion import Recursion
+from tripleweb.datalog.recursion import Component, Recursion
 from tripleweb.datalog.standing import Standing
 from tripleweb.store import Store
 from tripleweb.terms import Value
 
+GROUP = "[group]"
+GROWN = 4  # members of a group from which on joins come first and their constants last
 Trigger = Callable[[str, int, Any, Value, int], int]
 
 
@@ -46,65 +61,98 @@ def bind_inputs(
     return scalars, given
 
 
-class Maintained:
-    """The derivations of a query over a store. Raises `Unsupported` where the query cannot be compiled."""
+class Plan:
+    """A query with its inputs as bodies over a store. Raises `Unsupported` where the query cannot be compiled.
 
-    def __init__(
-        self,
-        program: Program,
-        inputs: Sequence[tuple[Binding, Any]],
-        store: Store,
-    ) -> None:
+    `key` is equal for queries that can share a template, None for one that cannot share its own. `constants` are what
+    queries of one shape differ in, by variable; `captured` are values that stand in the code's scope.
+    """
+
+    def __init__(self, program: Program, inputs: Sequence[tuple[Binding, Any]], store: Store) -> None:
+        self.query = program.query
         self.store = store
-        self.counts: dict[Row, int] = {}
-        self._touched = 0
+        if self.query.looks_up:
+            raise Unsupported("it looks up what is no part of its clauses")
         self.scalars, given = bind_inputs(program, inputs)
         writer = Writer(program)
-        outer = bodies_of(writer, given, self.scalars)
-        relations = {name: Relation(rows.rows) for name, rows in given.items()}
-        sizes = Sizes(store, relations, {**self.scalars, **writer.constants})
-        recursion = Recursion(writer, sizes, relations)
-        bodies = recursion.adorned(outer, self.scalars)
-        constants = {**self.scalars, **writer.constants}
-        self._scope = Scope(store, constants, program.query.kinds, relations, self.counts)
-        self.standing = Standing(program.query, self.scalars, self.counts)
-        self._scope.change = self.standing.apply
-        self.components = recursion.compile(self._scope)
-        module = Module(sizes, self._scope.constants)
-        runs = [module.run(body) for body in bodies]
+        bodies = bodies_of(writer, given, self.scalars)
+        self.relations = {name: Relation(rows.rows) for name, rows in given.items()}
+        self.recursion = Recursion(writer, Sizes(store, self.relations, self.scalars))
+        bodies = self.recursion.adorned(bodies, self.scalars)
+        self.captured: dict[str, Any] = {**self.scalars, **writer.constants}
+        self.constants: dict[str, Any] = {}
+        self.key: object | None = None
+        alone = given or self.recursion.relations or any(has_callable(body.literals) for body in bodies)
+        if not alone:
+            shape, self.constants = lifted(bodies, self.captured)
+            bodies, self.captured = list(shape), {}
+            kinds = tuple(sorted(self.query.kinds.items()))
+            self.key = shape, tuple(self.constants), kinds
+        group = Member(GROUP, (*self.constants, SINK))
+        self.bodies = [Body(body.head, (group, *body.literals)) for body in bodies]
+
+    def scope(self, group: Relation) -> Scope:
+        """What its code works on, for the queries in `group`."""
+        relations = {**self.relations, **self.recursion.relations, GROUP: group}
+        return Scope(self.store, self.captured, self.query.kinds, relations)
+
+    def sizes(self, group: Sized) -> Sizes:
+        return Sizes(self.store, {**self.relations, GROUP: group}, {**self.captured, **self.constants})
+
+
+class Template:
+    """The triggers of one shape, for all queries of that shape that are followed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.group = Relation()
+        self.members: dict[int, Maintained] = {}  # by id()
+        self._scope = plan.scope(self.group)
+        self.components: list[Component] = plan.recursion.compile(self._scope)
+        self._touched = 0
+        self._grown = False
+        self._compile()
+
+    def _compile(self) -> None:
+        module = Module(self.plan.sizes(range(100 if self._grown else 1)), self._scope.constants)
         triggers: dict[str, list[str]] = {}
         listens: dict[str, list[str]] = {}
-        for body in bodies:
+        for body in self.plan.bodies:
             for predicate in sorted(set(predicates_of(body.literals))):
                 triggers.setdefault(predicate, []).extend(module.triggers(body, Change(predicate)))
-            for relation in sorted(set(relations_of(body.literals))):
-                if relation not in given:
-                    listens.setdefault(relation, []).extend(module.triggers(body, Change(relation=relation)))
-        functions = dict(zip(module.names, module.bind(self._scope), strict=True))
-        self._runs = [functions[name] for name in runs]
+            for relation in sorted(set(relations_of(body.literals)) & self.plan.recursion.relations.keys()):
+                listens.setdefault(relation, []).extend(module.triggers(body, Change(relation=relation)))
+        functions = module.bind(self._scope)
         self.triggers = {key: [functions[name] for name in names] for key, names in triggers.items()}
         self._listens = {key: [functions[name] for name in names] for key, names in listens.items()}
         self.predicates = frozenset(self.triggers).union(
             *(component.triggers for component in self.components)
         )
-        self.module = module
+        self.source = module.source
 
     @property
     def touched(self) -> int:
-        """The rows looked at so far."""
+        """The rows looked at so far by `step`, and by recursion."""
         return self._touched + self._scope.work[0] + sum(component.touched for component in self.components)
 
-    def start(self, limit: float, most: float) -> None:
-        """Finds every derivation, from nothing; once. Raises `BudgetError` where one body touches more rows than
-        `limit`, or there are more than `most` answers."""
-        self._scope.limit[0], self._scope.most[0] = limit, most
-        for component in self.components:
-            component.start()
-        for run in self._runs:
-            self._touched += run(1)
-        self._scope.limit[0] = inf
-        self.standing.fill(self.counts)
-        self.standing.settle()
+    def join(self, member: Maintained) -> bool:
+        """From now on the triggers serve this query, too. True if they were made anew, for more of them."""
+        self.group.add(member.row)
+        self.members[id(member)] = member
+        if self._grown or len(self.group) < GROWN or self.plan.key is None:
+            return False
+        self._grown = True
+        self._compile()
+        return True
+
+    def leave(self, member: Maintained) -> None:
+        """The triggers serve this query no more."""
+        del self.members[id(member)]
+        self.group.remove(member.row)
+
+    def hears(self, predicates: frozenset[str]) -> bool:
+        """True if one of these predicates can change an answer."""
+        return not self.predicates.isdisjoint(predicates)
 
     def step(self, predicate: str, subject: str, row: int, value: Value, sign: int) -> None:
         """One triple is about to go (-1) or has come (+1)."""
@@ -121,10 +169,6 @@ class Maintained:
                 component.before(component.triggers[predicate], (subject, row, inward(value), value), sign)
         if sign > 0:
             self.gone(predicate)
-
-    def hears(self, predicates: frozenset[str]) -> bool:
-        """True if one of these predicates can change the answer."""
-        return not self.predicates.isdisjoint(predicates)
 
     def gone(self, predicate: str) -> None:
         """The change of the last step has happened."""
@@ -143,3 +187,44 @@ class Maintained:
                     component.before(component.listens[relation], (row,), sign)
                 if gone or sign > 0:
                     component.after(self._tell)
+
+
+class Maintained:
+    """One query: its derivations and its answer. It is evaluated by `start`; then its template's triggers serve it."""
+
+    def __init__(self, plan: Plan, template: Template) -> None:
+        self.plan = plan
+        self.template = template
+        self.counts: dict[Row, int] = {}
+        self.standing = Standing(plan.query, plan.scalars, self.counts)
+        self.row: Row = (*plan.constants.values(), _Sink((self.counts, self.counts.get, self.standing.apply)))
+        self.full = 0  # rows touched by `start`
+
+    def start(self, limit: float, most: float) -> None:
+        """Finds every derivation, from nothing; once. Raises `BudgetError` where one body touches more rows than
+        `limit`, or there are more than `most` answers."""
+        plan, alone = self.plan, Relation([self.row])
+        scope = plan.scope(alone)
+        scope.limit[0], scope.most[0] = limit, most
+        for component in self.template.components:
+            before = component.touched
+            component.start()
+            self.full += component.touched - before
+        module = Module(plan.sizes(alone), scope.constants)
+        runs = [module.run(body) for body in plan.bodies]
+        functions = module.bind(scope)
+        for name in runs:
+            self.full += functions[name](1)
+        self.full += scope.work[0]
+        self.standing.fill(self.counts)
+        self.standing.settle()
+
+
+class _Sink(tuple[Any, ...]):
+    """Where the derivations of one query go; equal to itself only."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other

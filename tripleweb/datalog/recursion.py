@@ -70,7 +70,7 @@ class Component:
                 change = Change(relation=relation)
                 listens.setdefault(relation, []).extend(module.triggers(body, change, name))
         bound = replace(scope, out=self.found.append)
-        functions = dict(zip(module.names, module.bind(bound), strict=True))
+        functions = module.bind(bound)
 
         def of(names: Mapping[str, list[str]]) -> dict[str, list[Callable[..., Any]]]:
             return {key: [functions[name] for name in found] for key, found in names.items()}
@@ -156,10 +156,10 @@ class Component:
 class Recursion:
     """The relations that bodies ask for; `adorned` makes the bodies ask for them by their names here."""
 
-    def __init__(self, writer: Writer, sizes: Sizes, relations: dict[str, Relation]) -> None:
+    def __init__(self, writer: Writer, sizes: Sizes) -> None:
         self.writer = writer
         self.sizes = sizes
-        self.relations = relations
+        self.relations: dict[str, Relation] = {}
         self._made: dict[str, Component] = {}  # by component of the program
 
     def compile(self, scope: Scope) -> list[Component]:

@@ -44,9 +44,10 @@ class Group:
 class Standing:
     """The answer of a query, maintained. Raises `QueryError` for arguments of aggregates that do not fit.
 
-    `scalars` are the inputs by name. `apply(row, sign)` notes that a row came (1) or went (-1); of one row they take
-    turns. `held` may be a collection that has the rows which are there whenever `rows` is read, such as the caller's
-    own dict of rows: then a plain query keeps no second one.
+    It must look nothing up (`query.looks_up`; else `ValueError`). `scalars` are the inputs by name. `apply(row, sign)`
+    notes that a row came (1) or went (-1); of one row they take turns. `held` may be a collection that has the rows
+    which are there whenever `rows` is read, such as the caller's own dict of rows: then a plain query keeps no second
+    one.
 
     >>> from tripleweb.datalog.query import parse
     >>> standing = Standing(parse("[:find ?team (avg ?age) :with ?who :where [?who :team ?team] [?who :age ?age]]"), {})
@@ -66,6 +67,8 @@ class Standing:
     apply: Callable[[Row, int], None]
 
     def __init__(self, query: Query, scalars: Mapping[str, Any], held: Collection[Row] | None = None) -> None:
+        if query.looks_up:
+            raise ValueError("what is looked up when an answer is made (pull, get) does not follow from rows")
         self.query = query
         self.skipped: dict[str, int] = {}
         self._meter = Meter()

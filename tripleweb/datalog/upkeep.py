@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from tripleweb.datalog.answer import Result, Row, Rows
 from tripleweb.datalog.bodies import Unsupported
@@ -21,10 +21,9 @@ from tripleweb.datalog.builtins import inward
 from tripleweb.datalog.clauses import Rules
 from tripleweb.datalog.evaluate import Budget
 from tripleweb.datalog.live import LiveQuery
-from tripleweb.datalog.maintained import Maintained, Trigger
+from tripleweb.datalog.maintained import Maintained, Plan, Template, Trigger
 from tripleweb.datalog.pull import frozen
 from tripleweb.datalog.query import Query
-from tripleweb.errors import TriplewebError
 from tripleweb.store import Delta, Store
 from tripleweb.terms import Value
 
@@ -47,7 +46,6 @@ class Followed(LiveQuery):
         self.upkeep = upkeep
         self.reason: str | None = None  # why it is not maintained
         self.maintained: Maintained | None = None  # while it is
-        self.full = 0  # rows touched by its last fresh evaluation
         self._carried: Rows | None = (
             None  # what changed between the last refresh and the moment it was dropped
         )
@@ -78,14 +76,12 @@ class Followed(LiveQuery):
         return super().refresh(budget)
 
     def _start(self, budget: Budget) -> Rows | None:
-        maintained = Maintained(self.program, self._inputs, self.upkeep.store)
+        maintained = self.upkeep.prepare(self)
         most = inf if budget.bytes is None else budget.bytes // ROW_BYTES
         maintained.start(inf if budget.rows is None else budget.rows, most)
-        self.full = maintained.touched
         standing = maintained.standing
         change = self.take(Result(self.query.columns, standing.rows, dict(standing.skipped)))
-        self.maintained = maintained
-        self.upkeep.follow(self)
+        self.upkeep.follow(self, maintained)
         return change
 
     @property
@@ -99,7 +95,7 @@ class Followed(LiveQuery):
         change = self.maintained.standing.settle()
         self._carried = change if self._carried is None else _netted([self._carried, change])
         self._result = self.result
-        self.maintained = None
+        self.upkeep.forget(self)
 
     def take(self, result: Result) -> Rows | None:
         change = super().take(result)
@@ -130,11 +126,14 @@ class Upkeep:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._followed: WeakSet[Followed] = WeakSet()
+        self._templates: dict[object, Template] = {}  # those that have members
+        self._followed: WeakValueDictionary[int, Followed] = (
+            WeakValueDictionary()
+        )  # by id() of what maintains it
         self._heard: (
             dict[str, list[Trigger]] | None
         ) = {}  # all triggers by predicate; None: to be collected anew
-        self._recursive: list[Maintained] = []
+        self._recursive: list[Template] = []
 
     def open(
         self,
@@ -158,16 +157,31 @@ class Upkeep:
         """
         return Followed(self, query, inputs, rules, budget)
 
-    def follow(self, live: Followed) -> None:
+    def prepare(self, live: Followed) -> Maintained:
+        """What will maintain a query. Raises `Unsupported`."""
+        plan = Plan(live.program, live.bound_inputs, self.store)
+        template = None if plan.key is None else self._templates.get(plan.key)
+        return Maintained(plan, template or Template(plan))
+
+    def follow(self, live: Followed, maintained: Maintained) -> None:
         """From now on its triggers run."""
-        self._followed.add(live)
-        self._heard = None
+        template = maintained.template
+        self._templates[template.plan.key or template] = template
+        live.maintained = maintained
+        self._followed[id(maintained)] = live
+        if template.join(maintained) or len(template.members) == 1:
+            self._heard = None
 
     def forget(self, live: Followed) -> None:
-        """Its triggers run no more, since nobody looks at it."""
-        live.maintained = None
-        self._followed.discard(live)
-        self._heard = None
+        """Its triggers run no more."""
+        maintained, live.maintained = live.maintained, None
+        if maintained is not None:
+            template = maintained.template
+            template.leave(maintained)
+            self._followed.pop(id(maintained), None)
+            if not template.members:
+                del self._templates[template.plan.key or template]
+                self._heard = None
 
     def changed(self, delta: Delta) -> list[Followed]:
         """Has the followed queries see a delta that the store has just made; returns those that follow no more. Does
@@ -179,16 +193,9 @@ class Upkeep:
         if len(delta.added) + len(delta.removed) > FEW:
             return self._weigh(delta)
         try:
-            if self._recursive:
-                self.store.replay(delta, self._step, self._gone)
-            else:
-                self.store.replay(delta, self._step)
+            self.store.replay(delta, self._step, self._gone if self._recursive else None)
         except BaseException as error:
-            dropped = self._drop(
-                live
-                for live in self._followed
-                if live.maintained is not None and live.maintained.hears(predicates)
-            )
+            dropped = self._drop(one for one in self._templates.values() if one.hears(predicates))
             if not isinstance(error, Exception):
                 raise
             return dropped
@@ -199,65 +206,64 @@ class Upkeep:
         assert self._heard is not None
         for trigger in self._heard.get(predicate, ()):
             trigger(subject, row, seen, value, sign)
-        for maintained in self._recursive:
-            maintained.derive(predicate, subject, row, value, sign)
+        for template in self._recursive:
+            template.derive(predicate, subject, row, value, sign)
 
     def _gone(self, predicate: str) -> None:
-        for maintained in self._recursive:
-            maintained.gone(predicate)
+        for template in self._recursive:
+            template.gone(predicate)
 
     def _collect(self) -> dict[str, list[Trigger]]:
-        """All triggers of all followed queries."""
+        """All triggers of all templates."""
         heard: dict[str, list[Trigger]] = {}
-        self._recursive = []
-        for live in list(self._followed):
-            if live.maintained is None:
-                self._followed.discard(live)
-                continue
-            for predicate in live.maintained.predicates:
-                heard.setdefault(predicate, []).extend(live.maintained.triggers.get(predicate, ()))
-            if live.maintained.components:
-                self._recursive.append(live.maintained)
+        for template in self._templates.values():
+            for predicate in template.predicates:
+                heard.setdefault(predicate, []).extend(template.triggers.get(predicate, ()))
+        self._recursive = [template for template in self._templates.values() if template.components]
         self._heard = heard
         return heard
 
     def _weigh(self, delta: Delta) -> list[Followed]:
-        """A large delta: each query goes on as long as it costs less than a fresh evaluation."""
+        """A large delta: each shape goes on as long as it costs less than fresh evaluations."""
         running = {
-            live: live.maintained.touched + live.full + FEW
-            for live in self._followed
-            if live.maintained is not None and live.maintained.hears(delta.predicates)
+            template: template.touched + FEW + sum(member.full for member in template.members.values())
+            for template in self._templates.values()
+            if template.hears(delta.predicates)
         }
-
         dropped: list[Followed] = []
 
-        def each(call: Callable[[Maintained], object]) -> None:
-            for live in list(running):
-                maintained = live.maintained
-                assert maintained is not None
+        def each(call: Callable[[Template], object]) -> None:
+            for template, most in list(running.items()):
                 try:
-                    call(maintained)
-                    if maintained.touched > running[live]:
-                        raise TriplewebError("a fresh evaluation costs less")
-                except Exception:  # noqa: BLE001 (what it is, its next evaluation will say)
-                    del running[live]
-                    dropped.extend(self._drop([live]))
+                    call(template)
+                    if template.touched <= most:
+                        continue
+                except Exception:  # noqa: BLE001 (what it is, the next evaluation will say)
+                    pass
+                del running[template]
+                dropped.extend(self._drop([template]))
 
         try:
             self.store.replay(
                 delta,
-                lambda *step: each(lambda maintained: maintained.step(*step)),
-                lambda predicate: each(lambda maintained: maintained.gone(predicate)),
+                lambda *step: each(lambda template: template.step(*step)),
+                lambda predicate: each(lambda template: template.gone(predicate)),
             )
         except BaseException:
             self._drop(running)
             raise
         return dropped
 
-    def _drop(self, lives: Iterable[Followed]) -> list[Followed]:
-        dropped = list(lives)
-        for live in dropped:
-            live.drop()
-            self._followed.discard(live)
+    def _drop(self, templates: Iterable[Template]) -> list[Followed]:
+        dropped = []
+        for template in list(templates):
+            for maintained in list(template.members.values()):
+                live = self._followed.get(id(maintained))
+                if live is None:  # nobody holds it any more
+                    template.leave(maintained)
+                else:
+                    live.drop()
+                    dropped.append(live)
+            self._templates.pop(template.plan.key or template, None)
         self._heard = None
         return dropped

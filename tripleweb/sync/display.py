@@ -1,5 +1,6 @@
 """Subscriptions of kind `rows`: a query that the server answers and keeps answering, for a page that shows it.
 
+A cell is a value with its kind; `j` is the JSON text of what is no single value (what was pulled, a collection).
 A display remembers what its client was sent and sends the difference. It is evaluated on a view of one moment, in
 slices, with a budget; whoever drives the slices cancels it by closing the generator.
 """
@@ -8,13 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator
+from datetime import datetime
 from typing import Any, Protocol
+
+import msgspec
 
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.inputs import prepare
+from tripleweb.datalog.pull import mapped
 from tripleweb.errors import BudgetError, QueryError
 from tripleweb.sync.messages import FRAME_BYTES_MAX, Failed, Rows, Subscription, encode, input_from_wire
-from tripleweb.terms import to_wire
+from tripleweb.terms import date_text, to_wire
 from tripleweb.view import Source
 
 
@@ -67,7 +72,7 @@ class Display:
             return Failed(self.id, "budget" if isinstance(error, BudgetError) else "query", str(error))
         finally:
             steps.close()
-        rows = [[to_wire(value) for value in row] for row in result.rows[: limits.rows_max]]
+        rows = [[cell_to_wire(value) for value in row] for row in result.rows[: limits.rows_max]]
         frame = self._difference(rows, list(result.columns), epoch, seq)
         if frame is not None and len(encode(frame)) > FRAME_BYTES_MAX:
             self.sent = None
@@ -83,3 +88,15 @@ class Display:
         if not added and not removed:
             return None
         return Rows(self.id, epoch, seq, False, columns, [list(r) for r in added], [list(r) for r in removed])
+
+
+def cell_to_wire(cell: Any) -> tuple[str, Any]:
+    """A cell of an answer as it travels.
+
+    >>> cell_to_wire("a"), cell_to_wire({"user/tags": ["x"]}), cell_to_wire(None)
+    (('s', 'a'), ('j', '{"user/tags":["x"]}'), ('', None))
+    """
+    if not isinstance(cell, dict | list | tuple):
+        return to_wire(cell)
+    tree = mapped(cell, lambda leaf: date_text(leaf) if isinstance(leaf, datetime) else leaf)
+    return "j", msgspec.json.encode(tree).decode()

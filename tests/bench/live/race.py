@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.bench.live.answers import Answers
 from tests.bench.live.installed import ENGINES, ROOT, NotInstalled, command
 from tests.bench.live.judged import LARGE, SMALL, figure_of, verdicts
 from tests.bench.live.table import tables
@@ -69,6 +70,7 @@ def _run(engine: str, folder: Path, workload: Workload) -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "figures": {},
     }
+    answers = Answers(workload)
     began = time.monotonic()
     out = folder / f"{engine}.jsonl"
     try:
@@ -89,7 +91,7 @@ def _run(engine: str, folder: Path, workload: Workload) -> dict[str, Any]:
         else:
             name = line["figure"]
             facts["figures"][name] = figure_of(
-                line, workload.plan.changes.get(name, ()), workload.expected(name)
+                line, workload.plan.changes.get(name, ()), answers.expected(name)
             )
     return facts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.bench.live.judged import Verdict, moved_classes, per_second
+from tests.bench.live.judged import MODERATE, Verdict, moved_classes, per_second
 
 TITLES = {
     "join": "one change, a live join",
@@ -125,7 +125,7 @@ def _targets(judged: Sequence[Verdict]) -> list[str]:
         if target.moved is not None:
             statistic += f", {target.moved} moved"
         if target.must_of_moved is not None:
-            statistic += f", at most {target.must_of_moved[1]} times that of {target.must_of_moved[0]}"
+            statistic += f", at most {target.must_of_moved} times that of {MODERATE}"
         rows.append([target.figure, str(target.users), statistic, *amounts, f"{MARKS[verdict.word]}"])
     return _aligned(rows)
 
