@@ -1,5 +1,5 @@
-"""Random databases with circles and random patterns to pull from them, from one seed: for DataScript, and for pulls that
-are kept up to date."""
+"""Random databases with circles and random patterns to pull from them, from one seed: for DataScript, and for pulls
+that are kept up to date."""
 
 from __future__ import annotations
 

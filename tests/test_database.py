@@ -254,7 +254,7 @@ def test_queries_have_shapes_kinds_and_attrs(opened: Open) -> None:
     assert [str(dtype) for dtype in empty.dtypes[2:]] == ["int64", "datetime64[us, UTC]", "int64"]
     assert empty.dtypes["name"] == pd.Series(["x"]).dtype
     # or none, where it may be of several
-    assert db.q("[:find ?x :where (or [_ :user/name ?x] [_ :user/age ?x])]").dtypes["x"] == object
+    assert db.q("[:find ?x :where (or [_ :user/name ?x] [_ :user/age ?x])]").dtypes["x"] == "object"
     assert db.q("[:find ?x :where (or [?x :user/age] [_ :user/name ?x])]").dtypes["x"] == empty.dtypes["name"]
     ada = db.insert("user", name="Ada", age=36)
     db.insert("user", name="Bob", age=17)

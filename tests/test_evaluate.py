@@ -765,6 +765,19 @@ def test_large_values_count_as_much_work(clauses: str, inputs: list[Any]) -> Non
             pass
 
 
+def test_collections_from_python_are_bounded() -> None:
+    deep: Any = 1
+    for _ in range(5_000):
+        deep = [deep]
+    round_: list[Any] = []
+    round_.append(round_)
+    for given in (deep, round_):
+        with pytest.raises(QueryError, match="nest more than 100 deep"):
+            where("", given, ins="?x")
+        with pytest.raises(QueryError, match="nest more than 100 deep"):
+            where("[(?f) ?x]", lambda given=given: given, ins="?f")
+
+
 def test_texts_count_as_bytes() -> None:
     source = Triples((f"e{n}", "n", n) for n in range(1_000))
     with pytest.raises(BudgetError, match="bytes of rows"):

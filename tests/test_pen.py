@@ -3,11 +3,13 @@ that can be seen of them is the same; also to Ctrl-C, to threads, and after the 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -20,7 +22,7 @@ import pytest
 import tripleweb
 from tripleweb import Ref, t
 from tripleweb.database import Database
-from tripleweb.errors import DeletedError, SchemaError, TriplewebError
+from tripleweb.errors import TriplewebError
 from tripleweb.pen import Pen
 from tripleweb.schema import Schema
 from tripleweb.session import Session
@@ -213,7 +215,7 @@ def check_alike(dbs: list[Database], rng: random.Random, steps: int, said: str) 
             for db, listener in zip(dbs, listeners, strict=True):
                 db._session.watch(listener)
         for operation in operations(rng):
-            first, second = (outcome(lambda db=db: operation(db)) for db in dbs)  # noqa: B023
+            first, second = (outcome(lambda db=db: operation(db)) for db in dbs)
             assert first == second, f"{said} step {step}"
         assert state(dbs[0]) == state(dbs[1]), f"{said} step {step}"
         assert listeners[0].heard == listeners[1].heard, f"{said} step {step}"
@@ -249,3 +251,166 @@ def test_in_a_file_too(seed: int, tmp_path: Path) -> None:
     assert [sorted(map(repr, db._session.store.registers())) for db in again] == [before] * 2
     for db in again:
         db.close()
+
+
+def test_what_is_noted_in_passing_can_be_taken_back() -> None:
+    db = make(CountingPen, SCHEMA, None)
+    for age in range(NOTES_MAX + DEEDS_MAX + 10):
+        db.set("a", "user/age", age)
+        assert len(db._session._deeds.notes) <= NOTES_MAX
+    assert db._pen.done == NOTES_MAX + DEEDS_MAX + 10  # type: ignore[attr-defined]
+    last = NOTES_MAX + DEEDS_MAX + 9
+    for back in range(1, DEEDS_MAX // 2 + 1):  # each undo is remembered, too
+        assert db.undo().empty
+        assert db._session.store.values("a", "user/age") == [last - back]
+    with pytest.raises(TriplewebError, match="nothing to undo"):
+        db.undo()
+    assert db.redo().empty and db._session.store.values("a", "user/age") == [last - DEEDS_MAX // 2 + 1]
+    db.set("a", "user/age", -1)
+    with pytest.raises(TriplewebError, match="nothing to redo"):
+        db.redo()
+    db.close()
+
+
+def test_who_waits_hears_of_it() -> None:
+    with tripleweb.open() as db:
+        session, seen = db._session, threading.Event()
+
+        def wait() -> None:
+            if session.wait_for(lambda: bool(session.store.values("a", "k/v")), 20):
+                seen.set()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not session._waiting:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        db.set("a", "k/v", 1)
+        assert seen.wait(20)
+        thread.join()
+
+
+def test_threads_write_one_after_the_other() -> None:
+    with tripleweb.open(schema=SCHEMA) as db:
+        ages: list[int] = []
+
+        def write(n: int) -> None:
+            for i in range(300):
+                db.set(f"e{i % 20}", "user/age", n * 1000 + i)
+                if i % 50 == 0:
+                    with db.transaction():
+                        for k in range(5):
+                            db.set(f"t{k}", "user/age", n * 1000 + i)
+                        ages.append(
+                            len({tuple(db._session.store.values(f"t{k}", "user/age")) for k in range(5)})
+                        )
+
+        threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        store = db._session.store
+        assert ages == [1] * 24 and store.count("user/age") == 25
+        times = [change.time for change in store.registers()]
+        assert len(set(times)) == 21, "a stamp is given once"
+
+
+def test_a_task_does_not_write_into_the_transaction_of_another() -> None:
+    async def run() -> None:
+        with tripleweb.open() as db:
+            ready, go = asyncio.Event(), asyncio.Event()
+
+            async def holds() -> None:
+                with db.transaction():
+                    db.set("a", "k/v", 1)
+                    ready.set()
+                    await go.wait()
+                    db.set("a", "k/v", 2)
+
+            task = asyncio.create_task(holds())
+            await ready.wait()
+            with pytest.raises(TriplewebError, match="another task"):
+                db.set("b", "k/v", 1)
+            go.set()
+            await task
+            assert db._session.store.values("a", "k/v") == [2] and db._session.store.values("b", "k/v") == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("way", ["memory", "watched", "indexed", "transaction"])
+def test_ctrl_c_finds_each_write_done_or_not_done(way: str) -> None:
+    """Struck at random moments; then values, stamps, count, index, undo and what a watcher heard agree."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    rng = random.Random(seed)
+    db = tripleweb.open(schema=SCHEMA)
+    session = db._session
+    store, column = session.store, session.store.column("user/age")[1]
+    listener = Listener()
+    if way == "watched":
+        session.watch(listener)
+    if way == "indexed":
+        column.reverse()
+    returned, stop, struck = 0, threading.Event(), True
+
+    def strike() -> None:
+        while not stop.wait(rng.uniform(0.0002, 0.002)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def cell() -> None:
+        nonlocal returned, struck
+        while True:
+            if way == "transaction":
+                struck = True
+                with db.transaction():
+                    struck = False
+                    for k in range(5):
+                        db.set(f"e{k}", "user/age", returned)
+                    struck = True
+            else:
+                db.set(f"e{returned % 7}", "user/age", returned)
+            returned += 1
+
+    striker = threading.Thread(target=strike)
+    interrupts, deadline = 0, time.monotonic() + 30
+
+    def hit(*_: object) -> None:
+        nonlocal struck
+        if not struck:  # once a cell: what strikes elsewhere would end the test
+            struck = True
+            raise KeyboardInterrupt
+
+    outer = signal.signal(signal.SIGINT, hit)
+    try:
+        striker.start()
+        while interrupts < 60:
+            assert time.monotonic() < deadline, f"seed {seed}"
+            try:
+                struck = False
+                cell()
+            except KeyboardInterrupt:
+                interrupts += 1
+    finally:
+        stop.set()
+        striker.join()
+        signal.signal(signal.SIGINT, outer)
+    assert returned > 0
+    shown = dict(store.scan("user/age"))
+    assert store.count("user/age") == len(shown), f"seed {seed}"
+    registers = {change.subject: change for change in store.registers()}
+    assert {s: c.value for s, c in registers.items()} == shown, f"seed {seed}"
+    assert len({c.time for c in registers.values()}) == (1 if way == "transaction" else len(registers))
+    if way == "transaction":
+        assert len(set(shown.values())) == 1, f"seed {seed}: half of a transaction"
+    assert all(store.subjects("user/age", age) for age in set(shown.values())), f"seed {seed}"
+    assert sum(len(store.subjects("user/age", age)) for age in set(shown.values())) == len(shown)
+    if way == "watched":
+        assert all(f"'user/age', {age})" in "".join(listener.heard[-20:]) for age in shown.values()), (
+            f"seed {seed}"
+        )
+    else:
+        last = session._deeds.done[-1].stamps[-1]
+        assert last == max(c.stamp for c in registers.values()), f"seed {seed}: a deed nobody knows of"
+    db.close()

@@ -135,7 +135,12 @@ def test_a_circle_ends_where_it_was_met() -> None:
 
 def test_a_thousand_values_unless_one_says_otherwise() -> None:
     triples: list[Triple] = [("a", "n", n) for n in range(1_500)]
-    for pattern, count in (("[:n]", 1_000), ("[*]", 1_000), ("[[:n :limit nil]]", 1_500), ("[(limit :n 1200)]", 1_200)):
+    for pattern, count in (
+        ("[:n]", 1_000),
+        ("[*]", 1_000),
+        ("[[:n :limit nil]]", 1_500),
+        ("[(limit :n 1200)]", 1_200),
+    ):
         assert pulled(pattern, "a", triples)["n"] == list(range(count))
 
 
@@ -270,7 +275,9 @@ def chain(length: int) -> list[Triple]:
 
 
 def test_work_is_counted_and_comes_in_slices() -> None:
-    triples: list[Triple] = [("a", "to", Ref(f"b{n}")) for n in range(3_000)] + [(f"b{n}", "n", n) for n in range(3_000)]
+    triples: list[Triple] = [("a", "to", Ref(f"b{n}")) for n in range(3_000)] + [
+        (f"b{n}", "n", n) for n in range(3_000)
+    ]
     source = Triples(triples)
     index: dict[tuple[str, str], list[Value]] = {}
     for subject, predicate, value in triples:
@@ -341,7 +348,9 @@ def test_a_schema_reads_as_get_does(db: tripleweb.Database) -> None:
     assert one(db, "p", "[:post/likes :post/words]") == {"post/likes": 0, "post/words": ["none"]}
     assert one(db, "p", "[{:post/author [:user/active]}]") == {"post/author": {"user/active": True}}
     assert one(db, "ada", "[:user/active]") == {"user/active": True}
-    assert one(db, "ada", "[[:user/active :default false]]") == {"user/active": False}, "the pattern's own default"
+    assert one(db, "ada", "[[:user/active :default false]]") == {"user/active": False}, (
+        "the pattern's own default"
+    )
     assert one(db, "ada", "[*]") == {"id": "ada", "user/active": True, "user/name": "Ada"}
     db.increment("post", "p", likes=2)
     db.set("p", "post/tags", {"t1"})
@@ -379,7 +388,9 @@ def test_misfits_read_as_missing() -> None:
 
 
 def test_the_text_says_what_a_schema_says() -> None:
-    query = parse("[:find (pull ?p [:post/likes :post/words :post/tags]) :where [?p :post/title]]").of_schema(SCHEMA)
+    query = parse("[:find (pull ?p [:post/likes :post/words :post/tags]) :where [?p :post/title]]").of_schema(
+        SCHEMA
+    )
     assert query.text.endswith(
         ":kinds {:post/author reference :post/likes counter :post/tags [reference] :post/title text "
         ':post/words ([text] "none")}]'
@@ -389,7 +400,15 @@ def test_the_text_says_what_a_schema_says() -> None:
     assert again.of_schema(SCHEMA) is again
     plain = parse("[:find ?p :where [?p :post/likes]]").of_schema(SCHEMA)
     assert plain.text.endswith(":kinds {:post/likes number}]"), "nobody looks anything up"
-    for wrong in ("[]", "[text text]", "(text 7)", "(text)", "(boolean true false)", "(counter 3)", "(text nil)"):
+    for wrong in (
+        "[]",
+        "[text text]",
+        "(text 7)",
+        "(text)",
+        "(boolean true false)",
+        "(counter 3)",
+        "(text nil)",
+    ):
         with pytest.raises(QueryError, match="not a"):
             parse(f"[:find ?a :where [?a :b] :kinds {{:b {wrong}}}]")
     every = ':kinds {:a (reference "x") :b ([number] 1 2.5) :c (date #inst "2020") :d (boolean false) :e (text "\\"")}'
@@ -432,7 +451,8 @@ def test_order_by_what_may_be_missing(order: str, expected: list[str]) -> None:
 
 
 def test_get_through_many_is_a_list() -> None:
-    query = "[:find (get ?p :post/tags) (get ?p :post/tags :tag/label) :where [?p :post/title] :order-by [(get ?p :post/title)]]"
+    find = "(get ?p :post/tags) (get ?p :post/tags :tag/label)"
+    query = f"[:find {find} :where [?p :post/title] :order-by [(get ?p :post/title)]]"
     rows = run(query, [], Triples([*PEOPLE, ("p1", "post/tags", Ref("t0"))])).rows
     assert rows == [(["t0", "t1", "t2"], [None, "python", "data"]), (None, None)]
     db = tripleweb.open(schema=SCHEMA)
@@ -458,7 +478,9 @@ def test_malformed_gets(wrong: str) -> None:
 
 def test_a_live_query_follows_what_it_pulls() -> None:
     source = Triples(PEOPLE)
-    live = LiveQuery("[:find ?u (pull ?u [:user/name {:user/manager [:user/name]}]) :where [?u :user/age]]", [], source)
+    live = LiveQuery(
+        "[:find ?u (pull ?u [:user/name {:user/manager [:user/name]}]) :where [?u :user/age]]", [], source
+    )
     live.refresh()
     delta = source.change([("bob", "user/name", "Robert")], [("bob", "user/name", "Bob")])
     assert live.touched(delta)
@@ -518,7 +540,11 @@ def check_history(seed: int) -> int:
         delta = Delta(removed, added)
         known = dict(fresh)
         fresh = {root: StandingPull(pattern, source, fields).value(root) for root in ENTITIES}
-        differ = {root: (known[root], fresh[root]) for root in ENTITIES if frozen(known[root]) != frozen(fresh[root])}
+        differ = {
+            root: (known[root], fresh[root])
+            for root in ENTITIES
+            if frozen(known[root]) != frozen(fresh[root])
+        }
         changes += len(differ)
         if maker.random.random() < 0.5:
             found = standing.renew(delta.removed, delta.added)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -306,6 +307,21 @@ def test_depth_and_size_are_bounded() -> None:
     assert run("[:find ?x :where (r0 ?x)]", [], Triples([("e", "a", 1)]), rules=f"[{circle}]").rows == [
         ("e",)
     ]
+
+
+def test_long_texts_are_parsed_in_time_that_grows_as_they_do() -> None:
+    """A server parses what it is sent before any budget counts: ten times the text must not take a hundred times as
+    long."""
+
+    def seconds(count: int) -> float:
+        names = " ".join(f"?x{n}" for n in range(count))
+        began = time.process_time()
+        assert len(parse(f"[:find {names} {'?y ' * count} :in ?y {names}]").columns) == 2 * count
+        parse(f"[:find ?y :with {names} :in ?y {names}]")
+        parse_rules(f"[[(r {names}) [(= {names})]]]")
+        return time.process_time() - began
+
+    assert min(seconds(8_000) for _ in range(2)) < 40 * min(seconds(800) for _ in range(3))
 
 
 TOKENS = [

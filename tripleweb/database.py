@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tripleweb import discovery, places, writes
 from tripleweb.change import DELETED
 from tripleweb.datalog import evaluate, query
+from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.discovery import Unreachable
 from tripleweb.errors import IncompleteError, NoServerError, StorageError, TriplewebError
@@ -188,6 +189,7 @@ class Database:
     def __init__(self, session: Session, schema: Schema | None = None) -> None:
         self._session = session
         self._lives: LiveQueries | None = None
+        self._executor = Executor(session.store)
         self._queries: dict[str, Query] = {}  # by their text, with the schema's kinds
         self._rules = Rulebook()
         self._finalizer = weakref.finalize(self, _close_soon, session)
@@ -438,7 +440,7 @@ class Database:
 
         with self._session.lock:
             rules = self._rules.rules or None
-            result = evaluate.run(parsed, inputs, self._session.store, rules=rules, budget=_budget())
+            result = self._executor.run(parsed, inputs, rules, _budget())
             attrs = self._attrs()
         known = columns or columns_of(parsed, self.schema)
         attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}

@@ -16,6 +16,8 @@ RandomBytes = Callable[[int], bytes]
 
 BYTES_MAX = 512
 _URL_SAFE = "_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# 64 characters: the lower six bits of every byte are one of them, so none is thrown away
+_OF_BYTES = bytes(_URL_SAFE.encode()[byte & 63] for byte in range(256))
 _SORTABLE = "0123456789abcdefghijklmnopqrstuvwxyz"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _APP = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
@@ -85,7 +87,7 @@ def nano_id(random_bytes: RandomBytes, size: int = 21) -> str:
     >>> nano_id(lambda n: bytes(range(n)), 5)
     '_-012'
     """
-    return str(_nanoid(random_bytes, _URL_SAFE, size))
+    return random_bytes(size).translate(_OF_BYTES).decode()
 
 
 def replica_id(random_bytes: RandomBytes) -> str:

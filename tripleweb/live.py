@@ -240,9 +240,9 @@ class _Shared:
         else:
             change = live.refresh()
         if change is not None:
-            delta = LiveDelta(change, live.query.columns, self.kinds, self.nullable)
             for frame in list(self.frames.values()):
-                for listener in frame._listeners:
+                for listener in frame._listeners:  # each has frames of its own, which it may modify
+                    delta = LiveDelta(change, live.query.columns, self.kinds, self.nullable)
                     self.owner.host.submit(partial(frame._call, listener, delta))
 
     def freeze(self) -> _Shared:

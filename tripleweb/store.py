@@ -292,6 +292,21 @@ class Store(Tables):
 
     def _merge(self, change: Change, touched: Touched) -> Fate | None:
         subject, predicate, place, value, time, replica = change
+        found, number = self._columns.get(predicate), self.numbers.get(subject)
+        if place == SINGLE and found is not None and number is not None:
+            # what nearly all changes are: a single value meets nothing but an earlier one, and takes over
+            table, column = found
+            row = table.row_of.get(number, -1)
+            if -1 < row < len(column.values) and time > column.times[row] and value is not None:
+                if row not in column.cells and self._kept is None and subject not in self._graves:
+                    pair = subject, predicate
+                    if pair not in touched:
+                        before = column.values[row]
+                        touched[pair] = column, row, () if before is ABSENT else (before,)
+                    column.values[row] = value
+                    column.times[row] = time
+                    column.replicas[row] = self.replica_number(replica)
+                    return None
         grave = self._graves.get(subject) if self._graves else None
         if predicate == DELETED:
             if grave is None or grave < (time, replica):

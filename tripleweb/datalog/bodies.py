@@ -295,9 +295,11 @@ def bodies_of(writer: Writer, given: Mapping[str, Given], scalars: Iterable[str]
     return writer.bodies(program.where, known, [*head, *query.with_], members)
 
 
-def lifted(bodies: Sequence[Body], constants: Mapping[str, Any]) -> tuple[tuple[Body, ...], dict[str, Any]]:
-    """The bodies with their variables called by the order in which they appear, and the constants by these names. The
-    bodies and the names are equal for queries that differ in names and values only."""
+def lifted(
+    bodies: Sequence[Body], constants: Mapping[str, Any]
+) -> tuple[tuple[Body, ...], dict[str, Any], dict[str, str]]:
+    """The bodies with their variables called by the order in which they appear, the constants by these names, and
+    what each variable is called now. The first two agree for queries that differ in names and values only."""
     names: dict[str, Variable] = {}
     renamed = tuple(
         Body(
@@ -306,7 +308,8 @@ def lifted(bodies: Sequence[Body], constants: Mapping[str, Any]) -> tuple[tuple[
         )
         for body in bodies
     )
-    return renamed, {names[name].name: constants[name] for name in names if name in constants}
+    called = {old: new.name for old, new in names.items()}
+    return renamed, {new: constants[old] for old, new in called.items() if old in constants}, called
 
 
 def has_callable(literals: Iterable[Literal]) -> bool:

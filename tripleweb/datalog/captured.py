@@ -13,9 +13,9 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from tripleweb.datalog.builtins import FALSE, FUNCTIONS, TRUE, inward, outward, truthy
+from tripleweb.datalog.builtins import FALSE, FUNCTIONS, TRUE, effort, inward, outward, truthy
 from tripleweb.datalog.edn import Form
-from tripleweb.datalog.inputs import bind
+from tripleweb.datalog.inputs import asked, bind
 from tripleweb.errors import BudgetError
 from tripleweb.store import Store
 from tripleweb.terms import Ref, Value
@@ -129,7 +129,7 @@ class Scope:
             return _FIXED[what]
         found: Any = getattr(self, f"_{what.lower()}")(*of) if what not in _KEPT else None
         if what == "FUNCTION":
-            found = _builtin(of[0], kept[of[1]])
+            found = _builtin(of[0], kept[of[1]], self.work)
         elif what == "CUSTOM":
             found = _custom(self.constants[of[0]], of[1], kept[of[2]])
         elif what == "BIND":
@@ -214,8 +214,8 @@ def _too_many(most: list[float]) -> None:
     raise BudgetError(f"the query derives more than its {most[0]:,} rows")
 
 
-def _builtin(name: str, form: Form) -> Callable[..., Any]:
-    """A built-in whose errors say where it stands."""
+def _builtin(name: str, form: Form, work: list[int]) -> Callable[..., Any]:
+    """A built-in whose errors say where it stands, and that counts what it costs beyond one unit."""
     function = FUNCTIONS[name].function
     if name in _COMPARE:
         return function
@@ -226,6 +226,7 @@ def _builtin(name: str, form: Form) -> Callable[..., Any]:
         except BudgetError as error:
             place = form.error(error.message)
             raise BudgetError(error.message, line=place.line, column=place.column, form=place.form) from None
+        work[0] += effort(name, arguments, value)
         return inward(value) if type(value) is bool else value
 
     return call
@@ -237,7 +238,7 @@ def _custom(function: Any, is_test: bool, form: Form) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         if not callable(function):
             raise form.error(f"{outward(function)!r:.80} is no function", "a Python callable as the input")
-        given = function(*map(outward, arguments))
+        given = asked(function, *map(outward, arguments))
         return bool(given) if is_test else given
 
     return call

@@ -413,7 +413,7 @@ class Clauses:
 
 def seen(names: Sequence[str], clauses: Iterable[Clause], form: Form) -> None:
     """Raises `QueryError` for a variable that is joined on but stands in no clause: a slip of the pen."""
-    there = variables(*clauses)
+    there = set(variables(*clauses))
     unseen = [name for name in names if name not in there]
     if unseen:
         raise form.error(
@@ -484,9 +484,10 @@ def parse_rules(text: str) -> Rules:
                 )
             rules[name] = (*bodies, branch)
     for bodies in rules.values():
+        there = [set(variables(*body.clauses)) for body in bodies]
         for index, name in enumerate(bodies[0].variables):
-            if not any(body.variables[index] in variables(*body.clauses) for body in bodies):
-                seen([name], bodies[0].clauses, bodies[0].form)
+            if not any(body.variables[index] in names for body, names in zip(bodies, there, strict=True)):
+                seen([name], (), bodies[0].form)
     return rules
 
 

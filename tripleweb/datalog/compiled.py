@@ -2,6 +2,7 @@
 
 One generator writes every kind of function, `w` being the rows that it touched:
 
+    find(rows, *constants) -> w                            the rows of a body, into a dict
     run(sign) -> w                                         all derivations of a body
     trigger(subject, row, value, raw, sign) -> w           those in which one triple takes part
     trigger(tuple, sign) -> w                              those in which one tuple of a relation takes part
@@ -90,7 +91,8 @@ class Module:
         self.captures: dict[tuple[Any, ...], str] = {}
         self.functions: list[str] = []
         self.names: list[str] = []
-        self.orders: list[list[Numbered]] = []
+        self.orders: list[list[Numbered]] = []  # of `run` and `find`, in turn
+        self.price = 0.0  # rows that `find` is expected to touch
         self.kept: list[Form | Binding | None] = []
 
     def capture(self, what: str, *of: Any) -> str:
@@ -125,6 +127,21 @@ class Module:
         for _, literal in ordered:
             function.literal(literal, None)
         return function.end_with_row(body.head, into, tells=False)
+
+    def find(self, body: Body, constants: Sequence[str]) -> str:
+        """The different rows of a body, as keys of a dict; constants are parameters."""
+        parameters = [f"p{place}" for place in range(len(constants))]
+        function = _Function(self, "find", ("rows", *parameters))
+        for variable, parameter in zip(constants, parameters, strict=True):
+            function.unify(parameter, variable)
+        ordered, price = best(body.literals, function.at, self.sizes)
+        self.orders.append(ordered)
+        self.price += price
+        for _, literal in ordered:
+            function.literal(literal, None)
+        cells = ", ".join([function.text(name) for name in body.head])
+        most, too_many = self.capture("MOST"), self.capture("TOO_MANY")
+        return function.end(f"rows[({cells},)] = None", f"if len(rows) > {most}[0]: {too_many}()")
 
     def holds(self, variables: Sequence[str], literals: Sequence[Literal], gone: Change | None = None) -> str:
         """Whether there is a derivation with these values of `variables`, not counting `gone`."""

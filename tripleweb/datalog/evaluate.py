@@ -42,6 +42,13 @@ What differs from DataScript, on purpose (theirs | ours):
 - `str` of 1.0, of dates, of sets: `"1"` in JavaScript | as EDN, as they are stored, as vectors in order
 - `name` and `namespace`: of keywords | of a predicate's text; `type`: a class | a word, such as `"number"`
 - recursion through `or`: no end | works; negation through recursion: no meaning | `QueryError`
+- a pulled reference: `{:db/id 7}` | its id's text, with a pattern of its own a dict; `:db/id` is called `"id"`
+- what is pulled as a list: an attribute of many values | several values, all that `:kinds` says are sets, and
+  reverse attributes; `:limit` goes with every attribute, 1,000 with reverse ones too
+- a pattern below what is no reference: an exception | texts are followed, other values left out
+- an attribute pulled twice, an empty pattern: not there the second time, nil | there, `QueryError`
+- `:xform` and components: there | not there; depth of a pull: all there is | 200 entities, then `BudgetError`
+- `(get ?e :a :b)` in :find and :order-by: not there | the value at the end of the path, missing ones included
 - several sources, look-up references, transactions, maps, nested calls: partly | `QueryError`
 """
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from tripleweb.datalog.builtins import inward, order
+from tripleweb.datalog.builtins import LEVELS_MAX, inward, order
 from tripleweb.datalog.clauses import (
     RULES,
     SOURCE,
@@ -76,7 +76,12 @@ def items_of(value: Any) -> Any:
     return map(_present, value)
 
 
-def _still(value: Any, form: Form) -> Any:
+def _check_level(level: int, form: Form) -> None:
+    if level >= LEVELS_MAX:
+        raise form.error(f"collections that nest more than {LEVELS_MAX} deep")
+
+
+def _still(value: Any, form: Form, level: int = 0) -> Any:
     """An input as it is now: what the caller does with a list or a DataFrame later is not to be seen, and a generator
     gives its items but once."""
     if type(value) in _PLAIN or isinstance(value, _SCALARS) or callable(value):
@@ -84,7 +89,8 @@ def _still(value: Any, form: Form) -> Any:
     items = items_of(value)
     if items is None:
         return value
-    held = [_still(item, form) for item in islice(items, ITEMS_MAX + 1)]
+    _check_level(level, form)
+    held = [_still(item, form, level + 1) for item in islice(items, ITEMS_MAX + 1)]
     if len(held) > ITEMS_MAX:
         raise form.error("an input without end", f"at most {ITEMS_MAX:,} items")
     return held
@@ -101,13 +107,14 @@ def _present(cell: Any) -> Any:
     return None if is_float and getattr(cell, "ndim", 0) == 0 and cell != cell else cell
 
 
-def value_of(value: Any, form: Form, what: str) -> Any:
+def value_of(value: Any, form: Form, what: str, level: int = 0) -> Any:
     """A value from Python as the engine holds it; None for no value."""
     if callable(value) and not isinstance(value, _SCALARS):
         return value
     items = None if isinstance(value, _SCALARS) else items_of(value)
     if items is not None:
-        return tuple(value_of(item, form, what) for item in items)
+        _check_level(level, form)
+        return tuple(value_of(item, form, what, level + 1) for item in items)
     try:
         return inward(normalise(value))
     except (TypeError, ValueError) as error:

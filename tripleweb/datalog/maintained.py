@@ -18,7 +18,6 @@ from typing import Any
 from tripleweb.datalog.bodies import (
     Body,
     Member,
-    Unsupported,
     Writer,
     bodies_of,
     has_callable,
@@ -71,8 +70,6 @@ class Plan:
     def __init__(self, program: Program, inputs: Sequence[tuple[Binding, Any]], store: Store) -> None:
         self.query = program.query
         self.store = store
-        if self.query.looks_up:
-            raise Unsupported("it looks up what is no part of its clauses")
         self.scalars, given = bind_inputs(program, inputs)
         writer = Writer(program)
         bodies = bodies_of(writer, given, self.scalars)
@@ -81,10 +78,11 @@ class Plan:
         bodies = self.recursion.adorned(bodies, self.scalars)
         self.captured: dict[str, Any] = {**self.scalars, **writer.constants}
         self.constants: dict[str, Any] = {}
+        self.names: dict[str, str] = {}  # what the query's variables are called here
         self.key: object | None = None
         alone = given or self.recursion.relations or any(has_callable(body.literals) for body in bodies)
         if not alone:
-            shape, self.constants = lifted(bodies, self.captured)
+            shape, self.constants, self.names = lifted(bodies, self.captured)
             bodies, self.captured = list(shape), {}
             kinds = tuple(sorted(self.query.kinds.items()))
             self.key = shape, tuple(self.constants), kinds

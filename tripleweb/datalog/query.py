@@ -7,6 +7,7 @@ expectation, whatever the text; a query never changes, so parsed ones are cached
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -177,11 +178,13 @@ def _column(element: Element) -> str:
 def _columns(names: Iterable[str]) -> tuple[str, ...]:
     """The names, repeated ones with `_2`, `_3` …"""
     out: dict[str, None] = {}
+    counts: dict[str, int] = {}
     for name in names:
-        count, column = 1, name
+        count, column = counts.get(name, 1), name
         while column in out:
             count += 1
             column = f"{name}_{count}"
+        counts[name] = count
         out[column] = None
     return tuple(out)
 
@@ -422,14 +425,14 @@ def _check(
     inputs: tuple[Input, ...],
     where: tuple[Clause, ...],
 ) -> None:
-    given = [name for item in inputs for name in bound(item)]
+    given = Counter(name for item in inputs for name in bound(item))
+    kept = Counter(with_)
     for form, item in zip(parts.get("in", ()), inputs, strict=False):
-        if (inputs.count(item) > 1 and isinstance(item, str)) or any(
-            given.count(name) > 1 for name in bound(item)
-        ):
+        if (isinstance(item, str) and inputs.count(item) > 1) or any(given[name] > 1 for name in bound(item)):
             raise form.error("given twice in :in", "distinct variables, % and $ once")
     known = {*given, *variables(*where)}
     elements = list(map(variable_name, find))
+    found = set(elements)
     scalars = {item.name for item in inputs if isinstance(item, Variable)}
     for element, name in zip(find, elements, strict=True):
         form = whole if isinstance(element, Variable) else element.form
@@ -442,7 +445,7 @@ def _check(
     for form, name in zip(parts.get("with", ()), with_, strict=True):
         if name not in known:
             raise form.error("nowhere bound", "a clause or an input that binds it")
-        if name in elements or with_.count(name) > 1:
+        if name in found or kept[name] > 1:
             raise form.error("a variable that is there twice", "variables in :with that :find has not")
 
 

@@ -160,7 +160,7 @@ class Recursion:
         self.writer = writer
         self.sizes = sizes
         self.relations: dict[str, Relation] = {}
-        self._made: dict[str, Component] = {}  # by component of the program
+        self._made: dict[str, Component] = {}  # by component of the program, or by name
 
     def compile(self, scope: Scope) -> list[Component]:
         """The components, ready to run, those first that others read."""
@@ -226,18 +226,61 @@ class Recursion:
             for choice in (plain, others):
                 run = self._demand(call, wanted, choice, known)
                 if run is not None:
-                    return self._ask(call, wanted, run)
+                    return self._ask(call, wanted, tuple(self._adorned(run, run, known, component, places)))
             wanted = sorted(needs)
         else:
             wanted = sorted({*needs, *constant[:1]})
             if not wanted and component is None:
                 wanted = self._small(call, plain, known)
+            elif component is None and all(place in constant for place in wanted):
+                linear = self._linear(call, wanted)
+                if linear is not None:
+                    return linear
         if component is not None and not inside and any(place not in constant for place in wanted):
             raise Unsupported("a rule that must be told where to begin by another rule")
         run = self._demand(call, wanted, plain, known)
         if run is None:
             raise Unsupported("a rule that must be told where to begin by a rule")
         return self._ask(call, wanted, run)
+
+    def _linear(self, call: Member, places: Sequence[int]) -> Member | None:
+        """For a rule whose calls of itself only pass on what is asked for, where it is demanded once: a relation of
+        just the answers, since what holds from anywhere that is demanded is one. None for other rules."""
+        rule, program = call.relation, self.writer.program
+        free = [place for place in range(len(call.terms)) if place not in places]
+        alone = all(
+            other == rule or component != program.component[rule]
+            for other, component in program.component.items()
+        )
+        if not free or not alone:
+            return None
+        name = " ".join([rule, *(f"{place}:{call.terms[place]}" for place in places)])
+        demand = f"[demand {name}]"
+        bodies = [(demand, Body(tuple(call.terms[place] for place in places), ()))]
+        for branch in program.bodies[rule]:
+            renamed = {variable: self.writer.fresh(variable) for variable in branch.variables}
+            head = [renamed[variable].name for variable in branch.variables]
+            asked = Member(demand, tuple(head[place] for place in places))
+            for literals in self.writer.branch(branch, renamed):
+                again = [one for one in literals if isinstance(one, Member) and one.relation == rule]
+                rest = tuple(one for one in literals if one not in again)
+                if len(again) > 1 or any(map(self._is_recursive, rest)):
+                    return None
+                if not again:
+                    bodies.append((name, Body(tuple(head[place] for place in free), (asked, *rest))))
+                    continue
+                used = {other for one in rest for other in (*inputs_of(one), *outputs_of(one))}
+                used.update(again[0].terms[place] for place in places)
+                if any(again[0].terms[place] != head[place] or head[place] in used for place in free):
+                    return None
+                bodies.append(
+                    (demand, Body(tuple(again[0].terms[place] for place in places), (asked, *rest)))
+                )
+        if name not in self.relations:
+            self.relations[name], self.relations[demand] = Relation(), Relation()
+            component = self._made[name] = Component(self.relations)
+            component.bodies += bodies
+        return Member(name, tuple(call.terms[place] for place in free))
 
     def _is_recursive(self, literal: Literal) -> bool:
         names = relations_of((literal,))

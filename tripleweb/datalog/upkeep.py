@@ -159,6 +159,8 @@ class Upkeep:
 
     def prepare(self, live: Followed) -> Maintained:
         """What will maintain a query. Raises `Unsupported`."""
+        if live.query.looks_up:
+            raise Unsupported("it looks up what is no part of its clauses")
         plan = Plan(live.program, live.bound_inputs, self.store)
         template = None if plan.key is None else self._templates.get(plan.key)
         return Maintained(plan, template or Template(plan))
