@@ -29,6 +29,7 @@ from tripleweb.session import Session
 from tripleweb.storage.replica import MemoryReplica, ReplicaFile
 from tripleweb.store import Delta
 from tripleweb.undo import DEEDS_MAX, NOTES_MAX
+from tripleweb.writes import insert_columns
 
 
 def even(value: int) -> bool:
@@ -165,10 +166,12 @@ def state(db: Database) -> list[str]:
 
 def operations(rng: random.Random, depth: int = 0) -> Iterator[Callable[[Database], Any]]:
     """The same for each store: the arguments are drawn before."""
-    for _ in range(rng.randrange(1, 6)):
+    for _ in range(rng.randrange(1, 6) if depth == 0 else rng.randrange(3, 12)):
         odd = rng.random()
         subject = rng.choice("abcdefgh") if rng.random() < 0.9 else rng.choice(SUBJECTS)
         predicate = rng.choice(PREDICATES) if rng.random() < 0.95 else rng.choice(ODD_PREDICATES)
+        if depth and rng.random() < 0.8:
+            subject, predicate = rng.choice("ab"), rng.choice(["user/age", "free/x", "user/tags"])
         value = rng.choice(VALUES) if odd < 0.8 else rng.choice(ODD_VALUES)
         roll = rng.random()
         if roll < 0.70:
@@ -183,7 +186,9 @@ def operations(rng: random.Random, depth: int = 0) -> Iterator[Callable[[Databas
             yield lambda db, s=subject, v=value: db.update("user", s, name="n", age=v)
         elif roll < 0.88:
             yield lambda db, s=subject, v=value: db.insert("user", id=s, age=v)
-        elif roll < 0.895:
+        elif roll < 0.89:
+            yield lambda db, s=subject, v=value: insert_rows(db, [s, "r"], [1, v])
+        elif roll < 0.90:
             yield lambda db, s=subject: db.delete(s)
         elif roll < 0.92:
             yield lambda db: sorted(map(repr, db._session.take_back()))
@@ -197,6 +202,13 @@ def operations(rng: random.Random, depth: int = 0) -> Iterator[Callable[[Databas
             yield lambda db, p=predicate: db._session.store.column(p)[1].reverse() and None
         else:
             yield lambda db: db.undo().shape
+
+
+def insert_rows(db: Database, ids: list[Any], ages: list[Any]) -> Any:
+    columns = {"id": ids, "age": ages}
+    return db._session.write(
+        lambda tx: insert_columns(tx, db.schema, "user", columns, id="id", random_bytes=bytes)
+    )
 
 
 def block(db: Database, inner: list[Callable[[Database], Any]], fails: bool) -> list[str]:
@@ -277,7 +289,7 @@ def test_who_waits_hears_of_it() -> None:
         session, seen = db._session, threading.Event()
 
         def wait() -> None:
-            if session.wait_for(lambda: bool(session.store.values("a", "k/v")), 20):
+            if session.wait_for(lambda: bool(session.store.values("a", "k/v")), 60):
                 seen.set()
 
         thread = threading.Thread(target=wait)
@@ -385,13 +397,18 @@ def test_ctrl_c_finds_each_write_done_or_not_done(way: str) -> None:
     outer = signal.signal(signal.SIGINT, hit)
     try:
         striker.start()
-        while interrupts < 60:
+        while interrupts < 300:
             assert time.monotonic() < deadline, f"seed {seed}"
             try:
                 struck = False
                 cell()
             except KeyboardInterrupt:
                 interrupts += 1
+                if session._deeds.notes:  # what is noted is done, and what is done is noted
+                    subject, *_, time_noted = session._deeds.notes[-1][:4]
+                    assert store.floor(subject, "user/age")[0] == time_noted == max(column.times), (
+                        f"seed {seed}"
+                    )
     finally:
         stop.set()
         striker.join()

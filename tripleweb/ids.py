@@ -8,6 +8,7 @@ random bits. Randomness comes in as an argument: a function that gives n random 
 from __future__ import annotations
 
 import re
+from math import ceil
 from collections.abc import Callable
 
 from nanoid.method import method as _nanoid
@@ -87,7 +88,10 @@ def nano_id(random_bytes: RandomBytes, size: int = 21) -> str:
     >>> nano_id(lambda n: bytes(range(n)), 5)
     '_-012'
     """
-    return random_bytes(size).translate(_OF_BYTES).decode()
+    asked = ceil(
+        1.6 * 63 * size / 64
+    )  # as nanoid asks, so that what gives the bytes by a seed gives the same ids
+    return random_bytes(asked)[:size].translate(_OF_BYTES).decode()
 
 
 def replica_id(random_bytes: RandomBytes) -> str:

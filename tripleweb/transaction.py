@@ -69,8 +69,8 @@ class Transaction:
 
     @property
     def is_plain(self) -> bool:
-        """True if `set_at` may be called."""
-        return not (self._members or self._columns)
+        """True if `set_at` may be called: it does not keep the order with what `set_columns` wrote."""
+        return not self._columns
 
     def set_at(self, subject: str, predicate: str, column: Column, row: int, value: Value) -> None:
         """What `set` does, for an entity that was not deleted, in its row of the predicate's column, where it has no

@@ -16,7 +16,7 @@ from tripleweb.datalog.aggregates import AGGREGATES, rank, sort_slices
 from tripleweb.datalog.builtins import CHUNK, NUMBERS, chunks, order, outward
 from tripleweb.datalog.clauses import Variable
 from tripleweb.datalog.inputs import asked, value_of
-from tripleweb.datalog.lookups import filled, lookups_of, widened
+from tripleweb.datalog.lookups import filled, late_cell, lookups_of, widened
 from tripleweb.datalog.pull import Puller
 from tripleweb.datalog.query import Aggregate, Query
 
@@ -69,9 +69,15 @@ def answer(query: Query, scalars: Mapping[str, Any], rows: list[Row], puller: Pu
         rows = yield from filled([each for each in lookups if each.early], wide, rows, puller)
         rows = yield from _ordered(query, rows)
         result.rows = yield from filled([each for each in lookups if not each.early], wide, rows, puller)
+        ordered = [column for each in lookups if each.early for column in each.columns if column < width]
     else:
         result.rows = yield from _ordered(query, result.rows)
     result.rows = yield from outward_rows(result.rows, width)
+    if query.looks_up and ordered:
+        result.rows = [
+            tuple([late_cell(cell) if at in ordered else cell for at, cell in enumerate(row)])
+            for row in result.rows
+        ]
     return result
 
 

@@ -30,7 +30,6 @@ _FIXED = {
     "NUMERIC": frozenset((int, float)),
     "BOOLEAN": frozenset((type(TRUE),)),
 }
-_COMPARE = frozenset(("<", ">", "<=", ">="))
 
 Row = tuple[Any, ...]
 
@@ -217,8 +216,6 @@ def _too_many(most: list[float]) -> None:
 def _builtin(name: str, form: Form, work: list[int]) -> Callable[..., Any]:
     """A built-in whose errors say where it stands, and that counts what it costs beyond one unit."""
     function = FUNCTIONS[name].function
-    if name in _COMPARE:
-        return function
 
     def call(*arguments: Any) -> Any:
         try:

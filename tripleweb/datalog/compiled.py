@@ -436,7 +436,7 @@ class _Function:
 
     def test(self, literal: Apply, arguments: Sequence[str]) -> str:
         """A condition; comparisons of two numbers need no call."""
-        called = f"{self.function(literal)}({', '.join(arguments)})"
+        called = f"{self.module.capture('TRUTHY')}({self.function(literal)}({', '.join(arguments)}))"
         if not literal.custom and len(arguments) == 2:
             a, b = arguments
             if literal.function in _EQUAL:
@@ -447,7 +447,7 @@ class _Function:
                 numeric = self.module.capture("NUMERIC")
                 both = f"{a}.__class__ in {numeric} and {b}.__class__ in {numeric}"
                 return f"{a} {literal.function} {b} if {both} else {called}"
-        return f"{self.module.capture('TRUTHY')}({called})"
+        return called
 
     def function(self, literal: Apply) -> str:
         form = self.module.keep(literal.form)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from tripleweb.datalog.builtins import inward
+from tripleweb.datalog.builtins import inward, outward
 from tripleweb.datalog.pull import Puller, thawed
 from tripleweb.datalog.pullpattern import Fields, PullPattern, parse_pull, path_pattern
 from tripleweb.datalog.query import Aggregate, Get, Pull, Query, variable_name
@@ -113,7 +113,7 @@ def filled(
                 found = lookup.cells((yield from puller.steps(lookup.pattern, root)))
                 memo[root] = found
             for column, cell in zip(lookup.columns, found, strict=True):
-                cells[column] = _cell(cell)
+                cells[column] = early_cell(cell) if lookup.early else thawed(cell)
         out.append(tuple(cells))
         yield 1
     return out
@@ -125,6 +125,11 @@ def widened(query: Query, rows: Iterator[Row] | Sequence[Row]) -> list[Row]:
     return [row + room + row for row in rows]
 
 
-def _cell(cell: Any) -> Any:
-    """A cell as rows hold it, not shared with another row."""
-    return inward(cell) if type(cell) is bool else thawed(cell)
+def early_cell(cell: Any) -> Any:
+    """A cell that rows are ordered by, as the engine holds values: a list is a tuple."""
+    return inward(cell)
+
+
+def late_cell(cell: Any) -> Any:
+    """Such a cell as it is given out."""
+    return list(outward(cell)) if type(cell) is tuple else outward(cell)

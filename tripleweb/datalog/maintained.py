@@ -31,6 +31,7 @@ from tripleweb.datalog.clauses import Binding, Variable, bound
 from tripleweb.datalog.compiled import SINK, Change, Module
 from tripleweb.datalog.inputs import bind
 from tripleweb.datalog.joins import Sizes
+from tripleweb.datalog.looked import StandingLookups
 from tripleweb.datalog.plan import Given, Program
 from tripleweb.datalog.recursion import Component, Recursion
 from tripleweb.datalog.standing import Standing
@@ -194,7 +195,12 @@ class Maintained:
         self.plan = plan
         self.template = template
         self.counts: dict[Row, int] = {}
-        self.standing = Standing(plan.query, plan.scalars, self.counts)
+        self.looked = (
+            StandingLookups(plan.query, plan.scalars, plan.store, self.counts)
+            if plan.query.looks_up
+            else None
+        )
+        self.standing = self.looked or Standing(plan.query, plan.scalars, self.counts)
         self.row: Row = (*plan.constants.values(), _Sink((self.counts, self.counts.get, self.standing.apply)))
         self.full = 0  # rows touched by `start`
 

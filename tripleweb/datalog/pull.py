@@ -255,9 +255,9 @@ def thawed(value: Any) -> Any:
 
 
 def frozen(value: Any) -> Any:
-    """A key of a cell: equal for equal ones, where `True` is not `1`; does not recurse.
+    """A key of a cell: equal for equal ones, where `True` is not `1`, nor, in what was pulled, `1.0`; does not recurse.
 
-    >>> frozen({"a": [True], "b": 1}) == frozen({"b": 1.0, "a": [1]})
+    >>> frozen({"a": [True], "b": 1}) == frozen({"b": 1, "a": [1]})
     False
     """
     if type(value) not in (dict, list):
@@ -274,7 +274,7 @@ def frozen(value: Any) -> Any:
             flat.append(("[", len(item)))
             pending += reversed(item)
         else:
-            flat.append(inward(item))
+            flat.append((0.0, item) if type(item) is float else inward(item))
     return tuple(flat)
 
 
@@ -350,6 +350,12 @@ class StandingPull:
             if frozen(old) != frozen(new):
                 changed[root] = old, new
         return changed
+
+    def renew_root(self, root: str) -> bool:
+        """Pulls a root again; True if its value differs from what it was, or was not known."""
+        held = self._known.get(root)
+        self.forget(root)
+        return held is None or frozen(held[0]) != frozen(self.value(root))
 
     def forget(self, root: str) -> None:
         """Gives up a root, if it is known."""

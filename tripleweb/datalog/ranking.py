@@ -289,7 +289,9 @@ def ascending(value: Any) -> tuple[int, Any]:
 
 
 def descending(value: Any) -> tuple[int, Any]:
-    """The order the other way round."""
+    """The order the other way round; what is missing stays last."""
+    if value is None:
+        return (1, 0)
     place, inner = ascending(value)
     return (-1, -inner) if place == 1 else (-place, Descending(inner))
 

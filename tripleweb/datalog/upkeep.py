@@ -21,6 +21,7 @@ from tripleweb.datalog.builtins import inward
 from tripleweb.datalog.clauses import Rules
 from tripleweb.datalog.evaluate import Budget
 from tripleweb.datalog.live import LiveQuery
+from tripleweb.datalog.looked import StandingLookups
 from tripleweb.datalog.maintained import Maintained, Plan, Template, Trigger
 from tripleweb.datalog.pull import frozen
 from tripleweb.datalog.query import Query
@@ -55,7 +56,7 @@ class Followed(LiveQuery):
         maintained = self.maintained
         if maintained is not None:
             standing = maintained.standing
-            if self._result.rows is not standing.rows:
+            if self._result.rows is not standing.rows or self._result.skipped != standing.skipped:
                 self._result = Result(self.query.columns, standing.rows, dict(standing.skipped))
         return self._result
 
@@ -134,6 +135,7 @@ class Upkeep:
             dict[str, list[Trigger]] | None
         ) = {}  # all triggers by predicate; None: to be collected anew
         self._recursive: list[Template] = []
+        self._looked: WeakValueDictionary[int, StandingLookups] = WeakValueDictionary()  # likewise
 
     def open(
         self,
@@ -159,8 +161,6 @@ class Upkeep:
 
     def prepare(self, live: Followed) -> Maintained:
         """What will maintain a query. Raises `Unsupported`."""
-        if live.query.looks_up:
-            raise Unsupported("it looks up what is no part of its clauses")
         plan = Plan(live.program, live.bound_inputs, self.store)
         template = None if plan.key is None else self._templates.get(plan.key)
         return Maintained(plan, template or Template(plan))
@@ -171,6 +171,8 @@ class Upkeep:
         self._templates[template.plan.key or template] = template
         live.maintained = maintained
         self._followed[id(maintained)] = live
+        if maintained.looked is not None:
+            self._looked[id(maintained)] = maintained.looked
         if template.join(maintained) or len(template.members) == 1:
             self._heard = None
 
@@ -181,6 +183,7 @@ class Upkeep:
             template = maintained.template
             template.leave(maintained)
             self._followed.pop(id(maintained), None)
+            self._looked.pop(id(maintained), None)
             if not template.members:
                 del self._templates[template.plan.key or template]
                 self._heard = None
@@ -188,6 +191,8 @@ class Upkeep:
     def changed(self, delta: Delta) -> list[Followed]:
         """Has the followed queries see a delta that the store has just made; returns those that follow no more. Does
         not raise what triggers raise: the query's next evaluation will."""
+        for looked in self._looked.values():
+            looked.changed(delta.removed, delta.added)
         heard = self._heard if self._heard is not None else self._collect()
         predicates = delta.predicates
         if heard.keys().isdisjoint(predicates):
