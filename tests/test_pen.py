@@ -352,7 +352,7 @@ def test_a_task_does_not_write_into_the_transaction_of_another() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("way", ["memory", "watched", "indexed", "transaction"])
+@pytest.mark.parametrize("way", ["memory", "fresh", "watched", "indexed", "transaction"])
 def test_ctrl_c_finds_each_write_done_or_not_done(way: str) -> None:
     """Struck at random moments; then values, stamps, count, index, undo and what a watcher heard agree."""
     seed = random.SystemRandom().randrange(1 << 32)
@@ -365,6 +365,8 @@ def test_ctrl_c_finds_each_write_done_or_not_done(way: str) -> None:
         session.watch(listener)
     if way == "indexed":
         column.reverse()
+    if way == "fresh":
+        store.column("user/name")[0].pin(store.column("user/name")[1])
     returned, stop, struck = 0, threading.Event(), True
 
     def strike() -> None:
@@ -382,7 +384,7 @@ def test_ctrl_c_finds_each_write_done_or_not_done(way: str) -> None:
                         db.set(f"e{k}", "user/age", returned)
                     struck = True
             else:
-                db.set(f"e{returned % 7}", "user/age", returned)
+                db.set(f"e{returned if way == 'fresh' else returned % 7}", "user/age", returned)
             returned += 1
 
     striker = threading.Thread(target=strike)
@@ -414,6 +416,12 @@ def test_ctrl_c_finds_each_write_done_or_not_done(way: str) -> None:
         striker.join()
         signal.signal(signal.SIGINT, outer)
     assert returned > 0
+    table, pinned = store.column("user/name")
+    assert table.row_of == {number: row for row, number in enumerate(table.entities)}
+    assert store.numbers == {name: number for number, name in enumerate(store.names)}
+    for each in (column, pinned):
+        assert len(each.values) == len(each.times) == len(each.replicas), f"seed {seed}"
+    assert way != "fresh" or len(pinned.values) == len(table.entities), f"seed {seed}"
     shown = dict(store.scan("user/age"))
     assert store.count("user/age") == len(shown), f"seed {seed}"
     registers = {change.subject: change for change in store.registers()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cmp_to_key
 
@@ -11,6 +12,7 @@ import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nanoid.method import method
 
 from tripleweb.change import outranks
 from tripleweb.clock import TIME_MAX, Clock, pack, parse_stamp, stamp_text, unpack
@@ -201,6 +203,15 @@ def test_new_ids_take_their_randomness_from_outside() -> None:
 
     assert nano_id(counting) == nano_id(counting) and len(nano_id(counting)) == 21
     assert len(replica_id(counting)) == 12 and replica_id(counting).isalnum()
+
+
+@pytest.mark.parametrize("size", [1, 5, 12, 21, 40])
+def test_new_ids_are_those_of_nanoid(size: int) -> None:
+    alphabet = "_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    for seed in range(50):
+        ours, theirs = random.Random(seed), random.Random(seed)
+        assert nano_id(ours.randbytes, size) == method(theirs.randbytes, alphabet, size)
+        assert ours.random() == theirs.random(), "more or fewer random bytes were taken"
 
 
 # -- clock ---------------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def series(values: Sequence[Any], *, kind: str = "", nullable: bool = False) -> 
         except OverflowError:  # a sum may outgrow 64 bits; it stays exact
             return pd.Series(list(values), dtype=object)
     if list in types:  # a field with several values somewhere is a column of lists
-        values = [[] if each is None else each if type(each) is list else [each] for each in values]
+        values = [each if each is None or type(each) is list else [each] for each in values]
     return pd.Series(list(map(own, values)), dtype=object)
 
 

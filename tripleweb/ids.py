@@ -8,8 +8,8 @@ random bits. Randomness comes in as an argument: a function that gives n random 
 from __future__ import annotations
 
 import re
-from math import ceil
 from collections.abc import Callable
+from math import ceil
 
 from nanoid.method import method as _nanoid
 

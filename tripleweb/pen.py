@@ -25,8 +25,10 @@ from tripleweb.session import Session
 from tripleweb.shield import Shield
 from tripleweb.store import change_of
 from tripleweb.tables import Column, Table
-from tripleweb.terms import Ref, kind, normalise
+from tripleweb.terms import KINDS, Ref, normalise
 from tripleweb.undo import NOTES_MAX
+
+_Plain = tuple[Table, Column, str]
 
 
 class Pen:
@@ -36,9 +38,12 @@ class Pen:
         self._session = session
         self._schema = schema
         self._store = session.store
+        self._numbers = session.store.numbers
+        self._graves = session.store._graves
         self._notes = session._deeds.notes
+        self._replica, self._by = "", 0  # the number of the session's replica
         # where values of a predicate go, and the letter of their kind ("": any); None: that is not for here
-        self._fields: dict[str, tuple[Table, Column, str] | None] = {}
+        self._fields: dict[str, _Plain | None] = {}
         # a transaction of its own needs nothing but the store: there is nobody to send it to, and nothing to save
         self._is_alone = session.core.local and not session.replica.keeps
 
@@ -49,10 +54,8 @@ class Pen:
         if schema is not self._schema:
             self._schema = schema
             self._fields.clear()
-        if predicate not in self._fields and not self._learn(predicate):
-            return False
-        field = self._fields[predicate]
-        if field is None:
+        field = self._fields.get(predicate)
+        if field is None and (predicate in self._fields or (field := self._learn(predicate)) is None):
             return False
         table, column, letter = field
         try:
@@ -61,39 +64,37 @@ class Pen:
             return False
         if value is None:
             return False
-        if letter and kind(value) != letter:
+        if letter and KINDS[type(value)] != letter:
             if letter != "r" or type(value) is not str:
                 return False
             try:
                 value = Ref(check_id(value))
             except ValueError:
                 return False
-        store, session = self._store, self._session
-        numbers = store.numbers
+        session = self._session
         with session.lock:
             tx = session._tx
             if tx is None and (not self._is_alone or session.closed or session._depth):
                 return False
-            if store.deleted(subject) is not None:
+            if subject in self._graves:
                 return False
-            if subject not in numbers:
-                try:
-                    check_id(subject)
-                except ValueError:
-                    return False
-                store.place(subject, predicate)
-            number = numbers[subject]
-            row = table.row_of.get(number)
-            if row is None:
-                row = table.add(number)
-            if row >= len(column.values):
-                column.grow(row + 1)
+            number = self._numbers.get(subject)
+            row = None if number is None else table.row_of.get(number)
+            if row is None or row >= len(column.values):
+                if number is None:
+                    try:
+                        check_id(subject)
+                    except ValueError:
+                        return False
+                with Shield():
+                    row = self._store.place(subject, predicate)[1]
             if column.cells and row in column.cells:
                 return False
             if tx is not None:
                 if not tx.is_plain:
                     return False
-                session._check_opener()
+                if session._depth:
+                    session._check_opener()
                 if column.index is None:
                     tx.set_at(subject, predicate, column, row, value)
                 else:
@@ -101,8 +102,9 @@ class Pen:
                         tx.set_at(subject, predicate, column, row, value)
                 return True
             core, notes = session.core, self._notes
-            replica = core.replica
-            by = store.replica_number(replica)
+            if core.replica != self._replica:
+                self._replica, self._by = core.replica, self._store.replica_number(core.replica)
+            replica, by = self._replica, self._by
             time = core.clock.tick(session._now() + core.offset_ms)
             old = column.values[row]
             note = subject, predicate, value, time, replica, old, column.times[row], column.replicas[row]
@@ -121,16 +123,18 @@ class Pen:
                 session._deeds.trim()
         return True
 
-    def _learn(self, predicate: str) -> bool:
-        """Notes how a predicate is written; False if it is none."""
+    def _learn(self, predicate: str) -> _Plain | None:
+        """How a predicate is written, which is noted; None if it is not written here, or is no predicate."""
         try:
             field = self._schema.at(check_predicate(predicate))
         except ValueError:
-            return False
-        plain = not (field.many or field.counter or field.check is not None)
-        with self._session.lock:
-            self._fields[predicate] = (*self._store.column(predicate), field.type) if plain else None
-        return True
+            return None
+        plain = None
+        if not (field.many or field.counter or field.check is not None):
+            with self._session.lock:
+                plain = (*self._store.column(predicate), field.type)
+        self._fields[predicate] = plain
+        return plain
 
 
 class Block:

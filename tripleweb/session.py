@@ -348,7 +348,8 @@ class Session:
                 watcher.changed(delta)
             if state:
                 watcher.state_changed()
-        self.changed.notify_all()
+        if self._waiting:
+            self.changed.notify_all()
 
     def submit(self, job: Callable[[], None]) -> None:
         """Runs `job` on the thread of the callbacks: one after the other, outside of the lock."""

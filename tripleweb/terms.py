@@ -59,7 +59,7 @@ class Flag:
 
 TRUE, FALSE = Flag(True), Flag(False)
 
-_KINDS: dict[type, str] = {str: "s", int: "n", float: "n", bool: "b", datetime: "d", Ref: "r"}
+KINDS: dict[type, str] = {str: "s", int: "n", float: "n", bool: "b", datetime: "d", Ref: "r"}
 _STORED_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _NAMES = {"s": "text", "n": "number", "b": "boolean", "d": "date", "r": "reference"}
 _ORDER = {"b": 0, "n": 1, "d": 2, "s": 3, "r": 3}
@@ -71,7 +71,7 @@ def kind(value: Value) -> str:
     >>> kind("x"), kind(1), kind(1.5), kind(True), kind(Ref("x"))
     ('s', 'n', 'n', 'b', 'r')
     """
-    return _KINDS[type(value)]
+    return KINDS[type(value)]
 
 
 def kind_name(letter: str) -> str:
@@ -146,7 +146,7 @@ def _foreign(value: Any) -> Value | None:
                 return None
             raise ValueError(f"{value!r} has no time zone; give an aware datetime or pandas.Timestamp")
         item = value.item()
-        if type(item) in _KINDS:
+        if type(item) in KINDS:
             return normalise(item)
     elif isinstance(value, Ref):
         return normalise(Ref(value))
@@ -221,7 +221,7 @@ def sort_key(value: Value | None) -> tuple[int, Any]:
     """
     if value is None:
         return (9, 0)
-    return (_ORDER[_KINDS[type(value)]], value)
+    return (_ORDER[KINDS[type(value)]], value)
 
 
 def date_text(moment: datetime) -> str:
@@ -250,7 +250,7 @@ def to_wire(value: Value | None) -> tuple[str, Wire]:
     """
     if value is None:
         return "", None
-    letter = _KINDS[type(value)]
+    letter = KINDS[type(value)]
     if letter == "d":
         return "d", date_text(value)  # type: ignore[arg-type]
     if letter == "r":

@@ -41,6 +41,8 @@ BODIES_MAX = 64
 LITERALS_MAX = 60
 
 _FORM: Any = field(compare=False, repr=False)
+# the form of the clause that a literal comes from, after those of the (or …) and the calls of rules around it
+_ORIGIN: Any = field(default=(), compare=False, repr=False)
 
 
 class Unsupported(Exception):
@@ -55,6 +57,7 @@ class Triple:
     subject: str
     value: str
     kind: str | None = None
+    origin: tuple[Form, ...] = _ORIGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Apply:
     binding: Binding | None
     custom: bool
     form: Form = _FORM
+    origin: tuple[Form, ...] = _ORIGIN
 
     @property
     def outputs(self) -> list[str]:
@@ -82,6 +86,7 @@ class Read:
     arguments: tuple[str, ...]
     binding: Binding | None
     form: Form = _FORM
+    origin: tuple[Form, ...] = _ORIGIN
 
     @property
     def outputs(self) -> list[str]:
@@ -94,6 +99,7 @@ class Without:
 
     joined: tuple[str, ...]
     literals: tuple[Literal, ...]
+    origin: tuple[Form, ...] = _ORIGIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,7 @@ class Member:
 
     relation: str
     terms: tuple[str, ...]
+    origin: tuple[Form, ...] = _ORIGIN
 
 
 Literal = Triple | Apply | Read | Without | Member
@@ -176,6 +183,7 @@ class Writer:
         self.program = program
         self.constants: dict[str, Any] = {}
         self._fresh = 0
+        self._around: tuple[Form, ...] = ()
         self._kinds = program.query.kinds
 
     def constant(self, value: Any) -> Variable:
@@ -219,25 +227,29 @@ class Writer:
     def _alternatives(
         self, clause: Clause, names: Mapping[str, Variable], final: set[str]
     ) -> list[list[Literal]]:
+        origin = (*self._around, clause.form)
         if isinstance(clause, Pattern):
             if not isinstance(clause.predicate, Constant):
                 raise Unsupported("a predicate is a variable")
             predicate = clause.predicate.value
             subject, value = (self._name(term, names) for term in (clause.subject, clause.value))
-            return [[Triple(predicate, subject, value, self._kinds.get(predicate))]]
+            return [[Triple(predicate, subject, value, self._kinds.get(predicate), origin)]]
         if isinstance(clause, Call):
-            return [[self._call(clause, names)]]
+            return [[replace(self._call(clause, names), origin=origin)]]
         if isinstance(clause, Not):
-            return [self._negation(clause, names, final)]
+            return [self._negation(clause, names, final, origin)]
         assert isinstance(clause, RuleCall)  # a program has no other
         arguments = [Variable(self._name(term, names)) for term in clause.arguments]
         if clause.name in self.program.recursive:
-            return [[Member(clause.name, tuple(argument.name for argument in arguments))]]
-        return [
+            return [[Member(clause.name, tuple(argument.name for argument in arguments), origin)]]
+        outside, self._around = self._around, origin
+        found = [
             literals
             for branch in self.program.bodies[clause.name]
             for literals in self.branch(branch, dict(zip(branch.variables, arguments, strict=True)))
         ]
+        self._around = outside
+        return found
 
     def branch(self, branch: Branch, names: Mapping[str, Variable]) -> list[list[Literal]]:
         """The alternatives of a rule's body where its head's variables are called by `names`."""
@@ -252,7 +264,7 @@ class Writer:
             return self.fresh().name
         return names.get(term.name, term).name
 
-    def _call(self, clause: Call, names: Mapping[str, Variable]) -> Literal:
+    def _call(self, clause: Call, names: Mapping[str, Variable]) -> Apply | Read:
         binding = None if clause.binding is None else renamed_binding(clause.binding, names)
         if isinstance(clause.function, Variable):
             function = self._name(clause.function, names)
@@ -273,7 +285,9 @@ class Writer:
         rest = tuple(self._name(term, names) for term in clause.arguments[last:])
         return Read(clause.function, subject, tuple(predicates), rest, binding, clause.form)
 
-    def _negation(self, clause: Not, names: Mapping[str, Variable], final: set[str]) -> list[Literal]:
+    def _negation(
+        self, clause: Not, names: Mapping[str, Variable], final: set[str], origin: tuple[Form, ...]
+    ) -> list[Literal]:
         inside = variables(*clause.clauses) if clause.variables is None else clause.variables
         joined = [name for name in inside if name in final]
         last, _ = self.program.closure(clause.clauses, joined)
@@ -281,7 +295,7 @@ class Writer:
         inner.update({name: self.fresh(name) for name in sorted(last) if name not in inner})
         shared = tuple(dict.fromkeys(inner[name].name for name in joined))
         # constants of the inside are bound from the start, as everywhere
-        return [Without(shared, tuple(body)) for body in self._expand(clause.clauses, inner, last)]
+        return [Without(shared, tuple(body), origin) for body in self._expand(clause.clauses, inner, last)]
 
 
 def bodies_of(writer: Writer, given: Mapping[str, Given], scalars: Iterable[str]) -> list[Body]:
@@ -327,7 +341,7 @@ def _joining(literal: Literal, constants: Mapping[str, Any]) -> Literal:
     inner = tuple(_joining(one, constants) for one in literal.literals)
     names = (name for one in inner for name in (*inputs_of(one), *outputs_of(one)))
     more = dict.fromkeys(name for name in names if name in constants)
-    return Without(tuple(dict.fromkeys((*literal.joined, *more))), inner)
+    return Without(tuple(dict.fromkeys((*literal.joined, *more))), inner, literal.origin)
 
 
 def _called(names: dict[str, Variable], name: str) -> str:
@@ -344,7 +358,8 @@ def _renamed(names: dict[str, Variable], literal: Literal) -> Literal:
     if isinstance(literal, Member):
         return replace(literal, terms=called(literal.terms))
     if isinstance(literal, Without):
-        return Without(called(literal.joined), tuple(_renamed(names, one) for one in literal.literals))
+        inner = tuple(_renamed(names, one) for one in literal.literals)
+        return Without(called(literal.joined), inner, literal.origin)
     called(literal.outputs)
     binding = None if literal.binding is None else renamed_binding(literal.binding, names)
     if isinstance(literal, Read):

@@ -3,6 +3,7 @@
 One generator writes every kind of function, `w` being the rows that it touched:
 
     find(rows, *constants) -> w                            the rows of a body, into a dict
+    count(*constants) -> n, w                              how many derivations some literals have
     run(sign) -> w                                         all derivations of a body
     trigger(subject, row, value, raw, sign) -> w           those in which one triple takes part
     trigger(tuple, sign) -> w                              those in which one tuple of a relation takes part
@@ -142,6 +143,17 @@ class Module:
         cells = ", ".join([function.text(name) for name in body.head])
         most, too_many = self.capture("MOST"), self.capture("TOO_MANY")
         return function.end(f"rows[({cells},)] = None", f"if len(rows) > {most}[0]: {too_many}()")
+
+    def count(self, literals: Sequence[Literal], constants: Sequence[str]) -> str:
+        """(derivations of these literals in their order, w); constants are parameters."""
+        parameters = [f"p{place}" for place in range(len(constants))]
+        function = _Function(self, "count", parameters, nothing="n, w")
+        function.line("n = 0")
+        for variable, parameter in zip(constants, parameters, strict=True):
+            function.unify(parameter, variable)
+        for literal in literals:
+            function.literal(literal, None)
+        return function.end("n += 1")
 
     def holds(self, variables: Sequence[str], literals: Sequence[Literal], gone: Change | None = None) -> str:
         """Whether there is a derivation with these values of `variables`, not counting `gone`."""

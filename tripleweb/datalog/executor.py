@@ -18,7 +18,7 @@ from tripleweb.datalog.answer import Result, Row, answer
 from tripleweb.datalog.bodies import Unsupported, predicates_of
 from tripleweb.datalog.builtins import outward
 from tripleweb.datalog.captured import Relation
-from tripleweb.datalog.clauses import Binding, Rules, Variable
+from tripleweb.datalog.clauses import RULES, Binding, Rules, Variable
 from tripleweb.datalog.compiled import Module
 from tripleweb.datalog.evaluate import Budget
 from tripleweb.datalog.inputs import bind, prepare
@@ -40,7 +40,7 @@ class Prepared:
 
     def __init__(self, store: Store, program: Program, inputs: Sequence[tuple[Binding, Any]]) -> None:
         query = program.query
-        plan = Plan(program, inputs, store)
+        plan = self.plan = Plan(program, inputs, store)  # with the constants of these inputs
         if plan.key is None:
             raise Unsupported("recursion, callables or collections among its inputs")
         self.query = query
@@ -150,6 +150,8 @@ class Executor:
     ) -> Result:
         """The answer now. Raises `QueryError`, `BudgetError` and what callables among the inputs raise."""
         budget = budget or Budget()
+        if RULES in query.inputs:  # other rules are another query
+            return evaluate.run(query, inputs, self.store, rules=rules, budget=budget)
         held = self._prepared.get(id(query))
         if held is None or held[1] is not rules or not (isinstance(held[2], str) or held[2].fits):
             held = self._prepare(query, inputs, rules)
@@ -178,5 +180,9 @@ class Executor:
 
     def reason(self, query: Query, inputs: Sequence[Any], rules: Rules | None = None) -> str | None:
         """Why a query goes to the plain evaluator; None if it does not."""
-        held = self._prepare(query, inputs, rules)[2]
+        held = self.prepared(query, inputs, rules)
         return held if isinstance(held, str) else None
+
+    def prepared(self, query: Query, inputs: Sequence[Any], rules: Rules | None = None) -> Prepared | str:
+        """A query made ready anew; or why it goes to the plain evaluator."""
+        return self._prepare(query, inputs, rules)[2]

@@ -322,6 +322,20 @@ def arrange(
     return out
 
 
+def expected(
+    program: Program, ordered: Sequence[Step], names: Iterable[str], rows: float, sizes: Sizes
+) -> list[float]:
+    """About how many rows there are after each of some clauses that run in this order."""
+    known = set(names)
+    final, _ = program.closure(ordered, known)
+    out = []
+    for clause in ordered:
+        rows = max(1.0, rows * _cost(program, clause, known, final, rows, sizes)[1])
+        known.update(provides(clause))
+        out.append(rows)
+    return out
+
+
 def _cost(
     program: Program, clause: Step, known: set[str], final: set[str], rows: float, sizes: Sizes
 ) -> tuple[float, float]:

@@ -29,6 +29,8 @@ from tripleweb.store import Delta, Store
 from tripleweb.terms import Value
 
 FEW = 64  # triples: up to here nobody weighs triggers against a fresh evaluation
+TRIPLE = 6  # rows that a fresh evaluation looks at in the time that one triple takes to replay and to follow: measured
+AFRESH = 4_000  # rows that can be looked at in the time that it takes to prepare a fresh evaluation
 ROW_BYTES = 150  # of an answer's row and its count
 
 
@@ -231,13 +233,24 @@ class Upkeep:
         return heard
 
     def _weigh(self, delta: Delta) -> list[Followed]:
-        """A large delta: each shape goes on as long as it costs less than fresh evaluations."""
-        running = {
-            template: template.touched + FEW + sum(member.full for member in template.members.values())
-            for template in self._templates.values()
-            if template.hears(delta.predicates)
-        }
-        dropped: list[Followed] = []
+        """A large delta: what costs more to follow than to evaluate afresh is dropped, at once where that can be told
+        from the number of triples, else as soon as it has cost as much."""
+        heard: Counter[str] = Counter()
+        for triples in (delta.removed, delta.added):
+            heard.update([triple[1] for triple in triples])
+        running: dict[Template, int] = {}
+        dear: list[Template] = []
+        for template in self._templates.values():
+            if template.hears(delta.predicates):
+                full = sum(AFRESH + member.full for member in template.members.values())
+                triples_heard = sum(heard[predicate] for predicate in template.predicates)
+                if triples_heard * TRIPLE > full:
+                    dear.append(template)
+                else:
+                    running[template] = template.touched + full
+        dropped = self._drop(dear)
+        if not running:
+            return dropped
 
         def each(call: Callable[[Template], object]) -> None:
             for template, most in list(running.items()):

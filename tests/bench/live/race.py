@@ -19,7 +19,7 @@ from typing import Any
 from tests.bench.live.answers import Answers
 from tests.bench.live.installed import ENGINES, ROOT, NotInstalled, command
 from tests.bench.live.judged import LARGE, SMALL, figure_of, verdicts
-from tests.bench.live.table import tables
+from tests.bench.live.table import of_size, of_targets
 from tests.bench.live.workload import Workload
 
 ENGINE_SECONDS = 1_800
@@ -51,6 +51,7 @@ def race(flags: Sequence[str] = ()) -> dict[str, Any]:
             workload.write(Path(folder))
             ran = {engine: _run(engine, Path(folder), workload) for engine in engines}
         told["sizes"][str(users)] = {"triples": workload.plan.triples, "engines": ran}
+        print(of_size(str(users), told["sizes"][str(users)]), file=sys.stderr, flush=True)
         figures[users] = {engine: facts["figures"] for engine, facts in ran.items()}
     judged = verdicts(figures)
     told["targets"] = [
@@ -58,7 +59,7 @@ def race(flags: Sequence[str] = ()) -> dict[str, Any]:
         for v in judged
     ]
     told["seconds"] = round(time.monotonic() - began)
-    print(tables(told, judged), file=sys.stderr)
+    print(f"\n{told['machine']}", of_targets(judged), sep="\n", file=sys.stderr)
     return told
 
 

@@ -28,19 +28,28 @@ MARKS = {"stretch met": "++", "must met": "+", "missed": "MISSED", "stretch miss
 
 
 def tables(told: Mapping[str, Any], judged: Sequence[Verdict]) -> str:
-    parts = [f"\n{told['machine']}"]
-    for users, size in told["sizes"].items():
-        parts.append(f"\n## {size['triples']:,} triples ({users} users)")
-        parts.append(
-            "median us (mean, p99) of tripleweb; of the others median (mean) and median / tripleweb's"
-        )
-        parts.append(_quiet(size["engines"]))
-        parts += _figures(size["engines"])
-        parts += _moved(size["engines"])
-        parts += _wrongs(size["engines"])
-    parts.append("\n## Targets: ++ stretch met, + must met, - stretch missed, MISSED")
-    parts += _targets(judged)
+    """All of a race."""
+    parts = [f"\n{told['machine']}", *(of_size(users, size) for users, size in told["sizes"].items())]
+    return "\n".join([*parts, of_targets(judged)])
+
+
+def of_size(users: str, size: Mapping[str, Any]) -> str:
+    """The engines side by side at one size."""
+    parts = [
+        f"\n## {size['triples']:,} triples ({users} users)",
+        "median us (mean, p99) of tripleweb; of the others median (mean) and median / tripleweb's",
+        _quiet(size["engines"]),
+        *_figures(size["engines"]),
+        *_moved(size["engines"]),
+        *_wrongs(size["engines"]),
+    ]
     return "\n".join(parts)
+
+
+def of_targets(judged: Sequence[Verdict]) -> str:
+    """What tripleweb ought to be, and is."""
+    parts = ["\n## Targets: ++ stretch met, + must met, - stretch missed, MISSED, ? not measured"]
+    return "\n".join([*parts, *_targets(judged)])
 
 
 def _quiet(engines: Mapping[str, Any]) -> str:

@@ -27,6 +27,9 @@ datoms.length = 0;
 const write = (s, p, value) => {
   db = d.db_with(db, [[":db/add", number.get(s), p, REFERENCES.has(fieldOf(p)) ? number.get(value) : value]]);
 };
+const bulk = (writes) => {
+  for (const [s, p, value] of writes) write(s, p, value);
+};
 const RULES = `[[(reports ?m ?e) [?e "user/managerId" ?m]] [(reports ?m ?e) [?x "user/managerId" ?m] (reports ?x ?e)]]`;
 const JOIN = `[:find ?t ?n :where [?p "post/score" ?s] [(> ?s 90)] [?p "post/authorId" ?u] [?u "user/isActive" true] [?p "post/title" ?t] [?u "user/name" ?n]]`;
 const AGGREGATE = `[:find ?u (avg ?s) (count ?s) :with ?p :where [?p "post/authorId" ?u] [?p "post/score" ?s]]`;
@@ -44,7 +47,7 @@ function rerun(figure, ask, answer = ask) {
       write(s, p, value);
       rows = ask();
     },
-    write,
+    bulk,
     answer,
     opened_ms,
     note: "db_with and the query again",

@@ -26,7 +26,10 @@ function measure(figure, used, pipe, answer) {
     inputs[kind].sendData(new MultiSet([[[s, old], -1], [[s, fresh], 1]]));
     graph.run();
   };
-  follow(figure, { change: write, write, answer, opened_ms });
+  const bulk = (writes) => {
+    for (const [s, p, value] of writes) write(s, p, value);
+  };
+  follow(figure, { change: write, bulk, answer, opened_ms });
 }
 
 // Keeps the rows of an answer that are there: by their key, how often, and the latest.

@@ -28,8 +28,9 @@ export async function attempt(figure, measure) {
   }
 }
 
-// Times `change` for each change of the figure until the cap, makes the rest by `write`, tells the answer, takes all back.
-export function follow(figure, { change, write, answer, close = () => {}, opened_ms = null, note = "" }) {
+// Times `change` for each change of the figure until the cap, makes the rest by `bulk`, tells the answer, and takes
+// everything back.
+export function follow(figure, { change, bulk, answer, close = () => {}, opened_ms = null, note = "" }) {
   const changes = plan.changes[figure];
   globalThis.gc?.();
   const times = [];
@@ -42,12 +43,12 @@ export function follow(figure, { change, write, answer, close = () => {}, opened
       change(s, p, value);
       times.push(performance.now() - began);
     }
-    for (const [s, p, value] of changes.slice(times.length)) write(s, p, value);
+    bulk(changes.slice(times.length).map(([s, p, value]) => [s, p, value]));
     rows = answer();
   } finally {
     // the figures that come after begin with the data as it was
     close();
-    for (const [s, p, , old] of [...changes].reverse()) write(s, p, old);
+    bulk([...changes].reverse().map(([s, p, , old]) => [s, p, old]));
   }
   tell({ figure, us: us(times), rows, opened_ms, note });
 }
