@@ -536,6 +536,13 @@ CONSTRUCTS: dict[str, str] = {
         [:find ?a ?p ?v :where [?a :k/n _] [(get-some $ ?a :k/s :k/m) [?p ?v]] :kinds {:k/s text :k/m number}]
         [:find (sum ?n) :with ?a :where [?a :k/c ?n] :kinds {:k/c counter}]
     """,
+    "pull and get": """
+        [:find (pull ?a [:k/n :k/s {:k/e [:k/n {:k/link [:k/s]}]}]) :where [?a :k/n _]]
+        [:find ?a (pull ?b [:k/many :k/_link]) :where [?a :k/e ?b]]
+        [:find ?a (get ?a :k/e :k/n) :where [?a :k/s _]]
+        [:find ?a (get ?a :k/n) :where [?a :k/s _] :order-by [(get ?a :k/n) ?a :desc] :limit 3]
+        [:find [(pull ?a [:k/n {:k/e ...}]) ...] :where [?a :k/s "a"]]
+    """,
     "variable predicates": """
         [:find ?p ?v :where ["e1" ?p ?v]]
         [:find ?a ?p :where [?a ?p 1] (not [?a :k/s "a"])]

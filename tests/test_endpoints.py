@@ -567,6 +567,13 @@ def test_a_query_gives_columns_rows_and_a_position(ada: User) -> None:
     assert answer.json["position"].endswith(":1")
     assert ada.query("app", '[:find (distinct ?p) . :where ["ada" ?p 36]]').json["rows"] == [[["user/age"]]]
     assert ada.query("app", '[:find ?v :where ["eve" :user/age ?v]]').json["rows"] == []
+    pull = '[:find (pull ?u [:db/id :user/age [:user/born :default #inst "2020"] {:user/_boss [*]}]) :in [?u ...]]'
+    tree = {"id": "ada", "user/age": 36, "user/born": "2020-01-01T00:00:00.000000Z"}
+    assert ada.query("app", pull.replace(":db/id ", ""), ["ada"]).json["rows"] == [
+        [{k: tree[k] for k in tree if k != "id"}]
+    ]
+    assert ada.query("app", pull, ["ada"]).json == {**answer.json, "columns": ["u"], "rows": [[tree]]}
+    assert ada.query("app", "[:find (pull ?u [:nothing]) :in ?u]", "ada").json["rows"] == [[None]]
 
 
 @pytest.mark.parametrize(

@@ -171,9 +171,13 @@ def operations(rng: random.Random, depth: int = 0) -> Iterator[Callable[[Databas
         subject = rng.choice("abcdefgh") if rng.random() < 0.9 else rng.choice(SUBJECTS)
         predicate = rng.choice(PREDICATES) if rng.random() < 0.95 else rng.choice(ODD_PREDICATES)
         if depth and rng.random() < 0.8:
-            subject, predicate = rng.choice("ab"), rng.choice(["user/age", "free/x", "user/tags"])
+            subject, predicate = rng.choice("ab"), rng.choice(["user/age", "free/x"])
         value = rng.choice(VALUES) if odd < 0.8 else rng.choice(ODD_VALUES)
         roll = rng.random()
+        if depth and rng.random() < 0.2:
+            roll = rng.choice([0.72, 0.885])  # what comes between two writes of the same in one transaction
+        elif not depth and rng.random() < 0.15:
+            roll = 0.95
         if roll < 0.70:
             yield lambda db, s=subject, p=predicate, v=value: db.set(s, p, v)
         elif roll < 0.75:
@@ -185,7 +189,7 @@ def operations(rng: random.Random, depth: int = 0) -> Iterator[Callable[[Databas
         elif roll < 0.86:
             yield lambda db, s=subject, v=value: db.update("user", s, name="n", age=v)
         elif roll < 0.88:
-            yield lambda db, s=subject, v=value: db.insert("user", id=s, age=v)
+            yield lambda db, s=subject, v=value: db.insert("user", id="" if s is None else s, age=v)
         elif roll < 0.89:
             yield lambda db, s=subject, v=value: insert_rows(db, [s, "r"], [1, v])
         elif roll < 0.90:
@@ -196,7 +200,7 @@ def operations(rng: random.Random, depth: int = 0) -> Iterator[Callable[[Databas
             yield lambda db: sorted(map(repr, db._session.take_back(redo=True)))
         elif roll < 0.97 and depth < 2:
             inner = list(operations(rng, depth + 1))
-            fails = rng.random() < 0.3
+            fails = rng.random() < 0.4
             yield lambda db, inner=inner, fails=fails: block(db, inner, fails)
         elif roll < 0.98:
             yield lambda db, p=predicate: db._session.store.column(p)[1].reverse() and None
@@ -412,6 +416,7 @@ def test_ctrl_c_finds_each_write_done_or_not_done(way: str) -> None:
                         f"seed {seed}"
                     )
     finally:
+        struck = True
         stop.set()
         striker.join()
         signal.signal(signal.SIGINT, outer)

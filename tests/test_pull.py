@@ -27,7 +27,11 @@ from tripleweb.datalog.pull import DEPTH_MAX, StandingPull, frozen, mapped
 from tripleweb.datalog.pullpattern import parse_pull
 from tripleweb.datalog.query import Query, parse
 from tripleweb.errors import BudgetError, QueryError
+from tripleweb.inquiry import plain as as_json
 from tripleweb.store import Delta
+from tripleweb.sync.display import Display, cell_to_wire
+from tripleweb.sync.messages import Subscription
+from tripleweb.sync.server import Limits
 from tripleweb.terms import Ref, Value
 from tripleweb.view import Fitting
 
@@ -510,6 +514,35 @@ def test_frames_hold_dicts_that_are_yours(db: tripleweb.Database) -> None:
     assert live.df["u"].tolist() == [{"user/name": "Ada L."}]
     assert "Ada L." in repr(live)
     live.close()
+
+
+# -- on its way elsewhere ---------------------------------------------------------------------------------------
+
+
+def test_what_is_pulled_travels() -> None:
+    tree = {"id": "a", "at": datetime(2020, 1, 1, tzinfo=UTC), "many": [True, {"deep": 1.5}]}
+    plain_tree = {"id": "a", "at": "2020-01-01T00:00:00.000000Z", "many": [True, {"deep": 1.5}]}
+    assert as_json(tree) == plain_tree
+    assert as_json(("x", tree)) == ["x", plain_tree]
+    kind, text = cell_to_wire(tree)
+    assert (kind, json.loads(text)) == ("j", plain_tree)
+    display = Display(Subscription("1", "rows", "[:find ?u (pull ?u [*]) :where [?u :user/age]]"))
+    source = Triples(PEOPLE)
+
+    def frame() -> Any:
+        work = display.answer(source, "epoch", 1, Limits())
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                return done.value
+
+    first = frame()
+    assert [json.loads(row[1][1])["user/age"] for row in first.added] == [36]
+    assert frame() is None, "nothing new"
+    source.change([("ada", "user/age", 37)], [("ada", "user/age", 36)])
+    second = frame()
+    assert [json.loads(row[1][1])["user/age"] for row in (*second.removed, *second.added)] == [36, 37]
 
 
 # -- kept up to date --------------------------------------------------------------------------------------------

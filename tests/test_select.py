@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
 import random
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -563,3 +565,10 @@ def test_it_finds_what_a_loop_finds() -> None:
 def test_it_finds_what_a_loop_finds_for_long() -> None:
     for seed in range(1_000, 1_600):
         check_history(seed)
+
+
+def test_the_page_about_asking_says_what_is_so() -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "queries.md"
+    found = doctest.testfile(str(page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted > 10
+    assert found.failed == 0

@@ -19,13 +19,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from types import TracebackType
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from tripleweb import discovery, places, writes
 from tripleweb.change import DELETED
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
+from tripleweb.datalog.explain import COLUMNS, explain
 from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.discovery import Unreachable
 from tripleweb.errors import IncompleteError, NoServerError, StorageError, TriplewebError
@@ -165,13 +166,8 @@ class Status:
         return f"<tripleweb: {', '.join(words)}{f' ({self.reason})' if self.reason else ''}>"
 
     def _repr_html_(self) -> str:
-        shown = {
-            "app": self.app,
-            "server": self.server,
-            "user": self.user,
-            "pending": str(self.pending),
-            "reason": self.reason,
-        }
+        shown = {"app": self.app, "server": self.server, "user": self.user}
+        shown |= {"pending": str(self.pending), "reason": self.reason}
         left = "style='text-align:left'"
         rows = "".join(
             f"<tr><th {left}>{name}</th><td {left}>{html.escape(text)}</td></tr>"
@@ -206,9 +202,7 @@ class Database:
     def __enter__(self) -> Database:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # -- writing -----------------------------------------------------------------------------------------------
@@ -384,6 +378,23 @@ class Database:
                 self._queries.clear()
         return self._rules
 
+    def explain(self, query_text: str, /, *inputs: Any) -> pd.DataFrame:
+        """Runs a query over what is here and says how, a row a step; `datalog.explain` tells of the columns, `attrs`
+        whether a live frame of it follows by triggers, or why not. Raises `QueryError`.
+
+        >>> db = open()
+        >>> ada = db.insert("user", name="Ada", age=36)
+        >>> db.explain("[:find ?u :where [?u :user/aeg 36]]")["note"][0]
+        'no triple has :user/aeg; did you mean :user/age?'
+        """
+        from tripleweb.frame import result_frame
+
+        with self._session.lock:
+            parsed, rules = self._parsed(query_text), self._rules.rules or None
+            told = explain(self._executor, parsed, inputs, rules, clock=perf_counter, budget=_budget())
+            attrs = self._attrs() | told.facts
+        return result_frame(tuple(COLUMNS), told.rows, kinds=COLUMNS, attrs=attrs)
+
     async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
         """`q` for async code: the event loop runs on meanwhile."""
         if self._session.within_transaction:  # whose state no other thread sees, and which holds them all up
@@ -409,9 +420,8 @@ class Database:
         """The fields of a kind that there is data of, sorted."""
         self._load(timeout, strict)
         with self._session.lock:
-            return sorted(
-                field_of(name) for name in self._session.store.predicates() if kind_of(name) == kind
-            )
+            names = self._session.store.predicates()
+            return sorted(field_of(name) for name in names if kind_of(name) == kind)
 
     def frame(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> pd.DataFrame:
         """All entities of a kind as a DataFrame: `id`, then its fields. Raises `SchemaError` for an unknown kind."""
@@ -547,16 +557,9 @@ class Database:
                 self._lives.close()
 
 
-_RECEIPTS = {
-    "time": "d",
-    "subject": "s",
-    "predicate": "s",
-    "value": "",
-    "outcome": "s",
-    "by": "s",
-    "reason": "s",
-}
-_LEFT = {"subject": "s", "predicate": "s", "value": "", "reason": "s"}
+_WHAT = {"subject": "s", "predicate": "s", "value": ""}
+_RECEIPTS = {"time": "d", **_WHAT, "outcome": "s", "by": "s", "reason": "s"}
+_LEFT = {**_WHAT, "reason": "s"}
 
 
 def _moment(ms: int) -> datetime:

@@ -10,13 +10,18 @@ text here; lists (many values) and dicts (pulls) stay as they are, in `object`.
 from __future__ import annotations
 
 import operator
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import compress, count
+from types import NoneType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
+from tripleweb.datalog.builtins import outward
 from tripleweb.datalog.clauses import Clause, Constant, Or, Pattern, Variable
 from tripleweb.datalog.pull import thawed
 from tripleweb.datalog.query import Aggregate, Get, Query
@@ -27,6 +32,11 @@ from tripleweb.terms import Ref, Value
 from tripleweb.writes import key_names
 
 Rows = Sequence[Sequence[Any]]
+Array = Any  # of numpy or, where its dtype is pandas' own, of pandas
+PATCHED_FROM = 256  # rows; a frame of fewer is made anew as quickly
+PIECES_MAX = 64  # of a frame that is patched
+AHEAD_MAX = 64  # rows between two that stayed
+_OUTWARD = frozenset((str, int, float, bool, datetime, NoneType, list, dict))
 _LETTERS: dict[type, str] = {str: "s", Ref: "s", int: "n", float: "n", bool: "b", datetime: "d"}
 
 
@@ -57,13 +67,8 @@ def result_frame(
     >>> result_frame(["age"], [(36,), (None,)]).dtypes["age"]
     Int64Dtype()
     """
-    given = kinds or {}
-    cells: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
-    data = {
-        name: series(values, kind=given.get(name, ""), nullable=name in nullable)
-        for name, values in zip(columns, cells, strict=True)
-    }
-    frame = pd.DataFrame(data, columns=list(columns), index=pd.RangeIndex(len(rows)))
+    sheet = Sheet(columns, kinds or {}, nullable)
+    frame = sheet.frame(rows)
     if attrs is not None:
         frame.attrs["tripleweb"] = dict(attrs)
     return frame
@@ -71,16 +76,21 @@ def result_frame(
 
 def series(values: Sequence[Any], *, kind: str = "", nullable: bool = False) -> pd.Series:
     """Values (None: missing) as a Series of the dtype that the head of this module tells."""
-    types = set(map(type, values))
-    nullable = nullable or type(None) in types
-    types.discard(type(None))
-    letters = {_LETTERS.get(each, "") for each in types} or {"s" if kind == "r" else kind}
+    array = _array(values, set(map(type, values)), kind, nullable, text_dtype())
+    return pd.Series(array, dtype=array.dtype, copy=False)
+
+
+def _array(values: Sequence[Any], types: Collection[type], kind: str, nullable: bool, text: Any) -> Array:
+    """Values of these `types` as an array of their dtype; `text` is that of text."""
+    nullable = nullable or NoneType in types
+    letters = {_LETTERS.get(each, "") for each in types if each is not NoneType}
+    letters = letters or {"s" if kind == "r" else kind}
     letter = letters.pop() if len(letters) == 1 else ""
     if letter == "s":
         texts = [str(value) if type(value) is Ref else value for value in values] if Ref in types else values
-        return pd.Series(texts, dtype=text_dtype())
+        return _objects(texts) if text == object else pd.array(_objects(texts), dtype=text, copy=False)
     if letter == "d":
-        return pd.Series(_moments(values)).dt.tz_localize("UTC")
+        return pd.array(_moments(values)).tz_localize("UTC")
     if letter == "b":
         return _masked(values, "bool", pd.arrays.BooleanArray, nullable)
     if letter == "n" and float in types:
@@ -89,10 +99,169 @@ def series(values: Sequence[Any], *, kind: str = "", nullable: bool = False) -> 
         try:
             return _masked(values, "int64", pd.arrays.IntegerArray, nullable)
         except OverflowError:  # a sum may outgrow 64 bits; it stays exact
-            return pd.Series(list(values), dtype=object)
+            return _objects(values)
     if list in types:  # a field with several values somewhere is a column of lists
         values = [each if each is None or type(each) is list else [each] for each in values]
-    return pd.Series(list(map(own, values)), dtype=object)
+    return _objects(list(map(own, values)))
+
+
+def _objects(values: Sequence[Any]) -> Array:
+    return np.fromiter(values, dtype=object, count=len(values))
+
+
+class Sheet:
+    """The frame of an answer, from version to version: where few rows came and went, only their cells are looked at.
+
+    Rows are tuples that have at least the cells of the columns, in the engine's values or in Python's. Invariants: a
+    frame is what `result_frame` makes of the same rows, in the same order; no two frames share memory.
+    """
+
+    __slots__ = ("_columns", "_kinds", "_names", "_nullable", "_rows")
+
+    def __init__(self, names: Sequence[str], kinds: Mapping[str, str], nullable: Collection[str]) -> None:
+        self._names = names
+        self._kinds = kinds
+        self._nullable = nullable
+        self._rows: Rows = ()
+        self._columns: list[_Column] = []
+
+    def frame(self, rows: Rows, *, at_end: bool = False) -> pd.DataFrame:
+        """The frame of these rows, which nobody changes from now on. What stayed of the last ones is told by identity;
+        `at_end`: what stayed is in the order of then, and what came stands behind it."""
+        kept = _kept(self._rows, rows, at_end) if len(rows) >= PATCHED_FROM else None
+        if kept is None:
+            text = text_dtype()
+            self._columns = [self._column(index, rows, text) for index in range(len(self._names))]
+        else:
+            self._columns = [self._patched(index, rows, kept) for index in range(len(self._names))]
+        self._rows = rows
+        index = pd.RangeIndex(len(rows))
+        data = {
+            # what is told to be `object` is never inferred
+            name: pd.Series(column.array, index=index, dtype=object, copy=False)
+            if column.array.dtype == object
+            else column.array
+            for name, column in zip(self._names, self._columns, strict=True)
+        }
+        return pd.DataFrame(data, index=index, copy=False)
+
+    def _column(self, index: int, rows: Rows, text: Any) -> _Column:
+        name = self._names[index]
+        values, types = _values_at(rows, index)
+        array = _array(values, types, self._kinds.get(name, ""), name in self._nullable, text)
+        if getattr(array.dtype, "storage", "") == "pyarrow" or not types.isdisjoint((list, dict)):
+            return _Column(array, None)  # patches would fragment the one, and share the others
+        types_of = map(type, values) if len(types) > 1 else dict.fromkeys(types, len(values))
+        return _Column(array, Counter(types_of))
+
+    def _patched(self, index: int, rows: Rows, kept: _Kept) -> _Column:
+        """A column of the last rows as one of these; made anew where its dtype might be another."""
+        name, old = self._names[index], self._columns[index]
+        if old.types is not None:
+            array = old.array
+            gone, _ = _values_at(kept.gone, index)
+            came, _ = _values_at(kept.came, index)
+            types = old.types + Counter(map(type, came))
+            types.subtract(map(type, gone))
+            types = +types
+            if types.keys() == old.types.keys():
+                kind, nullable = self._kinds.get(name, ""), name in self._nullable
+                fresh = _array(came, types, kind, nullable, array.dtype)
+                if fresh.dtype == array.dtype:
+                    return _Column(kept.joined(array, fresh), types)
+        return self._column(index, rows, text_dtype())
+
+
+class _Column(NamedTuple):
+    array: Array
+    types: Counter[type] | None  # how many cells have which type; None: it is not patched
+
+
+class _Kept(NamedTuple):
+    """How new rows come from old ones."""
+
+    pieces: list[tuple[int, int, int]]  # start and stop of old rows that stayed, how many new ones follow
+    gone: list[Sequence[Any]]
+    came: list[Sequence[Any]]
+
+    def joined(self, old: Array, fresh: Array) -> Array:
+        """A column of the old rows and the cells of those that came as the column of the new ones."""
+        parts, at = [], 0
+        for start, stop, count in self.pieces:
+            parts += [old[start:stop], fresh[at : at + count]]
+            at += count
+        parts = [part for part in parts if len(part)]
+        return np.concatenate(parts) if isinstance(old, np.ndarray) else type(old)._concat_same_type(parts)
+
+
+def _kept(old: Rows, new: Rows, at_end: bool) -> _Kept | None:
+    """What of `old` stayed in `new`, told by identity; None where it is not worth while."""
+    kept = _Kept([], [], [])
+    i = j = 0
+    while True:
+        start = i
+        run = _run(old, new, i, j, at_end)
+        i, j = i + run, j + run
+        if i == len(old) or j == len(new):
+            gone, came = len(old) - i, len(new) - j
+        elif len(kept.pieces) == PIECES_MAX:
+            return None
+        else:
+            for ahead in range(1, AHEAD_MAX):
+                a = old[i + ahead] if i + ahead < len(old) else None
+                b = new[j + ahead] if j + ahead < len(new) else None
+                if a is not None and a is b:
+                    gone = came = ahead
+                elif a is new[j]:
+                    gone, came = ahead, 0
+                elif b is old[i]:
+                    gone, came = 0, ahead
+                else:
+                    continue
+                break
+            else:
+                return None
+        kept.pieces.append((start, i, came))
+        kept.gone.extend(old[i : i + gone])
+        kept.came.extend(new[j : j + came])
+        i, j = i + gone, j + came
+        if i == len(old) and j == len(new):
+            break
+    if len(kept.gone) + len(kept.came) > len(new) // 2:
+        return None
+    if at_end:  # a run was only looked at here and there
+        stayed: list[Sequence[Any]] = []
+        for start, stop, _ in kept.pieces:
+            stayed += old[start:stop]
+        if stayed != new[: len(stayed)]:  # quick: what is identical is not compared
+            return None
+    return kept
+
+
+def _run(old: Rows, new: Rows, i: int, j: int, at_end: bool) -> int:
+    """How many rows from `i` on in `old` are those from `j` on in `new`."""
+    most = min(len(old) - i, len(new) - j)
+    if at_end:  # from the first that is gone on none stands where it stood
+        return bisect_left(range(most), True, key=lambda at: old[i + at] is not new[j + at])
+    at, size = 0, 32
+    while at < most:
+        size = min(2 * size, 4096)
+        differ = map(operator.is_not, old[i + at : i + at + size], new[j + at : j + at + size])
+        first = next(compress(count(at), differ), None)
+        if first is not None:
+            return first
+        at += size
+    return most
+
+
+def _values_at(rows: Rows, index: int) -> tuple[list[Any], set[type]]:
+    """The cells of a column in Python's own values, and their types."""
+    values = list(map(operator.itemgetter(index), rows))
+    types = set(map(type, values))
+    if not types <= _OUTWARD:
+        values = list(map(outward, values))
+        types = set(map(type, values))
+    return values, types
 
 
 def own(cell: Any) -> Any:
@@ -320,14 +489,21 @@ _add_operator("rdivmod", divmod, reflected=True)
 
 
 def _moments(values: Sequence[datetime | None]) -> np.ndarray[Any, Any]:
-    naive = [None if value is None else value.astimezone(UTC).replace(tzinfo=None) for value in values]
+    naive = [
+        None
+        if value is None
+        else value.replace(tzinfo=None)
+        if value.tzinfo is UTC
+        else value.astimezone(UTC).replace(tzinfo=None)
+        for value in values
+    ]
     return np.array(naive, dtype="datetime64[us]")
 
 
-def _masked(values: Sequence[Any], dtype: str, masked: Any, nullable: bool) -> pd.Series:
-    """A Series of a numpy dtype, or of its masked twin where values can be missing."""
+def _masked(values: Sequence[Any], dtype: str, masked: Any, nullable: bool) -> Array:
+    """An array of a numpy dtype, or of its masked twin where values can be missing."""
     if not nullable:
-        return pd.Series(np.array(values, dtype=dtype))
+        return np.array(values, dtype=dtype)
     mask = np.array([value is None for value in values], dtype=bool)
     data = np.array([0 if value is None else value for value in values], dtype=dtype)
-    return pd.Series(masked(data, mask))
+    return masked(data, mask)

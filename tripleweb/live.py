@@ -238,7 +238,13 @@ class _Shared:
             else:
                 self.owner._stale[id(self)] = self
         else:
-            change = live.refresh()
+            try:
+                change = live.refresh()
+            except Exception:
+                if not live.is_current:
+                    self.dirty = True
+                    self.owner._stale[id(self)] = self
+                raise
         if change is not None:
             for frame in list(self.frames.values()):
                 for listener in frame._listeners:  # each has frames of its own, which it may modify

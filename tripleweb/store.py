@@ -61,8 +61,10 @@ def change_of(subject: str, predicate: str, old: Any, new: Any) -> Delta:
     """The delta of one single value that took the place of another (either may be ABSENT)."""
     if type(old) is type(new) and old == new:
         return Delta()
-    removed, added = ([] if value is ABSENT else [(subject, predicate, value)] for value in (old, new))
-    return Delta(removed, added)
+    return Delta(
+        [] if old is ABSENT else [(subject, predicate, old)],
+        [] if new is ABSENT else [(subject, predicate, new)],
+    )
 
 
 def net(deltas: Iterable[Delta]) -> Delta:

@@ -3,7 +3,7 @@
 It is small enough to be read in an evening, and stays as the oracle of every faster engine. A *relation* is a tuple
 of variable names and a list of distinct tuples. Clauses run one after the other (`plan.arrange`), each a *stage*
 that turns rows into rows; what no later clause needs is projected away at once. Rules are tables of what was asked
-and answered (`_Table`): a call asks for the values of its bound arguments, so that only what can matter is derived;
+and answered (`Table`): a call asks for the values of its bound arguments, so that only what can matter is derived;
 every (row that waits, answer) is joined once, which is semi-naive evaluation without rounds.
 
 Invariants: between two yields of `steps` lie at most `SLICE` units of work, a unit being a row touched or derived;
@@ -174,7 +174,7 @@ def evaluate(evaluation: Evaluation, budget: Budget | None = None) -> Generator[
         inner.close()
 
 
-class _Table:
+class Table:
     """A rule, asked with some of its arguments bound: what was asked, and every answer.
 
     `positions` are the bound arguments; a key holds their values, an answer the values of all arguments.
@@ -188,23 +188,23 @@ class _Table:
         self.known: set[Row] = set()
         self.answers: dict[Row, Rows] = {}  # by key; those that the sites were told of
         self.fresh: Rows = []  # known, not yet told
-        self.sites: list[_Site] = []
-        self.bodies: list[_Body] | None = None  # made when it is first asked
+        self.sites: list[Site] = []
+        self.bodies: list[TableBody] | None = None  # made when it is first asked
 
 
-class _Body:
+class TableBody:
     """One body of a table's rule: its stages, and the answer that a row at their end is."""
 
-    def __init__(self, table: _Table) -> None:
+    def __init__(self, table: Table) -> None:
         self.table = table
-        self.stages: list[Stage | _Site] = []
+        self.stages: list[Stage | Site] = []
         self.head: Callable[[Row], Row] = picker(())
 
 
 class _Join:
     """How the answers of a call extend rows: `key(row)` is what is asked, `merge` joins."""
 
-    def __init__(self, call: RuleCall, columns: Sequence[str], table: _Table) -> None:
+    def __init__(self, call: RuleCall, columns: Sequence[str], table: Table) -> None:
         self.table = table
         self.key = terms_of(columns, [call.arguments[position] for position in table.positions])
         new: dict[str, int] = {}
@@ -241,10 +241,10 @@ class _Join:
         )
 
 
-class _Site:
+class Site:
     """A call of a rule within its own component: rows wait here for answers that are still to come."""
 
-    def __init__(self, join: _Join, body: _Body) -> None:
+    def __init__(self, join: _Join, body: TableBody) -> None:
         self.join = join
         self.body = body
         self.next = len(body.stages) + 1  # the stage after this one
@@ -262,7 +262,7 @@ class Evaluation:
         self.source = source = Fitting(source, kinds) if kinds else source
         self.reader = Reader(source)
         self.sizes = Sizes(source.count, lambda p, v: len(self.reader.fetch(p, False, v)), source.predicates)
-        self._tables: dict[tuple[str, tuple[int, ...]], _Table] = {}
+        self._tables: dict[tuple[str, tuple[int, ...]], Table] = {}
         self._agendas: dict[str, deque[tuple[Any, ...]]] = {}
         self._owed = 0  # units of work of calls that are not counted yet
 
@@ -300,8 +300,8 @@ class Evaluation:
         columns: Sequence[str],
         output: Iterable[str],
         rows: float,
-        body: _Body | None,
-    ) -> tuple[list[Stage | _Site], tuple[str, ...]]:
+        body: TableBody | None,
+    ) -> tuple[list[Stage | Site], tuple[str, ...]]:
         """The stages for clauses, and the columns at their end: those of `output`, of distinct rows.
 
         In the body of a rule, calls of its own component become sites.
@@ -312,7 +312,7 @@ class Evaluation:
         for clause in reversed(ordered):
             later.append(set(needed))
             needed.update(clause.variables if isinstance(clause, Given) else variables(clause))
-        stages: list[Stage | _Site] = [] if body is None else body.stages
+        stages: list[Stage | Site] = [] if body is None else body.stages
         columns = tuple(columns)
         for clause, kept in zip(ordered, reversed(later), strict=True):
             stage, columns = self._stage(clause, columns, body)
@@ -328,8 +328,8 @@ class Evaluation:
         return lambda rows: distinct(rows, pick)
 
     def _stage(
-        self, clause: Step, columns: tuple[str, ...], body: _Body | None
-    ) -> tuple[Stage | _Site, tuple[str, ...]]:
+        self, clause: Step, columns: tuple[str, ...], body: TableBody | None
+    ) -> tuple[Stage | Site, tuple[str, ...]]:
         if isinstance(clause, Pattern):
             return pattern_stage(self.reader, clause, columns)
         if isinstance(clause, Call):
@@ -342,17 +342,17 @@ class Evaluation:
         join = _Join(clause, columns, self._table(clause, columns))
         component = self.program.component
         if body is not None and component[body.table.name] == component[clause.name]:
-            site = _Site(join, body)
+            site = Site(join, body)
             join.table.sites.append(site)
             return site, join.columns
         return partial(self._ask, join), join.columns
 
-    def run_stages(self, stages: Sequence[Stage | _Site], rows: Rows, start: int = 0) -> Work:
+    def run_stages(self, stages: Sequence[Stage | Site], rows: Rows, start: int = 0) -> Work:
         """Rows through stages; none come out where they wait at a site: from there the agenda goes on with them."""
         for stage in islice(stages, start, None):
             if not rows:
                 break
-            if isinstance(stage, _Site):
+            if isinstance(stage, Site):
                 yield from self._wait(stage, rows)
                 return []
             rows = yield from stage(rows)
@@ -475,7 +475,7 @@ class Evaluation:
 
     # -- rules -------------------------------------------------------------------------------------------------
 
-    def _table(self, call: RuleCall, columns: Sequence[str]) -> _Table:
+    def _table(self, call: RuleCall, columns: Sequence[str]) -> Table:
         """The table that a call asks, with all that is bound of a plain rule. A recursive one is asked with just
         enough to say where to begin: what it asks itself would multiply."""
         given = [position for position, term in enumerate(call.arguments) if known(term, columns)]
@@ -484,21 +484,21 @@ class Evaluation:
             given = sorted({*self.program.needs[call.name], *(constants or given)[:1]})
         key = (call.name, tuple(given))
         if key not in self._tables:
-            self._tables[key] = _Table(*key)
+            self._tables[key] = Table(*key)
         return self._tables[key]
 
-    def _bodies(self, table: _Table) -> list[_Body]:
+    def _bodies(self, table: Table) -> list[TableBody]:
         if table.bodies is None:
             table.bodies = []
             for branch in self.program.bodies[table.name]:
-                body = _Body(table)
+                body = TableBody(table)
                 columns = [branch.variables[position] for position in table.positions]
                 _, last = self.stages(branch.clauses, columns, branch.variables, 10.0, body)
                 body.head = picker([last.index(name) for name in branch.variables])
                 table.bodies.append(body)
         return table.bodies
 
-    def _agenda(self, table: _Table) -> deque[tuple[Any, ...]]:
+    def _agenda(self, table: Table) -> deque[tuple[Any, ...]]:
         return self._agendas.setdefault(self.program.component[table.name], deque())
 
     def _ask(self, join: _Join, rows: Rows) -> Work:
@@ -512,7 +512,7 @@ class Evaluation:
         pairs = partial(_answered, join.table.answers, join.key)
         return (yield from self.reader.make(rows, lambda part: join.merge(pairs(part))))
 
-    def _want(self, table: _Table, keys: Iterable[Row]) -> Work:
+    def _want(self, table: Table, keys: Iterable[Row]) -> Work:
         """Asks a table for keys, once each."""
         for part in chunks(keys):
             fresh = [key for key in part if key not in table.asked]
@@ -521,11 +521,11 @@ class Evaluation:
                 self._agenda(table).append((self._begin, table, fresh))
             yield len(part)
 
-    def _begin(self, table: _Table, keys: Rows) -> Work:
+    def _begin(self, table: Table, keys: Rows) -> Work:
         for body in self._bodies(table):
             yield from self._go_on(body, 0, keys)
 
-    def _go_on(self, body: _Body, start: int, rows: Rows) -> Work:
+    def _go_on(self, body: TableBody, start: int, rows: Rows) -> Work:
         """Rows through the rest of a body; what comes out are answers."""
         table = body.table
         rows = yield from self.run_stages(body.stages, rows, start)
@@ -537,7 +537,7 @@ class Evaluation:
             table.fresh += fresh
             yield len(part)
 
-    def _wait(self, site: _Site, rows: Rows) -> Work:
+    def _wait(self, site: Site, rows: Rows) -> Work:
         """Rows come to a site: they ask, meet the answers that are told already, and wait for the others."""
         key, answers = site.join.key, site.join.table.answers
         new: Rows = []
@@ -550,7 +550,7 @@ class Evaluation:
             new += unseen
         yield from self._meet(site, new, partial(_answered, answers, key))
 
-    def _tell(self, table: _Table) -> Work:
+    def _tell(self, table: Table) -> Work:
         """The new answers of a table, to everybody who waits for them."""
         fresh, table.fresh = table.fresh, []
         for part in chunks(fresh):
@@ -560,7 +560,7 @@ class Evaluation:
         for site in table.sites:
             yield from self._meet(site, fresh, partial(_waiting, site.waiting, table.key))
 
-    def _meet(self, site: _Site, rows: Rows, pairs: Callable[[Rows], Iterator[tuple[Row, Row]]]) -> Work:
+    def _meet(self, site: Site, rows: Rows, pairs: Callable[[Rows], Iterator[tuple[Row, Row]]]) -> Work:
         met = yield from self.reader.make(rows, lambda part: site.join.merge(pairs(part)))
         if met:
             self._agenda(site.body.table).append((self._go_on, site.body, site.next, met))

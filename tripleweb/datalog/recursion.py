@@ -197,7 +197,7 @@ class Recursion:
         for literal in literals:
             if isinstance(literal, Without):
                 inner = self._adorned(literal.literals, around, known, component, places)
-                yield Without(literal.joined, tuple(inner))
+                yield Without(literal.joined, tuple(inner), literal.origin)
             elif isinstance(literal, Member) and literal.relation in recursive:
                 yield self._member(literal, around, known, component, places)
             else:

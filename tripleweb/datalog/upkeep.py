@@ -68,7 +68,14 @@ class Followed(LiveQuery):
 
     def refresh(self, budget: Budget | None = None, follow: bool = True) -> Rows | None:
         if self.maintained is not None:
-            change = self.maintained.standing.settle()
+            try:
+                change = self.maintained.standing.settle()
+            except Exception:
+                if (
+                    self.maintained.looked is not None
+                ):  # half of it is settled: the next look evaluates afresh
+                    self.upkeep.forget(self)
+                raise
             self.version += change is not None
             return change
         if self.reason is None and follow:
@@ -95,7 +102,13 @@ class Followed(LiveQuery):
     def drop(self) -> None:
         """It is kept up to date no more; its answer stays what its counts say now, and the next look has the rest."""
         assert self.maintained is not None
-        change = self.maintained.standing.settle()
+        try:
+            change = self.maintained.standing.settle()
+        except Exception:
+            if self.maintained.looked is None:
+                raise
+            self.upkeep.forget(self)  # as it was seen last; what went wrong, the next evaluation will say
+            return
         self._carried = change if self._carried is None else _netted([self._carried, change])
         self._result = self.result
         self.upkeep.forget(self)

@@ -35,7 +35,7 @@ NEGATION = """SELECT name.o FROM triples name WHERE name.p = 'user/name'
   AND NOT EXISTS (SELECT 1 FROM triples c WHERE c.p = 'comment/authorId' AND c.o = name.s)"""
 RECURSION = """WITH RECURSIVE r(id) AS (SELECT s FROM triples WHERE p = 'user/managerId' AND o = ? UNION
   SELECT x.s FROM r CROSS JOIN triples x INDEXED BY pos ON x.p = 'user/managerId' AND x.o = r.id)
-  SELECT name.o FROM r JOIN triples name ON name.p = 'user/name' AND name.s = r.id"""
+  SELECT name.o FROM r CROSS JOIN triples name ON name.p = 'user/name' AND name.s = r.id"""
 FRAME = """SELECT score.s AS p, title.o AS title, score.o AS s FROM triples score
   JOIN triples made ON made.s = score.s AND made.p = 'post/createdAt' AND made.o < ?
   JOIN triples title ON title.s = score.s AND title.p = 'post/title' WHERE score.p = 'post/score' AND score.o > ?"""
