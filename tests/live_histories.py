@@ -161,8 +161,8 @@ class History:
 
 def typed(value: Any) -> Any:
     """A cell that can be compared and counted: True is not 1, 1 is 1.0."""
-    if isinstance(value, dict):
-        return "map", tuple((key, typed(held)) for key, held in value.items())
+    if isinstance(value, dict):  # what was pulled is shown as it is stored: there 1 is not 1.0
+        return "map", str(value)
     if isinstance(value, tuple | list):
         return "collection", tuple(map(typed, value))
     if isinstance(value, bool):

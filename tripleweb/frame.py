@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_object_dtype
 
 from tripleweb.datalog.builtins import outward
 from tripleweb.datalog.clauses import Clause, Constant, Or, Pattern, Variable
@@ -88,7 +89,7 @@ def _array(values: Sequence[Any], types: Collection[type], kind: str, nullable: 
     letter = letters.pop() if len(letters) == 1 else ""
     if letter == "s":
         texts = [str(value) if type(value) is Ref else value for value in values] if Ref in types else values
-        return _objects(texts) if text == object else pd.array(_objects(texts), dtype=text, copy=False)
+        return _objects(texts) if is_object_dtype(text) else pd.array(_objects(texts), dtype=text, copy=False)
     if letter == "d":
         return pd.array(_moments(values)).tz_localize("UTC")
     if letter == "b":
@@ -139,7 +140,7 @@ class Sheet:
         data = {
             # what is told to be `object` is never inferred
             name: pd.Series(column.array, index=index, dtype=object, copy=False)
-            if column.array.dtype == object
+            if is_object_dtype(column.array.dtype)
             else column.array
             for name, column in zip(self._names, self._columns, strict=True)
         }
@@ -187,9 +188,9 @@ class _Kept(NamedTuple):
     def joined(self, old: Array, fresh: Array) -> Array:
         """A column of the old rows and the cells of those that came as the column of the new ones."""
         parts, at = [], 0
-        for start, stop, count in self.pieces:
-            parts += [old[start:stop], fresh[at : at + count]]
-            at += count
+        for start, stop, added in self.pieces:
+            parts += [old[start:stop], fresh[at : at + added]]
+            at += added
         parts = [part for part in parts if len(part)]
         return np.concatenate(parts) if isinstance(old, np.ndarray) else type(old)._concat_same_type(parts)
 

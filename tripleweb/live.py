@@ -18,19 +18,21 @@ import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from threading import Lock
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import pandas as pd
 
 from tripleweb.datalog.answer import Result, Rows
+from tripleweb.datalog.builtins import outward
 from tripleweb.datalog.query import Query
 from tripleweb.datalog.upkeep import Followed, Upkeep
 from tripleweb.display import Display, current_cell, show
 from tripleweb.errors import TriplewebError
-from tripleweb.frame import FrameLike, own, result_frame, shape
+from tripleweb.frame import FrameLike, Sheet, own, result_frame, shape
 from tripleweb.store import Delta, Store
-from tripleweb.table import table_html, table_text
+from tripleweb.table import ROWS_MAX, table_html, table_text
 
 log = logging.getLogger("tripleweb")
 
@@ -220,7 +222,9 @@ class _Shared:
         self.frames: WeakValueDictionary[int, LiveFrame] = WeakValueDictionary()
         self.dirty = True  # of one that is not kept up to date: something may have changed
         self.evaluated = False
-        self.memo: tuple[int, pd.DataFrame] | None = None
+        self.memo: tuple[int, pd.DataFrame] | None = None  # the last frame, which nobody modifies
+        self._sheet = Sheet(live.query.columns, kinds, nullable)
+        self._building = Lock()  # guards the sheet, so that nobody waits for a frame who only writes
 
     def refresh(self) -> None:
         """Brings the answer up to date and tells the listeners; raises what the evaluation raises."""
@@ -251,6 +255,13 @@ class _Shared:
                     delta = LiveDelta(change, live.query.columns, self.kinds, self.nullable)
                     self.owner.host.submit(partial(frame._call, listener, delta))
 
+    def build(self, version: int, rows: Sequence[Any], is_appended: bool) -> tuple[int, pd.DataFrame]:
+        """The frame of this version, which has these rows, or of a later one. Call without the lock."""
+        with self._building:
+            if self.memo is None or self.memo[0] < version:
+                self.memo = version, self._sheet.frame(rows, at_end=is_appended)
+            return self.memo
+
     def freeze(self) -> _Shared:
         """A copy that follows nothing any more."""
         copy = _Shared(_Still(self.live), self.owner, self.kinds, self.nullable)  # type: ignore[arg-type]
@@ -265,6 +276,7 @@ class _Still:
 
     def __init__(self, live: Followed) -> None:
         self.query, self.version, self.result = live.query, live.version, live.result
+        self.held, self.skipped = (self.result.rows, False), self.result.skipped
 
 
 class _Listener:
@@ -321,7 +333,11 @@ class LiveFrame(FrameLike):
         version, result = self._result()
         self._seen = max(self._seen, version)
         return shape(
-            result, form, kinds=self._shared.kinds, nullable=self._shared.nullable, attrs=self._attrs(result)
+            result,
+            form,
+            kinds=self._shared.kinds,
+            nullable=self._shared.nullable,
+            attrs=self._attrs(result.skipped),
         )
 
     @property
@@ -384,24 +400,27 @@ class LiveFrame(FrameLike):
             return self._shared.live.version, self._shared.live.result
 
     def _look(self) -> tuple[int, pd.DataFrame]:
-        version, result = self._result()
-        memo = self._shared.memo
-        if memo is None or memo[0] != version:
-            frame = result_frame(
-                result.columns, result.rows, kinds=self._shared.kinds, nullable=self._shared.nullable
-            )
-            memo = version, frame
-            self._shared.memo = memo
+        self._settle()
+        shared = self._shared
+        with self._host.lock:
+            shared.refresh()
+            live, memo = shared.live, shared.memo
+            version, attrs = live.version, self._attrs(live.skipped)
+            fresh = live.held if memo is None or memo[0] != version else None
+        if fresh is not None:
+            memo = shared.build(version, *fresh)
+        assert memo is not None
         copy = memo[1].copy(deep=not _COPIES_ARE_LAZY)
-        if self._shared.live.query.looks_up:  # pandas copies neither dicts nor lists
+        if live.query.looks_up:  # pandas copies neither dicts nor lists
             for name in copy.columns[copy.dtypes == object]:
                 copy[name] = pd.Series([own(cell) for cell in copy[name]], dtype=object)
-        copy.attrs["tripleweb"] = self._attrs(result)
+        copy.attrs["tripleweb"] = attrs
         return memo[0], copy
 
-    def _attrs(self, result: Result) -> dict[str, Any]:
-        skipped = {f"skipped_{column}": count for column, count in result.skipped.items()}
-        return {**self._host.attrs(self._shared.live.query), **skipped}
+    def _attrs(self, skipped: Mapping[str, int]) -> dict[str, Any]:
+        attrs = self._host.attrs(self._shared.live.query)
+        attrs |= {f"skipped_{column}": count for column, count in skipped.items()}
+        return attrs
 
     # -- following ---------------------------------------------------------------------------------------------
 
@@ -505,7 +524,10 @@ class LiveFrame(FrameLike):
         """The table as it is now, in the forms that notebooks know; waits for nothing."""
         with self._host.lock:
             self._shared.refresh()
-            result = self._shared.live.result
+            live = self._shared.live
+            held, _ = live.held
+            columns, count = live.query.columns, len(held)
+            rows = [tuple(map(outward, row[: len(columns)])) for row in held[:ROWS_MAX]]
         state = "closed" if self._closed else self._host.state
         notes = [note, "" if state == "local" else state]
         if not self._host.attrs(self._shared.live.query).get("complete", True):
@@ -513,8 +535,8 @@ class LiveFrame(FrameLike):
         if self._error is not None:
             notes.append(f"{type(self._error).__name__}: {self._error}")
         return {
-            "text/plain": table_text(result.columns, result.rows, notes=notes),
-            "text/html": table_html(result.columns, result.rows, notes=notes),
+            "text/plain": table_text(columns, rows, notes=notes, of=count),
+            "text/html": table_html(columns, rows, notes=notes, of=count),
         }
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
@@ -528,7 +550,10 @@ class LiveFrame(FrameLike):
         return self._repr_mimebundle_()["text/plain"]
 
     def __len__(self) -> int:
-        return len(self._result()[1].rows)
+        self._settle()
+        with self._host.lock:
+            self._shared.refresh()
+            return len(self._shared.live.held[0])
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self._shared.live.query.columns)

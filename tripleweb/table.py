@@ -43,8 +43,10 @@ def table_html(
     notes: Iterable[str] = (),
     rows_max: int = ROWS_MAX,
     columns_max: int = COLUMNS_MAX,
+    of: int | None = None,
 ) -> str:
-    """The first rows as an HTML table with a line below: how many there are, and `notes`.
+    """The first rows as an HTML table with a line below: how many there are (`of`, where `rows` are
+    not all of them), and `notes`.
 
     >>> "&lt;b&gt;" in table_html(["name"], [("<b>",)])
     True
@@ -61,7 +63,7 @@ def table_html(
     for row in listed:
         cells = "".join(_cell_html(value) for value in row[: len(shown)])
         body.append(f"<tr>{cells}{'<td>…</td>' if more else ''}</tr>")
-    foot = escape(_foot(len(rows), rows_max, len(columns), columns_max, notes))
+    foot = escape(_foot(len(rows) if of is None else of, rows_max, len(columns), columns_max, notes))
     return (
         f'<div class="tripleweb-table"><style>{_STYLE}</style>\n'
         f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table>\n"
@@ -76,6 +78,7 @@ def table_text(
     notes: Iterable[str] = (),
     rows_max: int = ROWS_MAX,
     columns_max: int = COLUMNS_MAX,
+    of: int | None = None,
 ) -> str:
     """The same as plain text.
 
@@ -100,7 +103,9 @@ def table_text(
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([*text, f"[{_foot(len(rows), rows_max, len(columns), columns_max, notes)}]"])
+    return "\n".join(
+        [*text, f"[{_foot(len(rows) if of is None else of, rows_max, len(columns), columns_max, notes)}]"]
+    )
 
 
 def cell_text(value: Any, depth: int = 0) -> str:

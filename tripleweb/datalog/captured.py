@@ -117,6 +117,7 @@ class Scope:
     constants: Mapping[str, Any]
     kinds: Mapping[str, str] = field(default_factory=dict)
     relations: Mapping[str, Relation] = field(default_factory=dict)
+    counts: dict[Row, int] = field(default_factory=dict)
     out: Callable[[tuple[str, Row, int]], object] | None = None
     limit: list[float] = field(default_factory=lambda: [inf])
     most: list[float] = field(default_factory=lambda: [inf])
@@ -182,6 +183,12 @@ class Scope:
 
     def _index(self, relation: str, places: tuple[int, ...]) -> Mapping[Any, Mapping[Row, None]]:
         return self.relations[relation].index(places)
+
+    def _counts(self) -> dict[Row, int]:
+        return self.counts
+
+    def _get(self) -> Callable[..., Any]:
+        return self.counts.get
 
     def _out(self) -> Any:
         return self.out

@@ -9,9 +9,9 @@ One generator writes every kind of function, `w` being the rows that it touched:
     trigger(tuple, sign) -> w                              those in which one tuple of a relation takes part
     holds(*values) -> bool                                 is there one, with these values of some variables?
 
-A derivation has a sink, the value of the variable SINK: (counts, counts.get, change). The row goes to `counts`, which
-knows how many derivations it has; a trigger tells `change(row, sign)` when it gets its first or loses its last. For a
-relation `into` it just goes to `out((into, row, sign))`.
+A derivation's row goes to `counts`, which says how many derivations it has; from a trigger it goes with the sign to
+the value of the variable SINK, a function of (row, sign): whoever keeps the counts adds it up when it is looked at. For
+a relation `into` it goes to `out((into, row, sign))`.
 
 Invariants: no text of a user's, no predicate and no value is ever in the source. They are captured, as are the
 columns; so the same source serves all queries of one shape and is compiled once. Triggers are called while the triple
@@ -203,6 +203,8 @@ class Module:
         elif isinstance(literal, Without):
             function.candidates(literal, change)
         for place, other in greedy(rest, function.at, self.sizes):
+            if isinstance(other, Member) and SINK in other.terms:
+                function.prepare_row(body.head)
             if place == at:
                 function.flip(other, change)
             else:
@@ -234,6 +236,7 @@ class _Function:
         self.loops = 0
         self.words = 0
         self.sign = "sign"
+        self.key = self.entry = ""  # the row, and it with its sign, once they are made
         if self.work == "w":
             self.line("w = 0")
         self.at: _Places = {name: _Place(text=module.capture("K", name)) for name in module.constants}
@@ -274,22 +277,31 @@ class _Function:
         return self.name
 
     def end_with_row(self, head: Sequence[str], into: str | None, tells: bool = True) -> str:
-        cells = [self.text(name) for name in head]
-        row = f"({', '.join(cells)},)" if cells else "()"
-        capture = self.module.capture
-        sign = self.sign
+        capture, key, sign = self.module.capture, self.key or self.row_of(head), self.sign
         if into is not None:
-            return self.end(f"{capture('OUT')}(({capture('WORD', into)}, {row}, {sign}))")
+            return self.end(f"{capture('OUT')}(({capture('WORD', into)}, {key}, {sign}))")
+        if tells:
+            return self.end(
+                f"{self.text(SINK)}({self.entry if sign == 'sign' and self.entry else f'({key}, {sign})'})"
+            )
+        counts, most, too_many = capture("COUNTS"), capture("MOST"), capture("TOO_MANY")
         return self.end(
-            f"counts, get, change = {self.text(SINK)}",
-            f"key = {row}",
-            f"n = get(key, 0) + {sign}",
-            "if n: counts[key] = n",
-            "else: del counts[key]",
-            f"if n == ({sign} > 0): change(key, {sign})"
-            if tells
-            else f"if len(counts) > {capture('MOST')}[0]: {capture('TOO_MANY')}()",
+            f"key = {key}",
+            f"{counts}[key] = {capture('GET')}(key, 0) + 1",
+            f"if len({counts}) > {most}[0]: {too_many}()",
         )
+
+    def row_of(self, names: Sequence[str]) -> str:
+        cells = [self.text(name) for name in names]
+        return f"({', '.join(cells)},)" if cells else "()"
+
+    def prepare_row(self, head: Sequence[str]) -> None:
+        """Makes the row where it is known already, for all that the next loop finds."""
+        if head and not self.key and all(name in self.at for name in head):
+            row = self.row_of(head)
+            self.key, self.entry = self.word("k"), self.word("e")
+            self.line(f"{self.key} = {row}")
+            self.line(f"{self.entry} = ({self.key}, sign)")
 
     # -- variables
 
@@ -430,6 +442,16 @@ class _Function:
             if given:
                 key = keys[0] if len(keys) == 1 else f"({', '.join(keys)})"
                 members = f"{capture('INDEX', literal.relation, given)}.get({key}, ())"
+            new = [term for place, term in enumerate(literal.terms) if place not in given]
+            if gone is None and len(set(new)) == len(new):
+                words = [
+                    self.word("x") if place not in given else "_" for place, _ in enumerate(literal.terms)
+                ]
+                self.loop(f"for {', '.join(words)}, in {members}:")
+                for word, term in zip(words, literal.terms, strict=True):
+                    if word != "_":
+                        self.at[term] = _Place(text=word)
+                return
             self.loop(f"for {found} in {members}:")
         if gone is not None:
             self.skip_if(f"{found} == d_tuple")

@@ -3,7 +3,8 @@
 A `Template` has the generated triggers of one shape of query; the queries of that shape are its `group`, a relation of
 their constants, so a trigger joins once for all of them, and those that ask for different values are told apart by a
 look-up. A `Maintained` is one query: it knows how many derivations each row of find-and-with has, and what appears or
-vanishes goes on to `Standing`, which makes the answer of it. Queries with recursion, callables or collections among
+vanishes goes on to `Standing`, which makes the answer of it. Triggers only note in its `log`; it is added up when
+somebody looks, or when it is long. Queries with recursion, callables or collections among
 their inputs have a template of their own.
 
 Invariants: after `start`, and after each `Store.replay` of a delta through `step`, the counts of every member are those
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
+from tripleweb.datalog.answer import Rows
 from tripleweb.datalog.bodies import (
     Body,
     Member,
@@ -201,7 +203,8 @@ class Maintained:
             else None
         )
         self.standing = self.looked or Standing(plan.query, plan.scalars, self.counts)
-        self.row: Row = (*plan.constants.values(), _Sink((self.counts, self.counts.get, self.standing.apply)))
+        self.log: list[tuple[Row, int]] = []  # derivations that came and went since the counts were made
+        self.row: Row = (*plan.constants.values(), self.log.append)
         self.full = 0  # rows touched by `start`
 
     def start(self, limit: float, most: float) -> None:
@@ -209,6 +212,7 @@ class Maintained:
         `limit`, or there are more than `most` answers."""
         plan, alone = self.plan, Relation([self.row])
         scope = plan.scope(alone)
+        scope.counts = self.counts
         scope.limit[0], scope.most[0] = limit, most
         for component in self.template.components:
             before = component.touched
@@ -223,12 +227,21 @@ class Maintained:
         self.standing.fill(self.counts)
         self.standing.settle()
 
+    def fold(self) -> None:
+        """Adds up what the triggers have found."""
+        counts, get, apply = self.counts, self.counts.get, self.standing.apply
+        for row, sign in self.log:
+            count = get(row, 0) + sign
+            if count:
+                counts[row] = count
+            else:
+                del counts[row]
+            if count == (sign > 0):  # the first came, or the last went
+                apply(row, sign)
+        self.log.clear()
 
-class _Sink(tuple[Any, ...]):
-    """Where the derivations of one query go; equal to itself only."""
-
-    __slots__ = ()
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    def settle(self) -> Rows | None:
+        """What changed in the answer since the last time; None if nothing did."""
+        if self.log:
+            self.fold()
+        return self.standing.settle()

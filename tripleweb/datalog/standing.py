@@ -167,15 +167,23 @@ class Standing:
     def rows(self) -> list[Row]:
         """The answer as it was settled, in Python's own values, in the order of :order-by. Made when looked at."""
         if self._rows is None:
-            rows: Iterable[Row]
-            if self._window is not None:
-                rows = self._window.rows()
-            elif self._aggregation is not None:
-                rows = self._aggregation.rows()
-            else:
-                rows = self._cut(self._held) if self._with else self._held
-            self._rows = _complete(outward_rows(list(rows), self._width))
+            rows = self.held
+            if self._with and self._aggregation is None and self._window is None:
+                rows = self._cut(rows)
+            self._rows = _complete(outward_rows(rows, self._width))
         return self._rows
+
+    @property
+    def held(self) -> list[Row]:
+        """`rows` as the engine has them, perhaps with cells of :with behind; rows that stay are the same objects."""
+        if self._window is not None:
+            return self._window.rows()
+        return self._aggregation.rows() if self._aggregation is not None else list(self._held)
+
+    @property
+    def is_appended(self) -> bool:
+        """True if rows of `held` that stay keep their order, and those that come stand behind them."""
+        return self._window is None and self._aggregation is None
 
     def _cut(self, rows: Iterable[Row]) -> list[Row]:
         return [row[: self._width] for row in rows]

@@ -31,6 +31,8 @@ from tripleweb.terms import Value
 FEW = 64  # triples: up to here nobody weighs triggers against a fresh evaluation
 TRIPLE = 6  # rows that a fresh evaluation looks at in the time that one triple takes to replay and to follow: measured
 AFRESH = 4_000  # rows that can be looked at in the time that it takes to prepare a fresh evaluation
+FOLD_EVERY = 64  # deltas
+NOTED_MAX = 1_000
 ROW_BYTES = 150  # of an answer's row and its count
 
 
@@ -66,10 +68,23 @@ class Followed(LiveQuery):
     def rows(self) -> list[Row]:
         return self.result.rows
 
+    @property
+    def held(self) -> tuple[list[Row], bool]:
+        """(the rows as the engine has them, which may be wider; see `Standing.held` and `is_appended`)."""
+        if self.maintained is None or self.maintained.looked is not None:
+            return self.rows, False
+        standing = self.maintained.standing
+        return standing.held, standing.is_appended
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """As in `result`."""
+        return dict(self._result.skipped if self.maintained is None else self.maintained.standing.skipped)
+
     def refresh(self, budget: Budget | None = None, follow: bool = True) -> Rows | None:
         if self.maintained is not None:
             try:
-                change = self.maintained.standing.settle()
+                change = self.maintained.settle()
             except Exception:
                 if (
                     self.maintained.looked is not None
@@ -103,7 +118,7 @@ class Followed(LiveQuery):
         """It is kept up to date no more; its answer stays what its counts say now, and the next look has the rest."""
         assert self.maintained is not None
         try:
-            change = self.maintained.standing.settle()
+            change = self.maintained.settle()
         except Exception:
             if self.maintained.looked is None:
                 raise
@@ -150,6 +165,7 @@ class Upkeep:
             dict[str, list[Trigger]] | None
         ) = {}  # all triggers by predicate; None: to be collected anew
         self._recursive: list[Template] = []
+        self._turn = 0
         self._looked: WeakValueDictionary[int, StandingLookups] = WeakValueDictionary()  # likewise
 
     def open(
@@ -221,7 +237,17 @@ class Upkeep:
             if not isinstance(error, Exception):
                 raise
             return dropped
+        self._turn += 1
+        if self._turn % FOLD_EVERY == 0:
+            self._fold()
         return []
+
+    def _fold(self) -> None:
+        """Adds up what was noted for queries that nobody looks at, so that it does not grow."""
+        for template in self._templates.values():
+            for member in template.members.values():
+                if len(member.log) > NOTED_MAX:
+                    member.fold()
 
     def _step(self, predicate: str, subject: str, row: int, value: Value, sign: int) -> None:
         seen = inward(value)
@@ -285,6 +311,7 @@ class Upkeep:
         except BaseException:
             self._drop(running)
             raise
+        self._fold()
         return dropped
 
     def _drop(self, templates: Iterable[Template]) -> list[Followed]:
