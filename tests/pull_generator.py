@@ -64,6 +64,8 @@ class Maker:
         if depth and choice < 0.4:
             return f"{{{attribute} {self.pattern(depth - 1)}}}"
         if choice < 0.6:
+            if ":default" in attribute:  # in JavaScript, recursions that differ in it only share their depth
+                attribute = text
             return f"{{{attribute} {self.random.choice(['...', '1', '2', '3'])}}}"
         return attribute
 

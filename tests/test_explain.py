@@ -31,8 +31,12 @@ from tripleweb.terms import Ref, Value, slot
 Told = list[dict[str, Any]]
 
 
-def still() -> float:
-    return 0.0
+SECONDS = count()
+
+
+def clock() -> float:
+    """A second later than last time."""
+    return float(next(SECONDS))
 
 
 def filled(*triples: tuple[str, str, Value]) -> Store:
@@ -46,7 +50,7 @@ def told(explained: Explained) -> Told:
 
 
 def ask(store: Store, text: str, *inputs: Any, rules: str = "") -> tuple[Told, dict[str, Any]]:
-    explained = explain(Executor(store), parse(text).bind_rules(rules), inputs, clock=still)
+    explained = explain(Executor(store), parse(text).bind_rules(rules), inputs, clock=clock)
     return told(explained), explained.facts
 
 
@@ -74,7 +78,7 @@ def check(seed: int) -> str:
     store = store_of(case)
     query = parse(case.text().replace(":in $ %", ":in $")).bind_rules(RULES_TEXT)
     executor = Executor(store)
-    explained = explain(executor, query, case.inputs, clock=still)
+    explained = explain(executor, query, case.inputs, clock=clock)
     rows, facts = told(explained), explained.facts
     result = evaluate.run(query, case.inputs, store)
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), note
@@ -104,12 +108,12 @@ def check_all(seeds: range) -> None:
 
 
 def test_random_queries() -> None:
-    check_all(range(250))
+    check_all(range(150))
 
 
 @pytest.mark.long
 def test_many_random_queries() -> None:
-    check_all(range(1_000, 6_000))
+    check_all(range(1_000, 4_000))
 
 
 def test_steps_in_the_order_that_they_run() -> None:
@@ -120,9 +124,9 @@ def test_steps_in_the_order_that_they_run() -> None:
         18,
     )
     assert select(rows, "clause", "access", "actual", "touched") == [
-        ("[?s :user/boss ?u]", "scan", 2, 3),
-        ("[?u :user/age ?age]", "look up subject", 2, 2),
+        ("[?u :user/age ?age]", "scan", 2, 3),
         ("[(>= ?age ?least)]", "filter", 1, 0),
+        ("[?s :user/boss ?u]", "look up value", 1, 1),
         ("[?u :user/name ?n]", "look up subject", 1, 1),
         (":find ?n (count ?s)", "answer", 1, 0),
     ]
@@ -212,9 +216,7 @@ def test_cross_products() -> None:
 
 def test_time_is_the_clocks() -> None:
     for text in ("[:find ?n :where [?u :user/name ?n] [?u :user/age _]]", "[:find ?b :where (chief _ ?b)]"):
-        ticks = count()
-        query = parse(text).bind_rules(CHIEFS)
-        explained = explain(Executor(PEOPLE), query, [], clock=lambda ticks=ticks: float(next(ticks)))
+        explained = explain(Executor(PEOPLE), parse(text).bind_rules(CHIEFS), [], clock=clock)
         times = [row["ms"] for row in told(explained)]
         assert all(ms >= 0 for ms in times) and explained.facts["ms"] >= 1000
         if explained.facts["executor"] == "plain":  # each moment counts for one step
@@ -259,11 +261,11 @@ def test_inputs_of_every_form() -> None:
 def test_errors() -> None:
     executor = Executor(PEOPLE)
     with pytest.raises(QueryError, match="takes 1 inputs"):
-        explain(executor, parse("[:find ?u :in $ ?a :where [?u :user/age ?a]]"), [], clock=still)
+        explain(executor, parse("[:find ?u :in $ ?a :where [?u :user/age ?a]]"), [], clock=clock)
     for more in ("", "(chief ?a _)"):
         query = parse(f"[:find ?a ?b ?c :where [?a :user/name] [?b :user/name] [?c :user/name] {more}]")
         with pytest.raises(BudgetError):
-            explain(executor, query.bind_rules(CHIEFS), [], clock=still, budget=Budget(rows=5))
+            explain(executor, query.bind_rules(CHIEFS), [], clock=clock, budget=Budget(rows=5))
 
 
 def test_as_a_frame() -> None:
@@ -278,7 +280,7 @@ def test_as_a_frame() -> None:
         attrs = frame.attrs["tripleweb"]
         assert json.loads(json.dumps(attrs)) == attrs
         assert attrs["complete"] is True and attrs["live"] == "triggers"
-        with pytest.raises(QueryError, match="insufficient bindings"):
+        with pytest.raises(QueryError, match="nowhere bound"):
             db.explain("[:find ?x :where [_ :user/name]]")
         with db.transaction():
             db.set(ada, "user/age", 17)

@@ -329,6 +329,30 @@ def test_columns_written_at_once_are_as_if_written_one_by_one(seed: int) -> None
     assert registers[0] == registers[1], f"seed {seed}"
 
 
+@pytest.mark.parametrize("between", ["add", "columns", "unset", "increment"])
+def test_a_value_that_is_written_twice_in_a_transaction_goes_back_to_the_first(between: str) -> None:
+    store = Store()
+    store.apply([Change("e", "k/a", SINGLE, 1, 1, "r"), Change("f", "k/a", SINGLE, 1, 1, "r")])
+    before = sorted(map(repr, store.registers()))
+    tx = Transaction(store, 5, "t")
+    tx.set("e", "k/a", 2)
+    match between:
+        case "add":
+            tx.add("f", "k/b", "m")
+        case "columns":
+            tx.set_columns(["e", "f"], [("k/c", [7, 8])])
+        case "unset":
+            tx.set("f", "k/a", None)
+        case "increment":
+            tx.increment("f", "k/n", 1)
+    tx.set("e", "k/a", 3)
+    first = tx.replaced.before(("e", "k/a", SINGLE))
+    assert first is not None and first.value == 1
+    assert [c.value for c in tx.changes if c.key == ("e", "k/a", SINGLE)] == [3]
+    tx.rollback()
+    assert sorted(map(repr, store.registers())) == before and store.values("e", "k/a") == [1]
+
+
 def test_writing_to_a_deleted_entity_is_an_error() -> None:
     store = Store()
     tx = Transaction(store, 1, "a")

@@ -230,11 +230,13 @@ def _note(step: _Step, store: Store) -> str:
 
 
 def _near(name: str, there: Sequence[str]) -> str:
-    """Predicates that may be meant: fields of its kind, or, where there is no such kind, whichever look alike."""
+    """Predicates that may be meant: fields of its kind; where there is no such kind, this field of kinds that look
+    alike, or else whichever predicates do."""
     kind = kind_of(name)
     siblings = {field_of(other): other for other in there if kind_of(other) == kind}
     alike = siblings or {other: other for other in there}
     close = get_close_matches(field_of(name) if siblings else name, alike, 2)
+    close = [one for one in close if field_of(one) == field_of(name)] or close
     return f"; did you mean {' or '.join(predicate_text(alike[one]) for one in close)}?" if close else ""
 
 

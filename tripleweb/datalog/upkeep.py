@@ -51,9 +51,7 @@ class Followed(LiveQuery):
         self.upkeep = upkeep
         self.reason: str | None = None  # why it is not maintained
         self.maintained: Maintained | None = None  # while it is
-        self._carried: Rows | None = (
-            None  # what changed between the last refresh and the moment it was dropped
-        )
+        self._carried: Rows | None = None  # what changed after the last refresh, until it was dropped
 
     @property
     def result(self) -> Result:
@@ -89,7 +87,7 @@ class Followed(LiveQuery):
                 if (
                     self.maintained.looked is not None
                 ):  # half of it is settled: the next look evaluates afresh
-                    self.upkeep.forget(self)
+                    self.drop()
                 raise
             self.version += change is not None
             return change
@@ -115,25 +113,28 @@ class Followed(LiveQuery):
         return self.maintained is not None
 
     def drop(self) -> None:
-        """It is kept up to date no more; its answer stays what its counts say now, and the next look has the rest."""
-        assert self.maintained is not None
-        try:
-            change = self.maintained.settle()
-        except Exception:
-            if self.maintained.looked is None:
-                raise
-            self.upkeep.forget(self)  # as it was seen last; what went wrong, the next evaluation will say
+        """It is kept up to date no more: the next look evaluates afresh, and tells of all that changed since the last
+        one. What goes wrong here, that evaluation will say."""
+        maintained = self.maintained
+        if maintained is None:
             return
-        self._carried = change if self._carried is None else _netted([self._carried, change])
         self._result = self.result
-        self.upkeep.forget(self)
+        try:
+            change = maintained.settle()
+        except Exception:  # noqa: BLE001 (a user's aggregate may raise anything)
+            change = None  # the old answer stands
+        else:
+            self._result = self.result
+        self.upkeep.release(self)
+        self._carried = change if self._carried is None else _netted([self._carried, change])
 
     def take(self, result: Result) -> Rows | None:
+        version = self.version
         change = super().take(result)
         if self._carried is not None:
             carried, self._carried = self._carried, None
-            self.version += change is None
             change = _netted([carried, change])
+            self.version = version + (change is not None)
         return change
 
 
@@ -158,12 +159,10 @@ class Upkeep:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._templates: dict[object, Template] = {}  # those that have members
-        self._followed: WeakValueDictionary[int, Followed] = (
-            WeakValueDictionary()
-        )  # by id() of what maintains it
-        self._heard: (
-            dict[str, list[Trigger]] | None
-        ) = {}  # all triggers by predicate; None: to be collected anew
+        # by id() of what maintains it
+        self._followed: WeakValueDictionary[int, Followed] = WeakValueDictionary()
+        # all triggers by predicate; None: to be collected anew
+        self._heard: dict[str, list[Trigger]] | None = {}
         self._recursive: list[Template] = []
         self._turn = 0
         self._looked: WeakValueDictionary[int, StandingLookups] = WeakValueDictionary()  # likewise
@@ -208,7 +207,11 @@ class Upkeep:
             self._heard = None
 
     def forget(self, live: Followed) -> None:
-        """Its triggers run no more."""
+        """Nobody looks at it for now: its triggers run no more."""
+        live.drop()
+
+    def release(self, live: Followed) -> None:
+        """What `Followed.drop` needs: it leaves its template."""
         maintained, live.maintained = live.maintained, None
         if maintained is not None:
             template = maintained.template
@@ -243,11 +246,17 @@ class Upkeep:
         return []
 
     def _fold(self) -> None:
-        """Adds up what was noted for queries that nobody looks at, so that it does not grow."""
-        for template in self._templates.values():
-            for member in template.members.values():
-                if len(member.log) > NOTED_MAX:
+        """Adds up what was noted for queries that nobody looks at, so that it does not grow; leaves those behind that
+        nobody holds."""
+        for key, template in list(self._templates.items()):
+            for member in list(template.members.values()):
+                if id(member) not in self._followed:
+                    template.leave(member)
+                elif len(member.log) > NOTED_MAX:
                     member.fold()
+            if not template.members:
+                del self._templates[key]
+                self._heard = None
 
     def _step(self, predicate: str, subject: str, row: int, value: Value, sign: int) -> None:
         seen = inward(value)
