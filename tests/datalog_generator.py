@@ -182,7 +182,7 @@ class Generator:
     def function(self, bound: dict[str, str]) -> str:
         a, s = self.old("n", bound), self.old("s", bound)
         if s and self.random.random() < 0.4:
-            return f"[(str {s} {self.random.choice([s, self.constant('s')])}) {self.variable('s', bound)}]"
+            return f"[(str {s} {self.repeated(s, self.constant('s'))}) {self.variable('s', bound)}]"
         if a is None:
             return self.pattern(bound)
         choice = self.random.randint(0, 3)
@@ -193,7 +193,12 @@ class Generator:
             second = self.other(first, self.old("n", bound) or "_")
             return f"[(tuple {a} {self.constant('n')}) [{first} {second}]]"
         name = self.random.choice(["+", "-", "*"])
-        return f"[({name} {a} {self.random.choice([a, self.constant('n')])}) {self.variable('n', bound)}]"
+        return f"[({name} {a} {self.repeated(a, self.constant('n'))}) {self.variable('n', bound)}]"
+
+    def repeated(self, name: str, constant: str) -> str:
+        """The variable again or a constant; DataScript takes an input that is there twice in a call for unbound."""
+        chosen = self.random.choice([name, constant])
+        return chosen if self.mixed else constant
 
     def lookup(self, bound: dict[str, str]) -> str:
         entity = self.old("e", bound)

@@ -141,9 +141,6 @@ test_undo::test_undo_and_redo: `db.undo()` takes back this session's last transa
 
 # Sentences of which something is still to be built, and whether it is there by now.
 TO_COME = {
-    """[On read, `get`,] `select` and `pull` use plain ones (not callables) for missing fields.""": hasattr(
-        Database, "select"
-    ),
     """`db.export("all.jsonl"); db.import_("all.jsonl")`: Parquet (with [parquet]), CSV, JSON Lines, EDN datoms, by the
     ending""": hasattr(Database, "export") or hasattr(Database, "import_"),
     """A guarded transaction, `with db.transaction(check='[:find … ]', inputs=(…)) as tx:`, is committed only if the

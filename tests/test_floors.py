@@ -75,6 +75,19 @@ def read_drawing(text: str) -> dict[str, int]:
     return floors
 
 
+def read_index(text: str, modules: frozenset[str]) -> set[str]:
+    """The modules named in the right columns of the tables under "Where things are"."""
+    section = text.partition("\n### Where things are\n")[2].partition("\n## ")[0]
+    assert section, "ARCHITECTURE.md has no section 'Where things are'"
+    named = set()
+    for line in section.splitlines():
+        for word in re.findall(r"`([^`]+)`", line.rpartition(" | ")[2]) if line.startswith("|") else ():
+            homes = [home for home in ("tripleweb.datalog.", "tripleweb.") if f"{home}{word}" in modules]
+            assert homes, f"{word} is no module: {line}"
+            named.update(f"{home}{word}" for home in homes)
+    return named
+
+
 def find_modules() -> dict[str, Path]:
     found = {}
     for package, folder in PACKAGES.items():
@@ -201,6 +214,16 @@ def test_module_keeps_to_its_floor(module: str) -> None:
 def test_the_drawing_shows_only_what_is_there() -> None:
     ghosts = sorted(name for name in HOUSE.floors if name not in MODULES)
     assert not ghosts, f"drawn in ARCHITECTURE.md, but not there: {ghosts}"
+
+
+def test_every_module_is_found_by_what_it_does() -> None:
+    modules = frozenset(find_modules())
+    named = read_index((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), modules)
+    packages = {name.rpartition(".")[0] for name in modules}
+    wanted = {name for name in modules - packages if name.startswith("tripleweb.")}
+    assert not sorted(wanted - named), "modules without a line under 'Where things are'"
+    with pytest.raises(AssertionError, match="ghost is no module"):
+        read_index("\n### Where things are\n\n| what | `store`; `ghost` |\n", modules)
 
 
 def test_session_and_hub_never_import_each_other() -> None:

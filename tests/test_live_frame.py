@@ -60,7 +60,7 @@ def test_a_frame_is_safe_to_modify(host: Host) -> None:
 def test_a_frame_is_built_once_a_version(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     live = host.live()
     first = live.df
-    monkeypatch.setattr("tripleweb.live.result_frame", None)  # would raise
+    monkeypatch.setattr("tripleweb.frame.Sheet.frame", None)  # would raise
     assert live.df.equals(first)
     host.set("x", other=1)
     assert live.df.equals(first)

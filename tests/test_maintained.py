@@ -7,7 +7,6 @@ replay it.
 
 from __future__ import annotations
 
-import gc
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -15,23 +14,18 @@ from typing import Any
 
 import pytest
 
-from tests.live_histories import (
-    CONSTRUCTS,
-    RULES_TEXT,
-    History,
-    Mixture,
-    Watched,
-    constructs,
-    keys,
-)
+from tests.live_constructs import CONSTRUCTS, RULES_TEXT, SHAPES, constructs, of_one_shape
+from tests.live_histories import History, Watched, keys
+from tests.live_mixtures import Mixture
 from tripleweb.change import Change
+from tripleweb.datalog import recursion
 from tripleweb.datalog import upkeep as upkeep_module
 from tripleweb.datalog.edn import read
 from tripleweb.datalog.live import LiveQuery
 from tripleweb.datalog.upkeep import Followed, Upkeep
 from tripleweb.errors import BudgetError
 from tripleweb.store import Delta, Store
-from tripleweb.terms import Ref, Value
+from tripleweb.terms import Ref, Value, slot
 
 AFRESH_ONLY = {"a predicate is a variable", "missing? of a reverse"}
 BOUND_BY_RULE = "a rule that must be told where to begin by a rule"
@@ -42,6 +36,9 @@ def weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every batch of several triples is weighed against a fresh evaluation, which seems to be cheap."""
     monkeypatch.setattr(upkeep_module, "FEW", 2)
     monkeypatch.setattr(upkeep_module, "AFRESH", 2)
+    monkeypatch.setattr(upkeep_module, "FOLD_EVERY", 2)
+    monkeypatch.setattr(upkeep_module, "NOTED_MAX", 1)
+    monkeypatch.setattr(recursion, "SMALL", 5)  # so that nearly everything counts as few
 
 
 def started(seed: int, batches: int = 8) -> tuple[Store, History, Upkeep]:
@@ -79,7 +76,7 @@ def said(delta: Delta) -> str:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", CONSTRUCTS)
 def test_every_construct_follows(name: str, seed: int) -> None:
-    watched = follow_constructs([name], seed, steps=80)
+    watched = follow_constructs([name], seed, steps=60)
     reasons = {each.live.reason for each in watched} - {None}
     assert reasons <= AFRESH_ONLY, f"evaluated afresh for ever: {reasons}"
     assert not reasons or name == "variable predicates"
@@ -90,8 +87,30 @@ def test_every_construct_follows(name: str, seed: int) -> None:
 @pytest.mark.usefixtures("weighed")
 @pytest.mark.parametrize("seed", range(10, 12))
 def test_all_constructs_at_once_whichever_way_each_batch_goes(seed: int) -> None:
-    watched = follow_constructs(list(CONSTRUCTS), seed, steps=22)
+    watched = follow_constructs(list(CONSTRUCTS), seed, steps=14)
     assert sum(each.live.is_current for each in watched) < len(watched), "nothing was ever dropped"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_queries_of_one_shape_share_their_triggers_and_nothing_else(seed: int) -> None:
+    rng = random.Random(seed)
+    _, history, upkeep = started(seed, 3)
+    groups = []
+    for line in filter(str.strip, SHAPES.splitlines()):
+        queries = list(of_one_shape(line, rng, 7))
+        groups.append([Watched(upkeep, text, inputs, f"seed {seed}") for text, inputs in queries])
+    for group in groups:
+        templates = {id(each.live.maintained.template) for each in group if each.live.maintained is not None}
+        assert len(templates) == (len(group) if "%" in group[0].text else 1), group[0].text
+    watched = [each for group in groups for each in group]
+    for step in range(40):
+        delta = history.batch()
+        upkeep.changed(delta)
+        for each in watched:
+            if rng.random() < 0.5:
+                each.check(f"step {step}: {said(delta)}")
+        upkeep.forget(rng.choice(watched).live)
+    assert sum(each.changes > 0 for each in watched) > len(watched) / 2
 
 
 def follow_mixtures(seed: int, counts: Counter[str], steps: int = 25) -> None:
@@ -138,35 +157,36 @@ def check_mixtures(seeds: range) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("start", range(0, 90, 15))
+@pytest.mark.parametrize("start", range(0, 60, 15))
 def test_mixtures_follow(start: int) -> None:
     check_mixtures(range(start, start + 15))
 
 
 @pytest.mark.usefixtures("weighed")
-@pytest.mark.parametrize("start", range(100_000, 100_030, 15))
+@pytest.mark.parametrize("start", range(100_000, 100_020, 10))
 def test_mixtures_follow_whichever_way_each_batch_goes(start: int) -> None:
-    counts = check_mixtures(range(start, start + 15))
-    assert counts["dropped"] > 15, counts
+    counts = check_mixtures(range(start, start + 10))
+    assert counts["dropped"] > 10, counts
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("start", range(1_000, 2_000, 125))
+@pytest.mark.parametrize("start", range(1_000, 1_800, 100))
 def test_mixtures_follow_for_long(start: int) -> None:
-    check_mixtures(range(start, start + 125))
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("weighed")
-@pytest.mark.parametrize("start", range(2_000, 2_200, 100))
-def test_mixtures_follow_for_long_whichever_way_each_batch_goes(start: int) -> None:
     check_mixtures(range(start, start + 100))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(100, 112))
+@pytest.mark.usefixtures("weighed")
+@pytest.mark.parametrize("start", range(2_000, 2_160, 80))
+def test_mixtures_follow_for_long_whichever_way_each_batch_goes(start: int) -> None:
+    check_mixtures(range(start, start + 80))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 110))
 def test_every_construct_follows_for_long(seed: int) -> None:
-    follow_constructs(list(CONSTRUCTS), seed, steps=60)
+    watched = follow_constructs(list(CONSTRUCTS), seed, steps=60)
+    assert sum(each.changes > 1 for each in watched) > len(watched) / 2
 
 
 # -- the same question in other words ------------------------------------------------------------------------
@@ -281,6 +301,37 @@ def test_who_looks_again_after_a_while_hears_what_happened_since_and_no_more(is_
     assert change is not None and sorted(change.added) == [(2,), (3,)] and live.version == 2
 
 
+@pytest.mark.parametrize("pair", [("e2", Ref("e2")), (True, 1), ("1", 1)], ids=str)
+def test_members_that_are_alike_come_and_go_one_by_one(pair: tuple[Value, Value]) -> None:
+    """A text and a reference of the same name are two triples, and one value to a query."""
+    texts = [
+        "[:find ?a ?x :where [?a :k/link ?x] [?a :k/link ?y] [?b :k/link ?y]]",
+        "[:find ?a :where [?a :k/link ?x] (not [?a :k/link ?y] [?b :k/many ?y])]",
+        "[:find ?a (count ?x) :where [?a :k/link ?x] (not [?a :k/link ?y] [(not= ?x ?y)])]",
+        "[:find ?a ?v :where [?a :k/many _] [(get-else $ ?a :k/link 0) ?v]]",
+        "[:find ?a ?b :in $ % :where (reach ?a ?b)]",
+        "[:find ?a ?x :where [?a :k/link ?x] [?b :k/link ?x] :kinds {:k/link text}]",
+    ]
+    steps = [(v, is_there) for first, second in (pair, pair[::-1]) for v, is_there in (
+        (first, True), (second, True), (first, False), (second, False)
+    )]  # fmt: skip
+    here = Written()
+    watched: list[Watched] = []
+    for time, (value, is_there) in enumerate(steps * 2, 10):
+        watched += [
+            Watched(here.upkeep, text, [RULES_TEXT] * ("%" in text), f"opened at {time}") for text in texts
+        ]
+        changes = [
+            Change("e1", predicate, slot(value), value if is_there else None, time, "r")
+            for predicate in ("k/link", "k/many")
+        ]
+        for change in changes:
+            here.upkeep.changed(here.store.apply([change]))
+            for each in watched:
+                each.check(f"{change}")
+    assert all(not each.live.rows for each in watched)
+
+
 def test_rows_are_those_of_the_last_refresh() -> None:
     here = Written()
     live = here.upkeep.open("[:find ?n :where [_ :k/n ?n]]")
@@ -308,6 +359,18 @@ def test_a_budget_is_for_the_evaluation_not_for_the_changes() -> None:
     sizes = Counter([n % 7 for n in range(200)] + [n % 7 for n in range(60)])
     assert change is not None and live.is_current
     assert len(live.rows) == sum(size * size for size in sizes.values())
+
+
+def test_what_is_too_large_for_triggers_is_evaluated_afresh() -> None:
+    either = "(or [?a :k/n 1] [?a :k/n 2] [?a :k/many 1])"
+    chain = " ".join(f"[?v{n} :k/e ?v{n + 1}]" for n in range(70))
+    for text in (f"[:find ?a :where [?a :k/s _] {either * 4}]", f"[:find ?v0 :where {chain}]"):
+        here = Written()
+        watched = Watched(here.upkeep, text, [], "")
+        for value, target in ((1, "e2"), (2, "e1"), (None, "e1")):
+            here.move(("e1", "k/n", value), ("e1", "k/s", "a"), ("e1", "k/e", Ref(target)))
+            watched.check(str(value))
+        assert watched.live.reason is not None and watched.changes
 
 
 class Broken(Exception):
@@ -360,18 +423,6 @@ def test_what_a_callable_raises_comes_with_the_next_look_and_goes_with_its_cause
     assert watched.live.is_current and watched.changes
 
 
-def test_a_query_that_nobody_holds_is_not_followed() -> None:
-    here = Written()
-    live = here.upkeep.open("[:find ?n :where [_ :k/n ?n]]")
-    live.refresh()
-    template = live.maintained.template  # type: ignore[union-attr]
-    assert len(template.members) == 1
-    del live
-    gc.collect()
-    here.move(("a", "k/n", 1))
-    assert not template.members
-
-
 # -- work -------------------------------------------------------------------------------------------------------
 
 WORK_RULES = """[[(above ?a ?b) [?b :user/boss ?a]]
@@ -382,7 +433,8 @@ WORK_RULES = """[[(above ?a ?b) [?b :user/boss ?a]]
 WORK = {
     "join": """[:find ?title ?name :where [?p :post/score ?s] [(> ?s 5)] [?p :post/title ?title]
                 [?p :post/author ?u] [?u :user/active true] [?u :user/name ?name]]""",
-    "self-join": "[:find ?p ?q :where [?p :post/author ?u] [?q :post/author ?u] [?p :post/score ?s] [?q :post/score ?s]]",
+    "self-join": """[:find ?p ?q :where [?p :post/author ?u] [?q :post/author ?u]
+                     [?p :post/score ?s] [?q :post/score ?s]]""",
     "constant": '[:find ?p ?s :where [?p :post/author "user12"] [?p :post/score ?s]]',
     "aggregate": "[:find ?u (avg ?s) (sum ?s) (count ?p) (max ?s) :where [?p :post/author ?u] [?p :post/score ?s]]",
     "with": "[:find ?team (median ?s) :with ?p :where [?p :post/author ?u] [?u :user/team ?team] [?p :post/score ?s]]",
@@ -393,7 +445,7 @@ WORK = {
                                   (not [?q :post/author ?u] [?q :post/score ?more] [(< ?s ?more)])]""",
     "negation in a negation": """[:find ?u :where [?u :user/name _]
                                   (not [?p :post/author ?u] (not [_ :comment/post ?p]))]""",
-    "lookup": "[:find ?p ?name :where [?p :post/author ?u] [(get-else $ ?u :user/nick :none) ?name]]".replace(":none", '"none"'),
+    "lookup": '[:find ?p ?nick :where [?p :post/author ?u] [(get-else $ ?u :user/nick "none") ?nick]]',
     "missing": "[:find ?p :where [?p :post/author ?u] [(missing? $ ?u :user/nick)]]",
     "or": "[:find ?u ?x :where (or [?x :post/author ?u] [?x :comment/author ?u])]",
     "order": "[:find ?p ?s :where [?p :post/score ?s] :order-by [?s :desc ?p] :limit 10]",
@@ -401,7 +453,7 @@ WORK = {
     "recursion from a constant": '[:find ?b :in $ % :where (above "user0" ?b)]',
     "non-linear recursion": "[:find ?a ?b :in $ % :where (linked ?a ?b)]",
     "recursion under not": '[:find ?u :in $ % :where [?u :user/name _] (not (above "user0" ?u))]',
-    "join with recursion": "[:find ?b ?p :in $ % :where (above ?a ?b) [?a :user/team \"team 0\"] [?p :post/author ?b]]",
+    "join with recursion": '[:find ?b ?p :in $ % :where (above ?a ?b) [?a :user/team "team 0"] [?p :post/author ?b]]',
 }
 UNIT = 31  # users of a team: one at the top, five below each, in two steps
 
@@ -454,8 +506,9 @@ WRITES: list[tuple[str, str, Value | None]] = [
     ("post123", "post/score", 9), ("post123", "post/score", 4), ("post123", "post/author", Ref("user13")),
     ("post123", "post/title", "new"), ("user12", "user/active", True), ("user12", "user/active", False),
     ("user12", "user/name", "new"), ("user12", "user/nick", "n"), ("user12", "user/nick", None),
-    ("user12", "user/team", "team 1"), ("comment250", "comment/author", Ref("user25")), ("comment250", "comment/author", None),
-    ("comment250", "comment/post", Ref("post130")), ("user2", "user/boss", Ref("user3")), ("user2", "user/boss", Ref("user0")),
+    ("user12", "user/team", "team 1"), ("comment250", "comment/author", Ref("user25")),
+    ("comment250", "comment/author", None), ("comment250", "comment/post", Ref("post130")),
+    ("user2", "user/boss", Ref("user3")), ("user2", "user/boss", Ref("user0")),
     ("user8", "user/boss", Ref("user1")), ("user8", "user/boss", None),
 ]  # fmt: skip
 
@@ -471,12 +524,16 @@ def work_of(store: Store, text: str, writes: list[tuple[str, str, Value | None]]
     work = []
     for time, (s, p, v) in enumerate(writes, 2):
         before = maintained.template.touched + maintained.standing.touched
-        store.replay(store.apply([Change(s, p, "", v, time, "r")]), maintained.template.step, maintained.template.gone)
+        store.replay(
+            store.apply([Change(s, p, "", v, time, "r")]), maintained.template.step, maintained.template.gone
+        )
         live.refresh()
         work.append(maintained.template.touched + maintained.standing.touched - before)
-    fresh = LiveQuery(text, inputs, store)
-    fresh.refresh()
-    assert Counter(keys(live.rows)) == Counter(keys(fresh.rows)) and live.is_current
+    if store.count("user/name") < 200:
+        fresh = LiveQuery(text, inputs, store)
+        fresh.refresh()
+        assert Counter(keys(live.rows)) == Counter(keys(fresh.rows))
+    assert live.is_current
     return work
 
 
@@ -504,7 +561,9 @@ def test_queries_that_ask_for_another_constant_cost_nothing() -> None:
         store = teams(3)
         upkeep = Upkeep(store)
         lives = [
-            upkeep.open("[:find ?p ?s :in $ ?u :where [?p :post/author ?u] [?p :post/score ?s]]", [f"user{n}"])
+            upkeep.open(
+                "[:find ?p ?s :in $ ?u :where [?p :post/author ?u] [?p :post/score ?s]]", [f"user{n}"]
+            )
             for n in range(count)
         ]
         for live in lives:

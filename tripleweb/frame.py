@@ -12,9 +12,9 @@ from __future__ import annotations
 import operator
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import compress, count
+from itertools import chain, compress, count
 from types import NoneType
 from typing import Any, NamedTuple, Protocol
 
@@ -117,32 +117,32 @@ class Sheet:
     frame is what `result_frame` makes of the same rows, in the same order; no two frames share memory.
     """
 
-    __slots__ = ("_columns", "_kinds", "_names", "_nullable", "_rows")
+    __slots__ = ("_kinds", "_last", "_names", "_nullable")
 
     def __init__(self, names: Sequence[str], kinds: Mapping[str, str], nullable: Collection[str]) -> None:
         self._names = names
         self._kinds = kinds
         self._nullable = nullable
-        self._rows: Rows = ()
-        self._columns: list[_Column] = []
+        self._last: tuple[Rows, list[_Column]] = (), []
 
     def frame(self, rows: Rows, *, at_end: bool = False) -> pd.DataFrame:
         """The frame of these rows, which nobody changes from now on. What stayed of the last ones is told by identity;
         `at_end`: what stayed is in the order of then, and what came stands behind it."""
-        kept = _kept(self._rows, rows, at_end) if len(rows) >= PATCHED_FROM else None
+        old, columns = self._last
+        kept = _kept(old, rows, at_end) if len(rows) >= PATCHED_FROM else None
         if kept is None:
             text = text_dtype()
-            self._columns = [self._column(index, rows, text) for index in range(len(self._names))]
+            columns = [self._column(index, rows, text) for index in range(len(self._names))]
         else:
-            self._columns = [self._patched(index, rows, kept) for index in range(len(self._names))]
-        self._rows = rows
+            columns = [self._patched(index, columns[index], rows, kept) for index in range(len(self._names))]
+        self._last = rows, columns
         index = pd.RangeIndex(len(rows))
         data = {
             # what is told to be `object` is never inferred
             name: pd.Series(column.array, index=index, dtype=object, copy=False)
             if is_object_dtype(column.array.dtype)
             else column.array
-            for name, column in zip(self._names, self._columns, strict=True)
+            for name, column in zip(self._names, columns, strict=True)
         }
         return pd.DataFrame(data, index=index, copy=False)
 
@@ -155,9 +155,9 @@ class Sheet:
         types_of = map(type, values) if len(types) > 1 else dict.fromkeys(types, len(values))
         return _Column(array, Counter(types_of))
 
-    def _patched(self, index: int, rows: Rows, kept: _Kept) -> _Column:
+    def _patched(self, index: int, old: _Column, rows: Rows, kept: _Kept) -> _Column:
         """A column of the last rows as one of these; made anew where its dtype might be another."""
-        name, old = self._names[index], self._columns[index]
+        name = self._names[index]
         if old.types is not None:
             array = old.array
             gone, _ = _values_at(kept.gone, index)
@@ -279,17 +279,7 @@ class Columns(NamedTuple):
 
 def columns_of(parsed: Query, schema: Schema) -> Columns:
     """The columns of a query as far as its schema tells their kinds."""
-    letters: dict[str, str] = {}
-    clauses: list[Clause] = list(parsed.where)
-    while clauses:
-        clause = clauses.pop()
-        if isinstance(clause, Or):
-            clauses.extend(inner for branch in clause.branches for inner in branch)
-        elif isinstance(clause, Pattern):
-            if isinstance(clause.subject, Variable):
-                letters[clause.subject.name] = "s"
-            if isinstance(clause.predicate, Constant) and isinstance(clause.value, Variable):
-                letters.setdefault(clause.value.name, schema.at(str(clause.predicate.value)).type)
+    letters = _letters(parsed.where, schema)
     kinds: dict[str, str] = {}
     for column, element in zip(parsed.columns, parsed.find, strict=True):
         if isinstance(element, Variable):
@@ -303,6 +293,25 @@ def columns_of(parsed: Query, schema: Schema) -> Columns:
             elif element.function in _NUMERIC:
                 kinds[column] = "n"
     return Columns(kinds, parsed.nullable)
+
+
+def _letters(clauses: Iterable[Clause], schema: Schema) -> dict[str, str]:
+    """The kinds of variables, "" where they are not known or differ between the ways of an `or`."""
+    letters: dict[str, str] = {}
+    for clause in clauses:
+        found: dict[str, str] = {}
+        if isinstance(clause, Or):
+            ways = [_letters(branch, schema) for branch in clause.branches]
+            for name in dict.fromkeys(chain.from_iterable(ways)):
+                several = {way[name] for way in ways if name in way}
+                found[name] = several.pop() if len(several) == 1 else ""
+        elif isinstance(clause, Pattern):
+            if isinstance(clause.predicate, Constant) and isinstance(clause.value, Variable):
+                found[clause.value.name] = schema.at(str(clause.predicate.value)).type
+            if isinstance(clause.subject, Variable):
+                found[clause.subject.name] = "s"
+        letters.update({name: letter for name, letter in found.items() if letter or name not in letters})
+    return letters
 
 
 def got_kind(schema: Schema, path: Sequence[str]) -> str:

@@ -15,22 +15,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from threading import Lock
+from functools import partial
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
 
 import pandas as pd
+from pandas.api.types import is_object_dtype
 
-from tripleweb.datalog.answer import Result, Rows
+from tripleweb.datalog.answer import Result
 from tripleweb.datalog.builtins import outward
 from tripleweb.datalog.query import Query
 from tripleweb.datalog.upkeep import Followed, Upkeep
 from tripleweb.display import Display, current_cell, show
 from tripleweb.errors import TriplewebError
-from tripleweb.frame import FrameLike, Sheet, own, result_frame, shape
+from tripleweb.frame import FrameLike, own, shape
+from tripleweb.shared import Hold, LiveDelta, Shared
 from tripleweb.store import Delta, Store
 from tripleweb.table import ROWS_MAX, table_html, table_text
 
@@ -38,7 +38,6 @@ log = logging.getLogger("tripleweb")
 
 _COPIES_ARE_LAZY = int(pd.__version__.partition(".")[0]) >= 3  # copy on write
 _KEY_ITEMS_MAX = 1_000  # to compare more would take longer than to share saves
-_SWEEP_EVERY = 256  # changes between two looks for queries that nobody holds
 _DISPLAY_WAITS = 1.0  # seconds for a first complete answer; a cell that shows a table should not stand still
 
 
@@ -77,41 +76,23 @@ class LiveHost(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class LiveDelta:
-    """What a transaction did to an answer: the rows that came and those that went, as DataFrames."""
-
-    _rows: Rows
-    _columns: Sequence[str]
-    _kinds: Mapping[str, str]
-    _nullable: Collection[str]
-
-    @cached_property
-    def added(self) -> pd.DataFrame:
-        return self._frame(self._rows.added)
-
-    @cached_property
-    def removed(self) -> pd.DataFrame:
-        return self._frame(self._rows.removed)
-
-    def _frame(self, rows: list[tuple[Any, ...]]) -> pd.DataFrame:
-        return result_frame(self._columns, rows, kinds=self._kinds, nullable=self._nullable)
-
-    def __repr__(self) -> str:
-        return f"LiveDelta({len(self._rows.added)} added, {len(self._rows.removed)} removed)"
-
-
 class LiveQueries:
     """The live queries of one store."""
 
     def __init__(self, host: LiveHost, store: Store, anchored: dict[int, Any] | None = None) -> None:
-        """`store` is the host's; `anchored` is where frames are kept alive while they are listened to or displayed; a host that outlives
-        whoever holds it passes one of its own."""
+        """`store` is the host's; `anchored` is where frames are kept alive while they are listened to or displayed; a
+        host that outlives whoever holds it passes one of its own."""
         self.host = host
         self.upkeep = Upkeep(store)
-        self._shared: dict[Hashable, _Shared] = {}
-        self._stale: dict[int, _Shared] = {}  # by id(): those that were evaluated and are not kept up to date
-        self._changes = 0
+        self._shared: dict[Hashable, Shared] = {}
+        self._of: dict[int, Shared] = {}  # by id() of what they follow
+        # Who is to be told of a change, by the predicates that a query reads (None: all); and what was looked at
+        # before, is not kept up to date and has changed since. By id().
+        self._readers: dict[str | None, dict[int, Shared]] = {}
+        self._dirty: dict[int, Shared] = {}
+        self.ended: deque[Hold] = (
+            deque()
+        )  # of frames that nobody holds any more; the collector puts them here
         # by id(): a LiveFrame compares like its frame
         self._anchored: dict[int, LiveFrame] = {} if anchored is None else anchored
 
@@ -124,7 +105,8 @@ class LiveQueries:
         nullable: Collection[str] = (),
         timeout: float = 10.0,
     ) -> LiveFrame:
-        """A live frame of this query of `upkeep`; `live` is dropped where an equal query with equal `inputs` is followed already.
+        """A live frame of this query of `upkeep`; `live` is dropped where an equal query with equal `inputs` is
+        followed already.
 
         `kinds` and `nullable` are those of `result_frame`; `timeout` is how long the first look waits for a
         complete answer. Nothing is evaluated yet.
@@ -134,58 +116,97 @@ class LiveQueries:
             self._sweep()
             shared = self._shared.get(key)
             if shared is None:
-                shared = self._shared[key] = _Shared(live, self, dict(kinds or {}), frozenset(nullable))
+                shared = Shared(key, live, self, dict(kinds or {}), frozenset(nullable))
+                self._shared[key] = self._of[id(live)] = shared
             frame = LiveFrame(self, shared, timeout)
-            shared.frames[id(frame)] = frame
+            shared.hold(frame)
             return frame
 
     def changed(self, delta: Delta) -> None:
         """Tells the queries that this delta touches. Call with the lock held, after each transaction and before
         those who wait are notified. Does not raise: what a listener's query raises goes to `LiveFrame.error`."""
-        dropped = self.upkeep.changed(delta)
-        if dropped:
-            self._stale.update({id(one): one for one in self._shared.values() if one.live in dropped})
-        for shared in list(self._stale.values()):
-            shared.dirty = shared.dirty or shared.live.touched(delta)
-        heard: dict[int, _Shared] = {}
-        for frame in list(self._anchored.values()):
-            shared = frame._shared
-            if id(shared) not in heard and shared.live.touched(delta):
-                heard[id(shared)] = shared
-        for shared in heard.values():
-            if any(frame._listeners for frame in shared.frames.values()):
-                self._try(shared)
-            for frame in list(shared.frames.values()):
-                frame._touch()
-        self._changes += 1
-        if self._changes % _SWEEP_EVERY == 0:
+        if self.ended:
             self._sweep()
+        try:
+            dropped = self.upkeep.changed(delta)
+        except BaseException:  # an interrupt: what was dropped is seen from what is there
+            for shared in list(self._of.values()):
+                self.soil(shared)
+            raise
+        heard: dict[int, Shared] = {}
+        for live in dropped:
+            shared = self._of[id(live)]
+            heard[id(shared)] = shared
+        if self._readers:
+            for predicate in (None, *sorted(delta.predicates)):
+                heard.update(self._readers.get(predicate, ()))
+        for shared in heard.values():
+            self.soil(shared)
+            if shared.anchors and shared.has_news:
+                self._tell(shared)
+
+    def soil(self, shared: Shared) -> None:
+        """Something may have changed that a query reads."""
+        if shared.evaluated and not shared.live.is_current:
+            shared.dirty = True
+            self.file(shared)
+
+    def _tell(self, shared: Shared) -> None:
+        frames = shared.frames()
+        if shared.live.is_current or any(frame._listeners for frame in frames):
+            self._try(shared)
+        for frame in frames:
+            frame._touch()
 
     def catch_up(self) -> None:
         """Brings up to date what was looked at before. Call with the lock held, before the user's code runs in a
         transaction: until its end those live frames show the state at its beginning. (One that nobody has looked
         at sees, like `q`, what the transaction has written so far.)"""
-        for shared in list(self._stale.values()):
-            if shared.dirty and shared.frames:
-                self._try(shared)
+        if self.ended:
+            self._sweep()
+        for shared in list(self._dirty.values()):
+            self._try(shared)
 
-    def _try(self, shared: _Shared) -> None:
+    def _try(self, shared: Shared) -> None:
         try:
             shared.refresh()
         except Exception as error:  # noqa: BLE001 (a callable of the user's may raise anything)
-            for frame in list(shared.frames.values()):
+            for frame in shared.frames():
                 frame._fail(error, "evaluating a live query")
+
+    def file(self, shared: Shared) -> None:
+        """Files a query under what it has to be told, and leaves it out where it has not."""
+        is_current = shared.live.is_current
+        here = id(shared)
+        if shared.dirty and shared.evaluated and not is_current and shared.holds:
+            self._dirty[here] = shared
+        else:
+            self._dirty.pop(here, None)
+        read: Collection[str | None] = ()
+        if shared.anchors or (shared.evaluated and not is_current and not shared.dirty):
+            found = shared.live.query.predicates
+            read = (None,) if found is None else found
+        if read is not shared.read:
+            for predicate in shared.read:
+                del self._readers[predicate][here]
+                if not self._readers[predicate]:
+                    del self._readers[predicate]
+            for predicate in read:
+                self._readers.setdefault(predicate, {})[here] = shared
+            shared.read = read
 
     def _sweep(self) -> None:
         """Forgets the queries whose frames nobody holds any more."""
-        for key, shared in list(self._shared.items()):
-            if not shared.frames:
-                self._drop(key, shared)
+        while self.ended:
+            self.release(self.ended.popleft())
 
-    def _drop(self, key: Hashable, shared: _Shared) -> None:
-        del self._shared[key]
-        self._stale.pop(id(shared), None)
-        self.upkeep.forget(shared.live)
+    def release(self, hold: Hold) -> None:
+        """A frame has ended."""
+        shared = hold.shared
+        if shared.holds.pop(id(hold), None) is not None and not shared.holds:
+            del self._shared[shared.key], self._of[id(shared.live)]
+            self.file(shared)
+            self.upkeep.release(shared.live)
 
     def state_changed(self) -> None:
         """Has displayed tables show the store's new state (offline, loaded …)."""
@@ -196,87 +217,9 @@ class LiveQueries:
     def close(self) -> None:
         """Closes every live frame of the store."""
         with self.host.lock:
-            frames = [frame for shared in self._shared.values() for frame in shared.frames.values()]
+            frames = [frame for shared in self._shared.values() for frame in shared.frames()]
         for frame in frames:
             frame.close()
-
-    def _release(self, frame: LiveFrame) -> None:
-        self._anchored.pop(id(frame), None)
-        for key, shared in list(self._shared.items()):
-            if shared is frame._shared:
-                shared.frames.pop(id(frame), None)
-                if not shared.frames:
-                    self._drop(key, shared)
-
-
-class _Shared:
-    """One followed query and the frames that show it. Guarded by the host's lock."""
-
-    def __init__(
-        self, live: Followed, owner: LiveQueries, kinds: Mapping[str, str], nullable: Collection[str]
-    ) -> None:
-        self.live = live
-        self.owner = owner
-        self.kinds = kinds
-        self.nullable = nullable
-        self.frames: WeakValueDictionary[int, LiveFrame] = WeakValueDictionary()
-        self.dirty = True  # of one that is not kept up to date: something may have changed
-        self.evaluated = False
-        self.memo: tuple[int, pd.DataFrame] | None = None  # the last frame, which nobody modifies
-        self._sheet = Sheet(live.query.columns, kinds, nullable)
-        self._building = Lock()  # guards the sheet, so that nobody waits for a frame who only writes
-
-    def refresh(self) -> None:
-        """Brings the answer up to date and tells the listeners; raises what the evaluation raises."""
-        live = self.live
-        if not live.is_current:
-            if not self.dirty:
-                return
-            inside = self.owner.host.within_transaction
-            if inside and self.evaluated:
-                return
-            change = live.refresh(follow=not inside)
-            self.dirty, self.evaluated = inside, True
-            if live.is_current:
-                self.owner._stale.pop(id(self), None)
-            else:
-                self.owner._stale[id(self)] = self
-        else:
-            try:
-                change = live.refresh()
-            except Exception:
-                if not live.is_current:
-                    self.dirty = True
-                    self.owner._stale[id(self)] = self
-                raise
-        if change is not None:
-            for frame in list(self.frames.values()):
-                for listener in frame._listeners:  # each has frames of its own, which it may modify
-                    delta = LiveDelta(change, live.query.columns, self.kinds, self.nullable)
-                    self.owner.host.submit(partial(frame._call, listener, delta))
-
-    def build(self, version: int, rows: Sequence[Any], is_appended: bool) -> tuple[int, pd.DataFrame]:
-        """The frame of this version, which has these rows, or of a later one. Call without the lock."""
-        with self._building:
-            if self.memo is None or self.memo[0] < version:
-                self.memo = version, self._sheet.frame(rows, at_end=is_appended)
-            return self.memo
-
-    def freeze(self) -> _Shared:
-        """A copy that follows nothing any more."""
-        copy = _Shared(_Still(self.live), self.owner, self.kinds, self.nullable)  # type: ignore[arg-type]
-        copy.dirty, copy.evaluated, copy.memo = False, True, self.memo
-        return copy
-
-
-class _Still:
-    """The answer of a live query as it was."""
-
-    is_current = False
-
-    def __init__(self, live: Followed) -> None:
-        self.query, self.version, self.result = live.query, live.version, live.result
-        self.held, self.skipped = (self.result.rows, False), self.result.skipped
 
 
 class _Listener:
@@ -297,12 +240,13 @@ class LiveFrame(FrameLike):
     """
 
     __slots__ = (
-        "__weakref__", "_cell", "_closed", "_displays", "_error", "_failed", "_host", "_listeners", "_owner",
+        "__weakref__", "_cell", "_closed", "_displays", "_error", "_failed", "_hold", "_host", "_listeners", "_owner",
         "_seen", "_settled", "_shared", "_timeout",
     )  # fmt: skip
 
-    def __init__(self, owner: LiveQueries, shared: _Shared, timeout: float) -> None:
+    def __init__(self, owner: LiveQueries, shared: Shared, timeout: float) -> None:
         self._owner = owner
+        self._hold: Hold  # set by whoever opens it
         self._host = owner.host
         self._shared = shared
         self._timeout = timeout
@@ -405,17 +349,17 @@ class LiveFrame(FrameLike):
         with self._host.lock:
             shared.refresh()
             live, memo = shared.live, shared.memo
-            version, attrs = live.version, self._attrs(live.skipped)
-            fresh = live.held if memo is None or memo[0] != version else None
-        if fresh is not None:
-            memo = shared.build(version, *fresh)
-        assert memo is not None
-        copy = memo[1].copy(deep=not _COPIES_ARE_LAZY)
+            stamp, attrs = shared.stamp, self._attrs(live.skipped)
+            frame = memo[1] if memo is not None and memo[0] == stamp else None
+            rows, is_appended = ([], False) if frame is not None else live.held
+        if frame is None:
+            frame = shared.build(stamp, rows, is_appended)
+        copy = frame.copy(deep=not _COPIES_ARE_LAZY)
         if live.query.looks_up:  # pandas copies neither dicts nor lists
-            for name in copy.columns[copy.dtypes == object]:
+            for name in [name for name, dtype in copy.dtypes.items() if is_object_dtype(dtype)]:
                 copy[name] = pd.Series([own(cell) for cell in copy[name]], dtype=object)
         copy.attrs["tripleweb"] = attrs
-        return memo[0], copy
+        return stamp.version, copy
 
     def _attrs(self, skipped: Mapping[str, int]) -> dict[str, Any]:
         attrs = self._host.attrs(self._shared.live.query)
@@ -458,13 +402,14 @@ class LiveFrame(FrameLike):
                     self._shared.refresh()
                 except Exception as error:  # noqa: BLE001 (a query that cannot be run ends, too)
                     self._fail(error, "evaluating a live query")
-            self._owner._release(self)
-            self._shared = self._shared.freeze()
-            self._closed = True
             for listener in self._listeners:
                 listener.stopped = True
             self._listeners.clear()
             displays, self._displays = self._displays, []
+            self._anchor()
+            frozen = self._shared.freeze()
+            self._owner.release(self._hold)
+            self._shared, self._closed = frozen, True
         for display in displays:
             display.close()
 
@@ -490,10 +435,14 @@ class LiveFrame(FrameLike):
 
     def _anchor(self) -> None:
         """Keeps this frame alive exactly while it is listened to or displayed."""
+        shared = self._shared
         if (self._listeners or self._displays) and not self._closed:
             self._owner._anchored[id(self)] = self
+            shared.anchors.add(id(self))
         else:
             self._owner._anchored.pop(id(self), None)
+            shared.anchors.discard(id(self))
+        self._owner.file(shared)
 
     def _touch(self) -> None:
         for display in self._displays:

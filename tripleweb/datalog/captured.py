@@ -31,6 +31,7 @@ _FIXED = {
     "BOOLEAN": frozenset((type(TRUE),)),
 }
 
+ROW_BYTES = 150  # of a row of an answer, about
 Row = tuple[Any, ...]
 
 
@@ -110,7 +111,7 @@ class Less:
 
 @dataclass
 class Scope:
-    """What one query's code works on. Lists of one number are `work`, the rows touched within negations, `limit`, how
+    """What one query's code works on. Lists of a number are `work`, the rows touched within negations, `limit`, how
     many one call may touch, and `most`, how many different ones it may derive."""
 
     store: Store
@@ -120,8 +121,12 @@ class Scope:
     counts: dict[Row, int] = field(default_factory=dict)
     out: Callable[[tuple[str, Row, int]], object] | None = None
     limit: list[float] = field(default_factory=lambda: [inf])
-    most: list[float] = field(default_factory=lambda: [inf])
+    most: list[float] = field(default_factory=lambda: [inf, inf])
     work: list[int] = field(default_factory=lambda: [0])
+
+    def allow(self, bytes: int | None) -> None:
+        """What the rows that are derived may take; None: as much as they like."""
+        self.most[:] = (inf, inf) if bytes is None else (bytes // ROW_BYTES, bytes)
 
     def resolve(self, kept: Sequence[Any], what: str, *of: Any) -> Any:
         """The object for a capture; `kept` are the module's forms and bindings."""
@@ -217,7 +222,7 @@ def _spent(limit: list[float], work: int) -> None:
 
 
 def _too_many(most: list[float]) -> None:
-    raise BudgetError(f"the query derives more than its {most[0]:,} rows")
+    raise BudgetError(f"the query derives more than its {most[1]:,} bytes of rows")
 
 
 def _builtin(name: str, form: Form, work: list[int]) -> Callable[..., Any]:

@@ -30,7 +30,6 @@ from tripleweb.store import Store
 from tripleweb.view import Fitting
 
 KEPT_MAX = 512
-ROW_BYTES = 150
 GROWTH = 2  # bits: by how much a column may grow or shrink until the order is found anew
 _PLAIN = frozenset((str, int, float))
 
@@ -91,7 +90,7 @@ class Prepared:
                 constants[place] = value
         scope = self.scope
         scope.limit[0] = inf if budget.rows is None else budget.rows
-        scope.most[0] = inf if budget.bytes is None else budget.bytes // ROW_BYTES
+        scope.allow(budget.bytes)
         scope.work[0] = work = 0
         rows: dict[Row, None] = {}
         for find in self._finds:
@@ -154,7 +153,9 @@ class Executor:
             return evaluate.run(query, inputs, self.store, rules=rules, budget=budget)
         held = self._prepared.get(id(query))
         if held is None or held[1] is not rules or not (isinstance(held[2], str) or held[2].fits):
-            held = self._prepare(query, inputs, rules)
+            program, pairs = prepare(query, inputs, rules)
+            inputs = [value for _, value in pairs]  # what could be gone through once only was
+            held = self._keep(query, rules, program, pairs)
         prepared = held[2]
         if (
             isinstance(prepared, Prepared)
@@ -164,10 +165,9 @@ class Executor:
             return prepared.call(inputs, budget)
         return evaluate.run(query, inputs, self.store, rules=rules, budget=budget)
 
-    def _prepare(
-        self, query: Query, inputs: Sequence[Any], rules: Rules | None
+    def _keep(
+        self, query: Query, rules: Rules | None, program: Program, pairs: Sequence[tuple[Binding, Any]]
     ) -> tuple[Query, Rules | None, Prepared | str]:
-        program, pairs = prepare(query, inputs, rules)
         prepared: Prepared | str
         try:
             prepared = Prepared(self.store, program, pairs)
@@ -185,4 +185,4 @@ class Executor:
 
     def prepared(self, query: Query, inputs: Sequence[Any], rules: Rules | None = None) -> Prepared | str:
         """A query made ready anew; or why it goes to the plain evaluator."""
-        return self._prepare(query, inputs, rules)[2]
+        return self._keep(query, rules, *prepare(query, inputs, rules))[2]

@@ -47,10 +47,8 @@ from tripleweb.schema import field_of
 from tripleweb.store import Store
 
 AROUND_MAX = 40  # characters of what a clause stands in
-REPEATS, LONG = (
-    20,
-    0.005,
-)  # what takes less than LONG seconds is measured again, up to so often, and the least counts
+REPEATS = 20  # times that what is quick is measured again at most: the least counts
+LONG = 0.005  # seconds: what has taken so long is measured enough
 Clock = Callable[[], float]  # seconds
 _Found = TypeVar("_Found")
 
@@ -71,7 +69,7 @@ COLUMNS = {
 
 
 class Explained(NamedTuple):
-    """Rows of `COLUMNS`; `facts` are of the whole query, flat, ready for JSON."""
+    """Rows of `COLUMNS`; `facts` are of the whole query, ready for JSON."""
 
     rows: list[tuple[Any, ...]]
     facts: dict[str, Any]
@@ -313,7 +311,9 @@ class _Metered(Evaluation):
     ) -> None:
         super().__init__(program, inputs, store)
         self._clock = clock
-        self._bindings = {tuple(bound(binding)): binding for binding, _ in inputs}
+        self._bindings = {
+            tuple(bound(binding)): binding for binding, _ in inputs if not isinstance(binding, Variable)
+        }
         self._scalars = {binding.name for binding, _ in inputs if isinstance(binding, Variable)}
         self._top: list[_Step] = []
         self._of_rules: dict[Table, list[_Step]] = {}

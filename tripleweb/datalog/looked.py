@@ -120,6 +120,12 @@ class StandingLookups:
         """The units of work so far, beside the pulls."""
         return self._found.touched + self._shown.touched
 
+    @property
+    def has_news(self) -> bool:
+        """True if `settle` may find something."""
+        lookups = (*self._early, *self._late)
+        return self._found.has_news or self._shown.has_news or any(each.touched for each in lookups)
+
     def changed(self, removed: Iterable[Triple], added: Iterable[Triple]) -> None:
         """Notes what a change of the source touches."""
         for each in (*self._early, *self._late):

@@ -112,6 +112,7 @@ class Template:
         self.components: list[Component] = plan.recursion.compile(self._scope)
         self._touched = 0
         self._grown = False
+        self.trouble: Exception | None = None  # why its queries follow no more
         self._compile()
 
     def _compile(self) -> None:
@@ -207,13 +208,14 @@ class Maintained:
         self.row: Row = (*plan.constants.values(), self.log.append)
         self.full = 0  # rows touched by `start`
 
-    def start(self, limit: float, most: float) -> None:
+    def start(self, limit: float, most: int | None) -> None:
         """Finds every derivation, from nothing; once. Raises `BudgetError` where one body touches more rows than
-        `limit`, or there are more than `most` answers."""
+        `limit`, or the answer takes more than `most` bytes."""
         plan, alone = self.plan, Relation([self.row])
         scope = plan.scope(alone)
         scope.counts = self.counts
-        scope.limit[0], scope.most[0] = limit, most
+        scope.limit[0] = limit
+        scope.allow(most)
         for component in self.template.components:
             before = component.touched
             component.start()

@@ -25,6 +25,7 @@ from tripleweb.datalog.query import Aggregate, Query, variable_name
 from tripleweb.datalog.ranking import Meter, Row, Window, count, row_order
 from tripleweb.terms import Flag, Ref
 
+_NUMBERS = frozenset(NUMBERS)
 _PLAIN = frozenset((str, int, float))
 _SINGLE = _PLAIN | {Flag, Ref, datetime}  # no two of these are different inside and the same outside
 
@@ -61,7 +62,7 @@ class Standing:
 
     __slots__ = (
         "_aggregation", "_back", "_held", "_meter", "_owned", "_pending", "_rows", "_width", "_window",
-        "_with", "apply", "query", "skipped",
+        "_with", "apply", "query", "recasts", "skipped",
     )  # fmt: skip
 
     apply: Callable[[Row, int], None]
@@ -71,6 +72,7 @@ class Standing:
             raise ValueError("what is looked up when an answer is made (pull, get) does not follow from rows")
         self.query = query
         self.skipped: dict[str, int] = {}
+        self.recasts = 0  # how often an answer stayed the same, but for 1 that is 1.0 now or the reverse
         self._meter = Meter()
         self._pending: dict[Row, int] = {}
         self._back: list[Row] = []
@@ -114,6 +116,7 @@ class Standing:
             return None
         self._rows = None
         removed, added = change
+        self.recasts += not removed and not added
         if self._window is not None:
             removed, added = _signed(self._window.change(removed, added))
             if self.query.order_by:
@@ -125,7 +128,11 @@ class Standing:
     def _settle_rows(self) -> tuple[list[Row], list[Row]] | None:
         """(removed, added) of a query without aggregates."""
         pending = self._pending
-        self._back.clear()
+        if self._back:
+            if self._window is None and any(not _NUMBERS.isdisjoint(map(type, row)) for row in self._back):
+                self._rows = None
+                self.recasts += 1
+            self._back.clear()
         if not pending:
             return None
         self._meter.units += len(pending)
@@ -179,6 +186,12 @@ class Standing:
         if self._window is not None:
             return self._window.rows()
         return self._aggregation.rows() if self._aggregation is not None else list(self._held)
+
+    @property
+    def has_news(self) -> bool:
+        """True if rows were noted since `settle`, or an aggregate failed."""
+        changed = self._aggregation is not None and self._aggregation.changed
+        return bool(self._pending or self._back or changed)
 
     @property
     def is_appended(self) -> bool:

@@ -25,6 +25,7 @@ from tripleweb.datalog.looked import StandingLookups
 from tripleweb.datalog.maintained import Maintained, Plan, Template, Trigger
 from tripleweb.datalog.pull import frozen
 from tripleweb.datalog.query import Query
+from tripleweb.datalog.standing import Standing
 from tripleweb.store import Delta, Store
 from tripleweb.terms import Value
 
@@ -33,7 +34,6 @@ TRIPLE = 6  # rows that a fresh evaluation looks at in the time that one triple 
 AFRESH = 4_000  # rows that can be looked at in the time that it takes to prepare a fresh evaluation
 FOLD_EVERY = 64  # deltas
 NOTED_MAX = 1_000
-ROW_BYTES = 150  # of an answer's row and its count
 
 
 class Followed(LiveQuery):
@@ -69,10 +69,10 @@ class Followed(LiveQuery):
     @property
     def held(self) -> tuple[list[Row], bool]:
         """(the rows as the engine has them, which may be wider; see `Standing.held` and `is_appended`)."""
-        if self.maintained is None or self.maintained.looked is not None:
-            return self.rows, False
-        standing = self.maintained.standing
-        return standing.held, standing.is_appended
+        standing = None if self.maintained is None else self.maintained.standing
+        if isinstance(standing, Standing):
+            return standing.held, standing.is_appended
+        return self.rows, False
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -100,8 +100,7 @@ class Followed(LiveQuery):
 
     def _start(self, budget: Budget) -> Rows | None:
         maintained = self.upkeep.prepare(self)
-        most = inf if budget.bytes is None else budget.bytes // ROW_BYTES
-        maintained.start(inf if budget.rows is None else budget.rows, most)
+        maintained.start(inf if budget.rows is None else budget.rows, budget.bytes)
         standing = maintained.standing
         change = self.take(Result(self.query.columns, standing.rows, dict(standing.skipped)))
         self.upkeep.follow(self, maintained)
@@ -121,7 +120,8 @@ class Followed(LiveQuery):
         self._result = self.result
         try:
             change = maintained.settle()
-        except Exception:  # noqa: BLE001 (a user's aggregate may raise anything)
+        except Exception as error:  # noqa: BLE001 (a user's aggregate may raise anything)
+            maintained.template.trouble = error
             change = None  # the old answer stands
         else:
             self._result = self.result
@@ -153,6 +153,10 @@ def _netted(changes: Iterable[Rows | None]) -> Rows | None:
     return Rows(added, removed) if added or removed else None
 
 
+def _read(live: Followed) -> Iterable[str | None]:
+    return (None,) if live.query.predicates is None else live.query.predicates
+
+
 class Upkeep:
     """The live queries of one store that follow its deltas."""
 
@@ -165,7 +169,8 @@ class Upkeep:
         self._heard: dict[str, list[Trigger]] | None = {}
         self._recursive: list[Template] = []
         self._turn = 0
-        self._looked: WeakValueDictionary[int, StandingLookups] = WeakValueDictionary()  # likewise
+        # what looks things up, by the predicates that it reads (None: all), then likewise
+        self._looked: dict[str | None, WeakValueDictionary[int, StandingLookups]] = {}
 
     def open(
         self,
@@ -202,7 +207,9 @@ class Upkeep:
         live.maintained = maintained
         self._followed[id(maintained)] = live
         if maintained.looked is not None:
-            self._looked[id(maintained)] = maintained.looked
+            for predicate in _read(live):
+                held = self._looked.setdefault(predicate, WeakValueDictionary())
+                held[id(maintained)] = maintained.looked
         if template.join(maintained) or len(template.members) == 1:
             self._heard = None
 
@@ -217,7 +224,11 @@ class Upkeep:
             template = maintained.template
             template.leave(maintained)
             self._followed.pop(id(maintained), None)
-            self._looked.pop(id(maintained), None)
+            if maintained.looked is not None:
+                for predicate in _read(live):
+                    self._looked[predicate].pop(id(maintained), None)
+                    if not self._looked[predicate]:
+                        del self._looked[predicate]
             if not template.members:
                 del self._templates[template.plan.key or template]
                 self._heard = None
@@ -225,8 +236,12 @@ class Upkeep:
     def changed(self, delta: Delta) -> list[Followed]:
         """Has the followed queries see a delta that the store has just made; returns those that follow no more. Does
         not raise what triggers raise: the query's next evaluation will."""
-        for looked in self._looked.values():
-            looked.changed(delta.removed, delta.added)
+        if self._looked:
+            found: dict[int, StandingLookups] = {}
+            for predicate in (None, *sorted(delta.predicates)):
+                found.update(self._looked.get(predicate, ()))
+            for looked in found.values():
+                looked.changed(delta.removed, delta.added)
         heard = self._heard if self._heard is not None else self._collect()
         predicates = delta.predicates
         if heard.keys().isdisjoint(predicates):
@@ -304,12 +319,12 @@ class Upkeep:
             for template, most in list(running.items()):
                 try:
                     call(template)
-                    if template.touched <= most:
-                        continue
-                except Exception:  # noqa: BLE001 (what it is, the next evaluation will say)
-                    pass
-                del running[template]
-                dropped.extend(self._drop([template]))
+                    costly = template.touched > most
+                except Exception as error:  # noqa: BLE001 (the next evaluation will say it, too)
+                    costly, template.trouble = True, error
+                if costly:
+                    del running[template]
+                    dropped.extend(self._drop([template]))
 
         try:
             self.store.replay(
