@@ -38,6 +38,14 @@ RULES = [
            [(mixed ?a ?b) (mixed ?a ?m) (or [?m "k/e" ?b] (and [?m "k/link" ?b] [?b "k/n" 1]))]""",
     ),
     ("tied", "em", '[(tied ?a ?v) [?a "k/m" ?v]] [(tied ?a ?v) [?a "k/e" ?m] (tied ?m ?v)]'),
+    # recursion over recursion, each hearing other predicates
+    ("hop", "ee", '[(hop ?a ?b) (reach ?a ?b)] [(hop ?a ?b) (hop ?a ?m) [?m "k/e" ?b]]'),
+    (
+        "astray",
+        "ee",
+        """[(astray ?a ?b) [?a "o/e" ?b] (not (reach ?a ?b))]
+           [(astray ?a ?b) (astray ?a ?m) [?m "o/e" ?b] (not (reach ?a ?b))]""",
+    ),
     (
         "shaded",
         "ee",
@@ -234,6 +242,9 @@ CONSTRUCTS: dict[str, str] = {
         [:find ?a ?n :in $ % :where (filled ?a ?n)]
         [:find ?a ?b :in $ % :where (shaded ?a ?b)]
         [:find ?a ?b :in $ % :where (apart ?a ?b)]
+        [:find ?a ?b :in $ % :where (hop ?a ?b)]
+        [:find ?a ?b :in $ % :where (astray ?a ?b)]
+        [:find ?a ?b :in $ % :where (astray ?a ?b) (hop ?b ?a)]
         [:find ?a :in $ % :where (top ?a)]
         [:find ?a :in $ % :where (reach ?a ?a)]
         [:find ?a ?n :in $ % :where (reach ?a ?b) [?b :k/n ?n] [?a :k/n ?n]]
@@ -257,6 +268,8 @@ CONSTRUCTS: dict[str, str] = {
         [:find ?a ?m :in $ % :where [?a :k/n ?n] (down ?n ?m)]
         [:find ?m :in $ % ?n :where (down ?n ?m) [_ :k/n ?m]] | [4]
         [:find ?b :in $ % :where (reach "e1" ?b) (reach "e2" ?b)]
+        [:find ?b :in $ % :where (hop "e1" ?b)]
+        [:find ?b :in $ % :where (astray "e1" ?b)]
         [:find ?x :in $ % :where ["e1" :k/e ?a] (reach ?a ?b) [?b :k/n ?x]]
         [:find ?b :in $ % :where (mixed "e1" ?b) (not [?b :k/s "a"])]
         [:find ?a ?b :in $ % [[?a ?n]] :where [?a :k/n ?n] (reach ?a ?b)] | [[["e1", 1], ["e2", 2], ["e3", 1]]]
@@ -272,6 +285,8 @@ CONSTRUCTS: dict[str, str] = {
         [:find ?a ?b :in $ % :where (reach ?a ?b) (not (mixed ?a ?b))]
         [:find ?a :in $ % :where [?a :k/s _] (or-join [?a] (top ?a) (and (reach ?a ?b) [?b :k/n 1] [?a :k/n _]))]
         [:find ?a :in $ % :where (top ?a) (not (apart ?a _))]
+        [:find ?a :in $ % :where [?a :k/n _] (not (hop ?a "e1"))]
+        [:find ?a ?b :in $ % :where [?a :o/e ?b] (not (astray ?a ?b))]
     """,
     "aggregates": """
         [:find ?s (count ?a) :where [?a :k/s ?s]]

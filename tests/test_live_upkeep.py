@@ -3,6 +3,7 @@ concerned."""
 
 from __future__ import annotations
 
+import _thread
 import gc
 import random
 import sys
@@ -17,6 +18,7 @@ import tripleweb
 from tests.live_host import wait_until
 from tripleweb import Database, frame, t
 from tripleweb.datalog.pull import frozen
+from tripleweb.datalog.standing import _Aggregation
 from tripleweb.errors import DeletedError
 from tripleweb.live import LiveDelta, LiveFrame
 
@@ -177,7 +179,7 @@ class Writer:
             assert not self.db._session.within_transaction
 
 
-def follow(db: Database, seed: int, steps: int) -> None:
+def check_history(db: Database, seed: int, steps: int) -> None:
     """A random history under live frames that are opened, looked at, listened to, closed and dropped."""
     writer, rng = Writer(seed, db), random.Random(seed)
     for _ in range(20):
@@ -249,7 +251,7 @@ def patching(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_live_frames_show_what_a_query_answers(seed: int) -> None:
     print("seed", seed)
     with tripleweb.open(schema=SCHEMA) as db:
-        follow(db, seed, 60)
+        check_history(db, seed, 60)
 
 
 @pytest.mark.long
@@ -257,7 +259,7 @@ def test_live_frames_show_what_a_query_answers(seed: int) -> None:
 def test_live_frames_show_what_a_query_answers_at_length(seed: int) -> None:
     print("seed", seed)
     with tripleweb.open(schema=SCHEMA) as db:
-        follow(db, seed, 200)
+        check_history(db, seed, 200)
 
 
 def test_two_sessions_follow_the_same_writes() -> None:
@@ -319,7 +321,8 @@ def calls_of(action: Callable[[], object]) -> int:
 
 KINDS_OF_FRAMES = {
     "looked at": "[:find ?p ?s :in $ ?u :where [?p :post/by ?u] [?p :post/score ?s]]",
-    "not kept up to date": "[:find ?n ?h :in $ ?u ?f :where [?u :user/name ?n] [(?f ?n) ?h]]",
+    "not kept up to date": "[:find ?n :in $ ?u :where [?u :user/name ?n] [(missing? $ ?u :nothing/_here)]]",
+    "of a function": "[:find ?n ?h :in $ ?u ?f :where [?u :user/name ?n] [(?f ?n) ?h]]",
     "with a tree": "[:find ?u (pull ?u [:user/name]) :in $ ?u :where [?u :user/name _]]",
 }
 
@@ -401,32 +404,51 @@ def test_a_dropped_frame_costs_nothing_any_more(db: Database, text: str) -> None
     assert not kept.upkeep._templates and not kept.upkeep._looked
 
 
-def test_an_interrupt_while_looking_loses_nothing(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the middle of a look: the next look, and who listens, have all of it."""
-    import _thread
+@pytest.mark.parametrize("text", KINDS_OF_FRAMES.values(), ids=KINDS_OF_FRAMES.keys())
+def test_a_transaction_shows_the_state_at_its_beginning(db: Database, text: str) -> None:
+    """Also what was written since a frame was looked at, and with nobody having looked since."""
+    [live] = opened(db, text, 1, False)
+    assert live._shared.live.is_current == ("missing?" not in text)
+    db.set("u0", "user/name", "another name")
+    db.set("p0", "post/score", 70)
+    before = multiset(db.q(text, *(["u0", len] if "?f" in text else ["u0"])))
+    with db.transaction():
+        db.set("u0", "user/name", "yet one more name")
+        db.set("p0", "post/score", 71)
+        assert multiset(live.df) == before
+    assert multiset(live.df) == multiset(db.q(text, *(["u0", len] if "?f" in text else ["u0"]))) != before
 
+
+@pytest.mark.parametrize("listen", [False, True])
+def test_an_interrupt_while_looking_loses_nothing(
+    db: Database, monkeypatch: pytest.MonkeyPatch, listen: bool
+) -> None:
+    """Ctrl-C in the middle of a look: the next look, and who listens, have all of it, once."""
     text = "[:find ?u (count ?p) (sum ?s) :where [?p :post/by ?u] [?p :post/score ?s]]"
-    live, deltas = db.live(text), []
+    live = db.live(text)
+    deltas: list[LiveDelta] = []
     total = multiset(live.df)
-    live.on_change(lambda live, delta: deltas.append(delta))
-    from tripleweb.datalog.maintained import Maintained
+    if listen:
+        live.on_change(lambda live, delta: deltas.append(delta))
+    plain, struck = _Aggregation.take, []
 
-    plain, struck = Maintained.fold, []
-
-    def fold(self: Maintained) -> None:
+    def take(self: _Aggregation, pending: Any) -> None:
+        plain(self, pending)
         if not struck:
             struck.append(1)
             _thread.interrupt_main()
-        plain(self)
+            sum(range(10))  # where it is raised, if it is
 
-    monkeypatch.setattr(Maintained, "fold", fold)
+    monkeypatch.setattr(_Aggregation, "take", take)
     with pytest.raises(KeyboardInterrupt):
         db.set("p1", "post/score", 77)
+        live.df  # noqa: B018
     monkeypatch.undo()
     db.set("p2", "post/score", 78)
     assert multiset(live.df) == multiset(db.q(text))
-    wait_until(lambda: len(deltas) == 2)
-    for delta in deltas:
-        total.subtract(multiset(delta.removed))
-        total.update(multiset(delta.added))
-    assert +total == multiset(live.df)
+    if listen:
+        wait_until(lambda: len(deltas) == 2)
+        for delta in deltas:
+            total.subtract(multiset(delta.removed))
+            total.update(multiset(delta.added))
+        assert +total == multiset(live.df)

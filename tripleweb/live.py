@@ -18,6 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
+from itertools import count
+from operator import attrgetter
 from typing import Any, Protocol
 
 import pandas as pd
@@ -29,8 +31,8 @@ from tripleweb.datalog.query import Query
 from tripleweb.datalog.upkeep import Followed, Upkeep
 from tripleweb.display import Display, current_cell, show
 from tripleweb.errors import TriplewebError
+from tripleweb.followed import Hold, LiveDelta, Shared
 from tripleweb.frame import FrameLike, own, shape
-from tripleweb.shared import Hold, LiveDelta, Shared
 from tripleweb.store import Delta, Store
 from tripleweb.table import ROWS_MAX, table_html, table_text
 
@@ -90,9 +92,12 @@ class LiveQueries:
         # before, is not kept up to date and has changed since. By id().
         self._readers: dict[str | None, dict[int, Shared]] = {}
         self._dirty: dict[int, Shared] = {}
-        self.ended: deque[Hold] = (
-            deque()
-        )  # of frames that nobody holds any more; the collector puts them here
+        self._looking: dict[
+            int, Shared
+        ] = {}  # likewise: kept up to date, but what is pulled is read when it is seen
+        self.orders = count()  # in which queries are told of a change: as they were first listened to
+        # of frames that nobody holds any more; the collector puts them here
+        self.ended: deque[Hold] = deque()
         # by id(): a LiveFrame compares like its frame
         self._anchored: dict[int, LiveFrame] = {} if anchored is None else anchored
 
@@ -140,10 +145,17 @@ class LiveQueries:
         if self._readers:
             for predicate in (None, *sorted(delta.predicates)):
                 heard.update(self._readers.get(predicate, ()))
+        told: list[Shared] = []
         for shared in heard.values():
-            self.soil(shared)
-            if shared.anchors and shared.has_news:
-                self._tell(shared)
+            maintained = shared.live.maintained
+            if maintained is None:
+                self.soil(shared)
+            elif not maintained.log and not maintained.standing.has_news:
+                continue
+            if shared.anchors:
+                told.append(shared)
+        for shared in sorted(told, key=attrgetter("order")):
+            self._tell(shared)
 
     def soil(self, shared: Shared) -> None:
         """Something may have changed that a query reads."""
@@ -164,7 +176,7 @@ class LiveQueries:
         at sees, like `q`, what the transaction has written so far.)"""
         if self.ended:
             self._sweep()
-        for shared in list(self._dirty.values()):
+        for shared in [*self._dirty.values(), *self._looking.values()]:
             self._try(shared)
 
     def _try(self, shared: Shared) -> None:
@@ -182,6 +194,10 @@ class LiveQueries:
             self._dirty[here] = shared
         else:
             self._dirty.pop(here, None)
+        if is_current and shared.holds and shared.live.query.looks_up:
+            self._looking[here] = shared
+        else:
+            self._looking.pop(here, None)
         read: Collection[str | None] = ()
         if shared.anchors or (shared.evaluated and not is_current and not shared.dirty):
             found = shared.live.query.predicates
@@ -438,6 +454,8 @@ class LiveFrame(FrameLike):
         shared = self._shared
         if (self._listeners or self._displays) and not self._closed:
             self._owner._anchored[id(self)] = self
+            if not shared.anchors:
+                shared.order = next(self._owner.orders)
             shared.anchors.add(id(self))
         else:
             self._owner._anchored.pop(id(self), None)

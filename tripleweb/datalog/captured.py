@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, NoReturn
 
 from tripleweb.datalog.builtins import FALSE, FUNCTIONS, TRUE, effort, inward, outward, truthy
 from tripleweb.datalog.edn import Form
@@ -55,6 +55,11 @@ class Relation:
 
     def __contains__(self, row: object) -> bool:
         return row in self.members
+
+    @property
+    def weight(self) -> int:
+        """How many rows of an answer take as much memory, about."""
+        return len(self.members) * (1 + 2 * len(self._indexes))
 
     def index(self, places: tuple[int, ...]) -> dict[Any, dict[Row, None]]:
         """Tuples by the value at a place (by the tuple of values, if places are several), kept right from now on."""
@@ -112,7 +117,8 @@ class Less:
 @dataclass
 class Scope:
     """What one query's code works on. Lists of a number are `work`, the rows touched within negations, `limit`, how
-    many one call may touch, and `most`, how many different ones it may derive."""
+    many one call may touch, `within`, how large `work` may be (the same list, unless told), and `most`, how many
+    different ones it may derive."""
 
     store: Store
     constants: Mapping[str, Any]
@@ -123,6 +129,7 @@ class Scope:
     limit: list[float] = field(default_factory=lambda: [inf])
     most: list[float] = field(default_factory=lambda: [inf, inf])
     work: list[int] = field(default_factory=lambda: [0])
+    within: list[float] | None = None
 
     def allow(self, bytes: int | None) -> None:
         """What the rows that are derived may take; None: as much as they like."""
@@ -201,27 +208,30 @@ class Scope:
     def _limit(self) -> list[float]:
         return self.limit
 
+    def _within(self) -> list[float]:
+        return self.limit if self.within is None else self.within
+
     def _most(self) -> list[float]:
         return self.most
 
     def _too_many(self) -> Callable[[], None]:
-        return partial(_too_many, self.most)
+        return partial(too_many, self.most)
 
     def _work(self) -> list[int]:
         return self.work
 
     def _spent(self) -> Callable[[int], None]:
-        return partial(_spent, self.limit)
+        return partial(spent, self.limit)
 
 
 _KEPT = frozenset(("FUNCTION", "CUSTOM", "BIND"))
 
 
-def _spent(limit: list[float], work: int) -> None:
+def spent(limit: list[float], work: int) -> NoReturn:
     raise BudgetError(f"the query needs more than its {limit[0]:,} units of work")
 
 
-def _too_many(most: list[float]) -> None:
+def too_many(most: list[float]) -> NoReturn:
     raise BudgetError(f"the query derives more than its {most[1]:,} bytes of rows")
 
 

@@ -264,9 +264,8 @@ class _Function:
 
     def check(self) -> None:
         """Ends what costs too much; stands before every loop that can be long."""
-        self.line(
-            f"if {self.work} > {self.module.capture('LIMIT')}[0]: {self.module.capture('SPENT')}({self.work})"
-        )
+        limit = self.module.capture("LIMIT" if self.work == "w" else "WITHIN")
+        self.line(f"if {self.work} > {limit}[0]: {self.module.capture('SPENT')}({self.work})")
 
     def end(self, *lines: str) -> str:
         for text in lines:

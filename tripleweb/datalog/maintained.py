@@ -14,6 +14,7 @@ of a fresh run; where a step raised, they are not. `touched` counts rows looked 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
+from math import inf
 from typing import Any
 
 from tripleweb.datalog.answer import Rows
@@ -28,7 +29,7 @@ from tripleweb.datalog.bodies import (
     relations_of,
 )
 from tripleweb.datalog.builtins import inward
-from tripleweb.datalog.captured import Relation, Row, Scope
+from tripleweb.datalog.captured import Relation, Row, Scope, too_many
 from tripleweb.datalog.clauses import Binding, Variable, bound
 from tripleweb.datalog.compiled import SINK, Change, Module
 from tripleweb.datalog.inputs import bind
@@ -41,6 +42,7 @@ from tripleweb.store import Store
 from tripleweb.terms import Value
 
 GROUP = "[group]"
+SLACK, DEAR = 16_000, 4  # rows that one trigger may look at: some, and so many times what an evaluation does
 GROWN = 4  # members of a group from which on joins come first and their constants last
 Trigger = Callable[[str, int, Any, Value, int], int]
 
@@ -109,8 +111,10 @@ class Template:
         self.group = Relation()
         self.members: dict[int, Maintained] = {}  # by id()
         self._scope = plan.scope(self.group)
+        self._scope.within = [inf]  # `work` only grows here
         self.components: list[Component] = plan.recursion.compile(self._scope)
         self._touched = 0
+        self._full = 0  # rows touched to evaluate its members
         self._grown = False
         self.trouble: Exception | None = None  # why its queries follow no more
         self._compile()
@@ -141,15 +145,23 @@ class Template:
         """From now on the triggers serve this query, too. True if they were made anew, for more of them."""
         self.group.add(member.row)
         self.members[id(member)] = member
+        self._full += member.full
+        self.allow(SLACK + DEAR * self._full, member.most)
         if self._grown or len(self.group) < GROWN or self.plan.key is None:
             return False
         self._grown = True
         self._compile()
         return True
 
+    def allow(self, limit: float, most: int | None) -> None:
+        """What one trigger may touch, and the bytes that relations may take; beyond it, it raises `BudgetError`."""
+        self._scope.limit[0] = limit
+        self._scope.allow(most)
+
     def leave(self, member: Maintained) -> None:
         """The triggers serve this query no more."""
         del self.members[id(member)]
+        self._full -= member.full
         self.group.remove(member.row)
 
     def hears(self, predicates: frozenset[str]) -> bool:
@@ -207,15 +219,19 @@ class Maintained:
         self.log: list[tuple[Row, int]] = []  # derivations that came and went since the counts were made
         self.row: Row = (*plan.constants.values(), self.log.append)
         self.full = 0  # rows touched by `start`
+        self.most: int | None = None  # bytes that the answer may take
 
     def start(self, limit: float, most: int | None) -> None:
         """Finds every derivation, from nothing; once. Raises `BudgetError` where one body touches more rows than
         `limit`, or the answer takes more than `most` bytes."""
         plan, alone = self.plan, Relation([self.row])
-        scope = plan.scope(alone)
+        scope = self._scope = plan.scope(alone)
         scope.counts = self.counts
         scope.limit[0] = limit
         scope.allow(most)
+        self.most = most
+        if self.template.components:  # it is this query's own
+            self.template.allow(limit, most)
         for component in self.template.components:
             before = component.touched
             component.start()
@@ -230,7 +246,7 @@ class Maintained:
         self.standing.settle()
 
     def fold(self) -> None:
-        """Adds up what the triggers have found."""
+        """Adds up what the triggers have found. Raises `BudgetError`, and has done so then."""
         counts, get, apply = self.counts, self.counts.get, self.standing.apply
         for row, sign in self.log:
             count = get(row, 0) + sign
@@ -241,6 +257,8 @@ class Maintained:
             if count == (sign > 0):  # the first came, or the last went
                 apply(row, sign)
         self.log.clear()
+        if len(counts) > self._scope.most[0]:
+            too_many(self._scope.most)
 
     def settle(self) -> Rows | None:
         """What changed in the answer since the last time; None if nothing did."""

@@ -8,7 +8,7 @@ relations of earlier ones.
 A change goes through a component so: what may have lost a derivation is taken out, and what follows from it, and so
 on; of that, what still has a derivation comes back; then what has a new one comes in, and what follows from it. Then
 the others are told, tuple by tuple. Invariant: after each change the relations are the least ones that the rules and
-the triples give. (Gupta, Mumick, Subrahmanian, "Maintaining views incrementally", SIGMOD 1993: DRed.)
+the triples give; where a step raised, such as `BudgetError` of rules that go on for ever, they are not. (Gupta, Mumick, Subrahmanian, "Maintaining views incrementally", SIGMOD 1993: DRed.)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tripleweb.datalog.bodies import (
     predicates_of,
     relations_of,
 )
-from tripleweb.datalog.captured import Relation, Row, Scope
+from tripleweb.datalog.captured import Relation, Row, Scope, spent, too_many
 from tripleweb.datalog.compiled import Change, Module
 from tripleweb.datalog.joins import Sizes, greedy, steps
 
@@ -47,6 +47,7 @@ class Component:
         self.bodies: list[tuple[str, Body]] = []
         self.found: list[tuple[str, Row, int]] = []  # where the functions put what they derive
         self.touched = 0
+        self._scope: Scope  # set when it is compiled
         self._lost: dict[tuple[str, Row], None] = {}
 
     def makes(self) -> set[str]:
@@ -69,7 +70,7 @@ class Component:
             for relation in sorted(set(relations_of(body.literals))):
                 change = Change(relation=relation)
                 listens.setdefault(relation, []).extend(module.triggers(body, change, name))
-        bound = replace(scope, out=self.found.append)
+        bound = self._scope = replace(scope, out=self.found.append)
         functions = module.bind(bound)
 
         def of(names: Mapping[str, list[str]]) -> dict[str, list[Callable[..., Any]]]:
@@ -99,12 +100,16 @@ class Component:
         gains = [entry for entry in self.found if entry[2] > 0]
         queue = [entry for entry in self.found if entry[2] < 0]
         self.found.clear()
+        end = self.touched + self._scope.limit[0]
         while queue:
             name, row, _ = queue.pop()
             if row in self.relations[name] and (name, row) not in self._lost:
                 self._lost[name, row] = None
+                self.touched += 1
                 for trigger in self._own.get(name, ()):
                     self.touched += trigger(row, -1)
+                if self.touched > end:
+                    spent(self._scope.limit, self.touched)
                 queue += self.found
                 self.found.clear()
         self.found += gains
@@ -141,13 +146,21 @@ class Component:
         came: list[tuple[str, Row]] = []
         queue = list(self.found)
         self.found.clear()
+        limit, most = self._scope.limit, self._scope.most
+        end = self.touched + limit[0]
         while queue:
             name, row, _ = queue.pop()
-            if not self.relations[name].add(row):
+            relation = self.relations[name]
+            if not relation.add(row):
                 continue
             came.append((name, row))
+            self.touched += 1
             for trigger in self._own.get(name, ()):
                 self.touched += trigger(row, 1)
+            if self.touched > end:
+                spent(limit, self.touched)
+            if relation.weight > most[0]:
+                too_many(most)
             queue += self.found
             self.found.clear()
         return came

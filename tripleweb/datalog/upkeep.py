@@ -26,6 +26,7 @@ from tripleweb.datalog.maintained import Maintained, Plan, Template, Trigger
 from tripleweb.datalog.pull import frozen
 from tripleweb.datalog.query import Query
 from tripleweb.datalog.standing import Standing
+from tripleweb.errors import BudgetError
 from tripleweb.store import Delta, Store
 from tripleweb.terms import Value
 
@@ -34,6 +35,7 @@ TRIPLE = 6  # rows that a fresh evaluation looks at in the time that one triple 
 AFRESH = 4_000  # rows that can be looked at in the time that it takes to prepare a fresh evaluation
 FOLD_EVERY = 64  # deltas
 NOTED_MAX = 1_000
+TOUCHED_MAX = 100_000
 
 
 class Followed(LiveQuery):
@@ -83,10 +85,9 @@ class Followed(LiveQuery):
         if self.maintained is not None:
             try:
                 change = self.maintained.settle()
-            except Exception:
-                if (
-                    self.maintained.looked is not None
-                ):  # half of it is settled: the next look evaluates afresh
+            except Exception as error:
+                # half of it is settled, or it has become too large: the next look evaluates afresh
+                if self.maintained.looked is not None or isinstance(error, BudgetError):
                     self.drop()
                 raise
             self.version += change is not None
@@ -169,6 +170,7 @@ class Upkeep:
         self._heard: dict[str, list[Trigger]] | None = {}
         self._recursive: list[Template] = []
         self._turn = 0
+        self._touched = 0  # rows, by triggers, since it was added up what they noted
         # what looks things up, by the predicates that it reads (None: all), then likewise
         self._looked: dict[str | None, WeakValueDictionary[int, StandingLookups]] = {}
 
@@ -256,28 +258,35 @@ class Upkeep:
                 raise
             return dropped
         self._turn += 1
-        if self._turn % FOLD_EVERY == 0:
-            self._fold()
-        return []
+        return self._fold() if self._turn % FOLD_EVERY == 0 or self._touched > TOUCHED_MAX else []
 
-    def _fold(self) -> None:
+    def _fold(self) -> list[Followed]:
         """Adds up what was noted for queries that nobody looks at, so that it does not grow; leaves those behind that
-        nobody holds."""
+        nobody holds. Returns those that it has dropped, which have become too large."""
+        dropped = []
+        self._touched = 0
         for key, template in list(self._templates.items()):
             for member in list(template.members.values()):
                 if id(member) not in self._followed:
                     template.leave(member)
                 elif len(member.log) > NOTED_MAX:
-                    member.fold()
-            if not template.members:
-                del self._templates[key]
+                    try:
+                        member.fold()
+                    except BudgetError:
+                        live = self._followed[id(member)]
+                        live.drop()
+                        dropped.append(live)
+            if not template.members and self._templates.pop(key, None) is not None:
                 self._heard = None
+        return dropped
 
     def _step(self, predicate: str, subject: str, row: int, value: Value, sign: int) -> None:
         seen = inward(value)
         assert self._heard is not None
+        touched = 0
         for trigger in self._heard.get(predicate, ()):
-            trigger(subject, row, seen, value, sign)
+            touched += trigger(subject, row, seen, value, sign)
+        self._touched += touched
         for template in self._recursive:
             template.derive(predicate, subject, row, value, sign)
 
@@ -335,8 +344,7 @@ class Upkeep:
         except BaseException:
             self._drop(running)
             raise
-        self._fold()
-        return dropped
+        return dropped + self._fold()
 
     def _drop(self, templates: Iterable[Template]) -> list[Followed]:
         dropped = []

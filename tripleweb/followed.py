@@ -76,6 +76,7 @@ class Shared:
         self.nullable = nullable
         self.holds: dict[int, Hold] = {}  # by id()
         self.anchors: set[int] = set()  # id() of the frames that are listened to or displayed
+        self.order = 0  # among those with anchors
         self.read: Collection[str | None] = ()  # predicates it is filed under
         self.dirty = True  # of one that is not kept up to date: something may have changed
         self.evaluated = False
@@ -88,12 +89,6 @@ class Shared:
         hold = frame._hold = Hold(frame, self.owner.ended.append)
         hold.shared = self
         self.holds[id(hold)] = hold
-
-    @property
-    def has_news(self) -> bool:
-        """False if it is certain that nothing has changed."""
-        maintained = self.live.maintained
-        return maintained is None or bool(maintained.log) or maintained.standing.has_news
 
     def frames(self) -> list[LiveFrame]:
         """The frames that somebody holds."""
