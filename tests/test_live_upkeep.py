@@ -401,7 +401,7 @@ def test_a_dropped_frame_costs_nothing_any_more(db: Database, text: str) -> None
     assert calls_of(write) <= before + 2
     kept = db._lives
     assert kept is not None and not kept._shared and not kept._of and not kept._readers and not kept._dirty
-    assert not kept.upkeep._templates and not kept.upkeep._looked
+    assert not kept.upkeep._templates and not len(kept.upkeep.readers)
 
 
 @pytest.mark.parametrize("text", KINDS_OF_FRAMES.values(), ids=KINDS_OF_FRAMES.keys())

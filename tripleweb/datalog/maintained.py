@@ -36,6 +36,7 @@ from tripleweb.datalog.inputs import bind
 from tripleweb.datalog.joins import Sizes
 from tripleweb.datalog.looked import StandingLookups
 from tripleweb.datalog.plan import Given, Program
+from tripleweb.datalog.pull import Readers
 from tripleweb.datalog.recursion import Component, Recursion
 from tripleweb.datalog.standing import Standing
 from tripleweb.store import Store
@@ -163,6 +164,7 @@ class Template:
         del self.members[id(member)]
         self._full -= member.full
         self.group.remove(member.row)
+        member.close()
 
     def hears(self, predicates: frozenset[str]) -> bool:
         """True if one of these predicates can change an answer."""
@@ -206,12 +208,12 @@ class Template:
 class Maintained:
     """One query: its derivations and its answer. It is evaluated by `start`; then its template's triggers serve it."""
 
-    def __init__(self, plan: Plan, template: Template) -> None:
+    def __init__(self, plan: Plan, template: Template, readers: Readers | None = None) -> None:
         self.plan = plan
         self.template = template
         self.counts: dict[Row, int] = {}
         self.looked = (
-            StandingLookups(plan.query, plan.scalars, plan.store, self.counts)
+            StandingLookups(plan.query, plan.scalars, plan.store, self.counts, readers)
             if plan.query.looks_up
             else None
         )
@@ -222,8 +224,8 @@ class Maintained:
         self.most: int | None = None  # bytes that the answer may take
 
     def start(self, limit: float, most: int | None) -> None:
-        """Finds every derivation, from nothing; once. Raises `BudgetError` where one body touches more rows than
-        `limit`, or the answer takes more than `most` bytes."""
+        """Finds every derivation, from nothing; once. Raises `BudgetError` where one body, or what is pulled, touches
+        more rows than `limit`, or the answer, or what is pulled, takes more than `most` bytes."""
         plan, alone = self.plan, Relation([self.row])
         scope = self._scope = plan.scope(alone)
         scope.counts = self.counts
@@ -243,7 +245,7 @@ class Maintained:
             self.full += functions[name](1)
         self.full += scope.work[0]
         self.standing.fill(self.counts)
-        self.standing.settle()
+        self.settle(limit, inf if most is None else most)
 
     def fold(self) -> None:
         """Adds up what the triggers have found. Raises `BudgetError`, and has done so then."""
@@ -260,8 +262,14 @@ class Maintained:
         if len(counts) > self._scope.most[0]:
             too_many(self._scope.most)
 
-    def settle(self) -> Rows | None:
-        """What changed in the answer since the last time; None if nothing did."""
+    def settle(self, units: float = inf, size: float = inf) -> Rows | None:
+        """What changed in the answer since the last time; None if nothing did. Raises `BudgetError` where more than
+        these units or bytes are pulled for it."""
         if self.log:
             self.fold()
-        return self.standing.settle()
+        return self.standing.settle() if self.looked is None else self.looked.settle(units, size)
+
+    def close(self) -> None:
+        """Gives up what it has pulled; the answer stays."""
+        if self.looked is not None:
+            self.looked.close()

@@ -297,11 +297,22 @@ class StandingPull:
     {'ada': ({'user/name': 'Ada'}, {'user/name': 'Ada L.'})}
     """
 
-    def __init__(self, pattern: PullPattern | str, source: Source, fields: Fields | None = None) -> None:
+    def __init__(
+        self,
+        pattern: PullPattern | str,
+        source: Source,
+        fields: Fields | None = None,
+        weigh: Callable[[int], object] | None = None,
+        readers: Readers | None = None,
+    ) -> None:
+        """`weigh` is told of bytes and may raise: then the root is as unknown as before. `readers` hears who reads
+        what."""
         self.pattern = parse_pull(pattern) if isinstance(pattern, str) else pattern
+        self.stale: dict[str, None] = {}  # roots that `Readers.mark` has found
+        self._readers = readers
         fields = fields or {}
         types = {name: field.type for name, field in fields.items() if field.type}
-        self._puller = Puller(Fitting(source, types) if types else source, fields)
+        self._puller = Puller(Fitting(source, types) if types else source, fields, weigh)
         ahead, self._back = self.pattern.reads
         self._ahead = None if ahead is None else ahead | companions(ahead, fields)
         # root -> (value, the entities visited, the ends of reverse attributes)
@@ -320,18 +331,28 @@ class StandingPull:
                 _link(self._by_subject, subject, root)
             for end in held[2]:
                 _link(self._by_end, end, root)
+            if self._readers is not None:
+                self._readers.enter(self, held[1], held[2])
         return held[0]
 
     def touched(self, removed: Iterable[Triple], added: Iterable[Triple]) -> list[str]:
         """The roots whose values these changes may have changed; forgets nothing."""
         roots: dict[str, None] = {}
         for triples in (removed, added):
-            for subject, predicate, value in triples:
-                if self._ahead is None or predicate in self._ahead:
-                    roots.update(_roots(self._by_subject, subject))
-                if predicate in self._back and isinstance(value, str):
-                    roots.update(_roots(self._by_end, (predicate, str(value))))
+            for triple in triples:
+                self._collect(roots, triple)
         return list(roots)
+
+    def note(self, triple: Triple) -> None:
+        """As `touched`, of one triple, for later: into `stale`."""
+        self._collect(self.stale, triple)
+
+    def _collect(self, roots: dict[str, None], triple: Triple) -> None:
+        subject, predicate, value = triple
+        if self._ahead is None or predicate in self._ahead:
+            roots.update(_roots(self._by_subject, subject))
+        if predicate in self._back and isinstance(value, str):
+            roots.update(_roots(self._by_end, (predicate, str(value))))
 
     def affected(self, removed: Iterable[Triple], added: Iterable[Triple]) -> list[str]:
         """The roots whose values may have changed: they are forgotten, so that `value` pulls them again."""
@@ -365,21 +386,68 @@ class StandingPull:
                 _unlink(self._by_subject, subject, root)
             for end in held[2]:
                 _unlink(self._by_end, end, root)
+            if self._readers is not None:
+                self._readers.leave(
+                    self,
+                    [subject for subject in held[1] if subject not in self._by_subject],
+                    [end for end in held[2] if end not in self._by_end],
+                )
+
+    def close(self) -> None:
+        """Gives up all roots."""
+        for root in list(self._known):
+            self.forget(root)
 
     def __len__(self) -> int:
         return len(self._known)
 
 
-# key -> the roots that depend on it, in order: one as it is, more in a dict
+class Readers:
+    """Which of the standing pulls over one source look at an entity or at an end of a reverse attribute, so that a
+    change costs nothing for those that do not, however many there are."""
+
+    def __init__(self) -> None:
+        self._by_subject: _Roots = {}
+        self._by_end: _Roots = {}
+
+    def enter(self, pull: StandingPull, subjects: Iterable[str], ends: Iterable[tuple[str, str]]) -> None:
+        for subject in subjects:
+            _link(self._by_subject, subject, pull)
+        for end in ends:
+            _link(self._by_end, end, pull)
+
+    def leave(self, pull: StandingPull, subjects: Iterable[str], ends: Iterable[tuple[str, str]]) -> None:
+        for subject in subjects:
+            _unlink(self._by_subject, subject, pull)
+        for end in ends:
+            _unlink(self._by_end, end, pull)
+
+    def mark(self, removed: Iterable[Triple], added: Iterable[Triple]) -> None:
+        """Notes in every pull which of its roots these changes may have changed (`StandingPull.stale`)."""
+        if not self._by_subject:
+            return
+        for triples in (removed, added):
+            for triple in triples:
+                for pull in _roots(self._by_subject, triple[0]):
+                    pull.note(triple)
+                if isinstance(triple[2], str) and self._by_end:
+                    for pull in _roots(self._by_end, (triple[1], str(triple[2]))):
+                        pull.note(triple)
+
+    def __len__(self) -> int:
+        return len(self._by_subject) + len(self._by_end)
+
+
+# key -> the roots (or pulls) that depend on it, in order: one as it is, more in a dict
 _Roots = dict[Any, Any]
 
 
-def _roots(index: _Roots, key: Any) -> dict[str, None]:
+def _roots(index: _Roots, key: Any) -> dict[Any, None]:
     held = index.get(key)
     return {} if held is None else held if type(held) is dict else {held: None}
 
 
-def _link(index: _Roots, key: Any, root: str) -> None:
+def _link(index: _Roots, key: Any, root: Any) -> None:
     held = index.get(key)
     if held is None:
         index[key] = root
@@ -389,7 +457,7 @@ def _link(index: _Roots, key: Any, root: str) -> None:
         index[key] = {held: None, root: None}
 
 
-def _unlink(index: _Roots, key: Any, root: str) -> None:
+def _unlink(index: _Roots, key: Any, root: Any) -> None:
     held = index[key]
     if type(held) is dict and len(held) > 1:
         del held[root]

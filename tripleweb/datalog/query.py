@@ -500,8 +500,12 @@ def _order_by(
             if got in find:
                 ordered.append((find.index(got), False))
                 continue
-            if got.variable.name not in map(variable_name, find):
-                raise form.error(f"{got.variable.name} is not found", "a variable of :find")
+            if got.variable.name not in [
+                variable_name(element) for element in find if not isinstance(element, Aggregate)
+            ]:
+                raise form.error(
+                    f"{got.variable.name} is not found", "a variable of :find that is not aggregated"
+                )
             ordered.append((len(find) + len(hidden), False))
             hidden.append(got)
         else:

@@ -312,7 +312,7 @@ class Recursion:
             return tuple(
                 literal
                 for literal in left
-                if isinstance(literal, Member) and literal.relation.startswith("demand ")
+                if isinstance(literal, Member) and literal.relation.startswith("[demand")
             )
         moved = True
         while moved:

@@ -21,9 +21,8 @@ from tripleweb.datalog.builtins import inward
 from tripleweb.datalog.clauses import Rules
 from tripleweb.datalog.evaluate import Budget
 from tripleweb.datalog.live import LiveQuery
-from tripleweb.datalog.looked import StandingLookups
 from tripleweb.datalog.maintained import Maintained, Plan, Template, Trigger
-from tripleweb.datalog.pull import frozen
+from tripleweb.datalog.pull import Readers, frozen
 from tripleweb.datalog.query import Query
 from tripleweb.datalog.standing import Standing
 from tripleweb.errors import BudgetError
@@ -83,8 +82,9 @@ class Followed(LiveQuery):
 
     def refresh(self, budget: Budget | None = None, follow: bool = True) -> Rows | None:
         if self.maintained is not None:
+            limits = budget or self._budget or Budget()
             try:
-                change = self.maintained.settle()
+                change = self.maintained.settle(_most(limits.rows), _most(limits.bytes))
             except Exception as error:
                 # half of it is settled, or it has become too large: the next look evaluates afresh
                 if self.maintained.looked is not None or isinstance(error, BudgetError):
@@ -101,7 +101,11 @@ class Followed(LiveQuery):
 
     def _start(self, budget: Budget) -> Rows | None:
         maintained = self.upkeep.prepare(self)
-        maintained.start(inf if budget.rows is None else budget.rows, budget.bytes)
+        try:
+            maintained.start(_most(budget.rows), budget.bytes)
+        except BaseException:
+            maintained.close()
+            raise
         standing = maintained.standing
         change = self.take(Result(self.query.columns, standing.rows, dict(standing.skipped)))
         self.upkeep.follow(self, maintained)
@@ -114,18 +118,20 @@ class Followed(LiveQuery):
 
     def drop(self) -> None:
         """It is kept up to date no more: the next look evaluates afresh, and tells of all that changed since the last
-        one. What goes wrong here, that evaluation will say."""
+        one. What goes wrong here, that evaluation will say. What looks things up reads nothing here: the store may be
+        on the way from one state to another, or what it reads may be what went wrong."""
         maintained = self.maintained
         if maintained is None:
             return
         self._result = self.result
-        try:
-            change = maintained.settle()
-        except Exception as error:  # noqa: BLE001 (a user's aggregate may raise anything)
-            maintained.template.trouble = error
-            change = None  # the old answer stands
-        else:
-            self._result = self.result
+        change = None
+        if maintained.looked is None:
+            try:
+                change = maintained.settle()
+            except Exception as error:  # noqa: BLE001 (a user's aggregate may raise anything)
+                maintained.template.trouble = error  # the old answer stands
+            else:
+                self._result = self.result
         self.upkeep.release(self)
         self._carried = change if self._carried is None else _netted([self._carried, change])
 
@@ -154,8 +160,8 @@ def _netted(changes: Iterable[Rows | None]) -> Rows | None:
     return Rows(added, removed) if added or removed else None
 
 
-def _read(live: Followed) -> Iterable[str | None]:
-    return (None,) if live.query.predicates is None else live.query.predicates
+def _most(given: int | None) -> float:
+    return inf if given is None else given
 
 
 class Upkeep:
@@ -171,8 +177,7 @@ class Upkeep:
         self._recursive: list[Template] = []
         self._turn = 0
         self._touched = 0  # rows, by triggers, since it was added up what they noted
-        # what looks things up, by the predicates that it reads (None: all), then likewise
-        self._looked: dict[str | None, WeakValueDictionary[int, StandingLookups]] = {}
+        self.readers = Readers()  # of what is looked up
 
     def open(
         self,
@@ -200,7 +205,7 @@ class Upkeep:
         """What will maintain a query. Raises `Unsupported`."""
         plan = Plan(live.program, live.bound_inputs, self.store)
         template = None if plan.key is None else self._templates.get(plan.key)
-        return Maintained(plan, template or Template(plan))
+        return Maintained(plan, template or Template(plan), self.readers)
 
     def follow(self, live: Followed, maintained: Maintained) -> None:
         """From now on its triggers run."""
@@ -208,10 +213,6 @@ class Upkeep:
         self._templates[template.plan.key or template] = template
         live.maintained = maintained
         self._followed[id(maintained)] = live
-        if maintained.looked is not None:
-            for predicate in _read(live):
-                held = self._looked.setdefault(predicate, WeakValueDictionary())
-                held[id(maintained)] = maintained.looked
         if template.join(maintained) or len(template.members) == 1:
             self._heard = None
 
@@ -226,11 +227,6 @@ class Upkeep:
             template = maintained.template
             template.leave(maintained)
             self._followed.pop(id(maintained), None)
-            if maintained.looked is not None:
-                for predicate in _read(live):
-                    self._looked[predicate].pop(id(maintained), None)
-                    if not self._looked[predicate]:
-                        del self._looked[predicate]
             if not template.members:
                 del self._templates[template.plan.key or template]
                 self._heard = None
@@ -238,12 +234,7 @@ class Upkeep:
     def changed(self, delta: Delta) -> list[Followed]:
         """Has the followed queries see a delta that the store has just made; returns those that follow no more. Does
         not raise what triggers raise: the query's next evaluation will."""
-        if self._looked:
-            found: dict[int, StandingLookups] = {}
-            for predicate in (None, *sorted(delta.predicates)):
-                found.update(self._looked.get(predicate, ()))
-            for looked in found.values():
-                looked.changed(delta.removed, delta.added)
+        self.readers.mark(delta.removed, delta.added)
         heard = self._heard if self._heard is not None else self._collect()
         predicates = delta.predicates
         if heard.keys().isdisjoint(predicates):
