@@ -8,7 +8,8 @@ relations of earlier ones.
 A change goes through a component so: what may have lost a derivation is taken out, and what follows from it, and so
 on; of that, what still has a derivation comes back; then what has a new one comes in, and what follows from it. Then
 the others are told, tuple by tuple. Invariant: after each change the relations are the least ones that the rules and
-the triples give; where a step raised, such as `BudgetError` of rules that go on for ever, they are not. (Gupta, Mumick, Subrahmanian, "Maintaining views incrementally", SIGMOD 1993: DRed.)
+the triples give; where a step raised, such as `BudgetError` of rules that go on for ever, they are not. (Gupta,
+Mumick, Subrahmanian, "Maintaining views incrementally", SIGMOD 1993: DRed.)
 """
 
 from __future__ import annotations
