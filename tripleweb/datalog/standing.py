@@ -129,10 +129,15 @@ class Standing:
         """(removed, added) of a query without aggregates."""
         pending = self._pending
         if self._back:
-            if self._window is None and any(not _NUMBERS.isdisjoint(map(type, row)) for row in self._back):
+            back = {row: row for row in self._back if not _NUMBERS.isdisjoint(map(type, row))}
+            recast = list(back.values())  # each as it came last
+            self._back.clear()
+            if recast:
                 self._rows = None
                 self.recasts += 1
-            self._back.clear()
+                if self._window is not None:
+                    recast = self._cut(recast) if self._with else recast
+                    self._window.change(recast, recast)
         if not pending:
             return None
         self._meter.units += len(pending)
