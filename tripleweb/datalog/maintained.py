@@ -248,7 +248,7 @@ class Maintained:
         self.settle(limit, inf if most is None else most)
 
     def fold(self) -> None:
-        """Adds up what the triggers have found. Raises `BudgetError`, and has done so then."""
+        """Adds up what the triggers have found."""
         counts, get, apply = self.counts, self.counts.get, self.standing.apply
         for row, sign in self.log:
             count = get(row, 0) + sign
@@ -259,14 +259,19 @@ class Maintained:
             if count == (sign > 0):  # the first came, or the last went
                 apply(row, sign)
         self.log.clear()
-        if len(counts) > self._scope.most[0]:
-            too_many(self._scope.most)
+
+    @property
+    def is_too_large(self) -> bool:
+        """True if there are more rows than an evaluation may find."""
+        return len(self.counts) > self._scope.most[0]
 
     def settle(self, units: float = inf, size: float = inf) -> Rows | None:
-        """What changed in the answer since the last time; None if nothing did. Raises `BudgetError` where more than
-        these units or bytes are pulled for it."""
+        """What changed in the answer since the last time; None if nothing did. Raises `BudgetError` where it has become
+        too large, or more than these units or bytes are pulled for it."""
         if self.log:
             self.fold()
+            if self.is_too_large:
+                too_many(self._scope.most)
         return self.standing.settle() if self.looked is None else self.looked.settle(units, size)
 
     def close(self) -> None:

@@ -127,7 +127,9 @@ class Followed(LiveQuery):
         change = None
         if maintained.looked is None:
             try:
-                change = maintained.settle()
+                if maintained.log:
+                    maintained.fold()
+                change = maintained.standing.settle()
             except Exception as error:  # noqa: BLE001 (a user's aggregate may raise anything)
                 maintained.template.trouble = error  # the old answer stands
             else:
@@ -261,9 +263,8 @@ class Upkeep:
                 if id(member) not in self._followed:
                     template.leave(member)
                 elif len(member.log) > NOTED_MAX:
-                    try:
-                        member.fold()
-                    except BudgetError:
+                    member.fold()
+                    if member.is_too_large:
                         live = self._followed[id(member)]
                         live.drop()
                         dropped.append(live)
