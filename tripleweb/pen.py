@@ -74,7 +74,9 @@ class Pen:
         session = self._session
         with session.lock:
             tx = session._tx
-            if tx is None and (not self._is_alone or session.closed or session._depth):
+            if tx is None and (
+                not self._is_alone or session.closed or session._depth or self._store.is_replaying
+            ):
                 return False
             if subject in self._graves:
                 return False

@@ -99,6 +99,7 @@ class Store(Tables):
         super().__init__()
         self._graves: dict[str, Stamp] = {}
         self._kept: Kept | None = None  # while recording
+        self.is_replaying = False  # what is visible is of the past, and nobody may write or keep what is seen
 
     # -- merging -----------------------------------------------------------------------------------------------
 
@@ -244,7 +245,7 @@ class Store(Tables):
         """Lets `step` see a delta that was applied, one triple after the other: `step(predicate, subject, row, value,
         sign)` is called with -1 just before a removed triple goes, with +1 just after an added one has come, and meets
         everything visible as it is at that moment (stamps and registers are the new ones throughout); `gone(predicate)`
-        just after a removed one went. If one of them raises, the rest happens unseen.
+        just after a removed one went. If one of them raises, the rest happens unseen. Meanwhile `is_replaying`.
 
         >>> store = Store()
         >>> delta = store.apply([Change("ada", "user/name", "", "Ada", 1, "a")])
@@ -266,6 +267,7 @@ class Store(Tables):
                 made.append((column, row))
         steps = iter(todo)
         hidden = False  # where the present step is
+        self.is_replaying = True
         try:
             for sign, predicate, subject, row, value, column in steps:
                 if sign < 0:
@@ -289,6 +291,7 @@ class Store(Tables):
                     made.append((column, row))
             raise
         finally:
+            self.is_replaying = False
             for column, row in made:
                 column.dissolve(row)
 

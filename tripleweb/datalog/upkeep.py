@@ -25,7 +25,7 @@ from tripleweb.datalog.maintained import Maintained, Plan, Template, Trigger
 from tripleweb.datalog.pull import Readers, frozen
 from tripleweb.datalog.query import Query
 from tripleweb.datalog.standing import Standing
-from tripleweb.errors import BudgetError
+from tripleweb.errors import BudgetError, TriplewebError
 from tripleweb.store import Delta, Store
 from tripleweb.terms import Value
 
@@ -81,6 +81,8 @@ class Followed(LiveQuery):
         return dict(self._result.skipped if self.maintained is None else self.maintained.standing.skipped)
 
     def refresh(self, budget: Budget | None = None, follow: bool = True) -> Rows | None:
+        if self.upkeep.store.is_replaying:
+            raise TriplewebError("a function that a query calls cannot look at what is followed")
         if self.maintained is not None:
             limits = budget or self._budget or Budget()
             try:

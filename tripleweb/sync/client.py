@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text, unpack
-from tripleweb.errors import ProtocolError
+from tripleweb.errors import ProtocolError, TriplewebError
 from tripleweb.ids import nano_id, replica_id
 from tripleweb.store import Delta, Store, net
 from tripleweb.sync import messages
@@ -137,7 +137,10 @@ class ClientCore:
     # -- writing -----------------------------------------------------------------------------------------------
 
     def begin(self, now_ms: int) -> Transaction:
-        """A new local transaction; end it by `prepare` and `accept`, or by `abandon`."""
+        """A new local transaction; end it by `prepare` and `accept`, or by `abandon`. Raises `TriplewebError` for a
+        function that a live query calls."""
+        if self.store.is_replaying:
+            raise TriplewebError("a function that a query calls cannot write")
         return Transaction(self.store, self.clock.tick(now_ms + self.offset_ms), self.replica)
 
     def prepare(self, tx: Transaction) -> LocalCommit | None:
