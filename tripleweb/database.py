@@ -138,12 +138,12 @@ def _remembering(shelf: Shelf, url: str) -> Callable[[str, str], None]:
 
 @cache
 def _budget() -> evaluate.Budget:
-    """A clause too few is an error, not the end of the kernel: 4 GB, or a quarter of the memory if that is less."""
+    """A clause too few is an error, not the end of the kernel: 4 GB, or a quarter of the memory; a minute or two."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not everywhere one is told
         memory = 8 << 30
-    return evaluate.Budget(bytes=min(4 << 30, memory // 4))
+    return evaluate.Budget(rows=100_000_000, bytes=min(4 << 30, memory // 4))
 
 
 @dataclass(frozen=True, slots=True)
