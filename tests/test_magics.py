@@ -134,7 +134,13 @@ def test_a_magic_called_wrongly(
     assert len("".join(capsys.readouterr()).strip().splitlines()) == 1
 
 
-def test_connect_without_any_server(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+def test_connect_without_any_server(
+    shell: InteractiveShell,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("TRIPLEWEB_DATA", str(tmp_path))  # where a server that runs here is not announced
     expect_failure(shell, "%tripleweb connect my-app", NoServerError)
     shown = "".join(capsys.readouterr())
     assert "NoServerError" in shown and "Traceback" not in shown and "db" not in shell.user_ns

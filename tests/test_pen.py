@@ -4,6 +4,7 @@ that can be seen of them is the same; also to Ctrl-C, to threads, and after the 
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import random
@@ -401,6 +402,7 @@ def test_ctrl_c_finds_each_write_done_or_not_done(way: str) -> None:
             raise KeyboardInterrupt
 
     outer = signal.signal(signal.SIGINT, hit)
+    gc.disable()  # what strikes within somebody's callback of the collector is lost
     try:
         striker.start()
         while interrupts < 300:
@@ -420,6 +422,7 @@ def test_ctrl_c_finds_each_write_done_or_not_done(way: str) -> None:
         stop.set()
         striker.join()
         signal.signal(signal.SIGINT, outer)
+        gc.enable()
     assert returned > 0
     table, pinned = store.column("user/name")
     assert table.row_of == {number: row for row, number in enumerate(table.entities)}
