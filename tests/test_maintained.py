@@ -170,7 +170,7 @@ def test_mixtures_follow_whichever_way_each_batch_goes(start: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("start", range(1_000, 1_800, 100))
+@pytest.mark.parametrize("start", range(1_000, 1_400, 100))
 def test_mixtures_follow_for_long(start: int) -> None:
     check_mixtures(range(start, start + 100))
 
@@ -183,7 +183,7 @@ def test_mixtures_follow_for_long_whichever_way_each_batch_goes(start: int) -> N
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(100, 106))
+@pytest.mark.parametrize("seed", range(100, 102))
 def test_every_construct_follows_for_long(seed: int) -> None:
     watched = follow_constructs(list(CONSTRUCTS), seed, steps=60)
     assert sum(each.changes > 1 for each in watched) > len(watched) / 2

@@ -425,6 +425,7 @@ class LiveFrame(FrameLike):
             self._anchor()
             frozen = self._shared.freeze()
             self._owner.release(self._hold)
+            del self._hold  # its end is told already
             self._shared, self._closed = frozen, True
         for display in displays:
             display.close()

@@ -139,7 +139,10 @@ def explain(
         result, total = metered.run(budget)
         found = metered.steps
     name, why = ("plain", prepared) if isinstance(prepared, str) else ("compiled", None)
-    left = result.work - sum(step.touched for step in found)
+    touched = sum(step.touched for step in found)
+    # what the plain evaluator did beside is the answer's; compiled steps are counted by running them again, where a
+    # negation may look up what it had to scan for before
+    left = result.work - touched if name == "plain" else 0
     spent = total - sum(step.seconds for step in found)
     reads = program.query.predicates
     told = {forward(name) or name for step in found for name in step.predicates}
@@ -168,7 +171,7 @@ def explain(
             "executor": name,
             "executor_reason": why,
             "rows": len(result.rows),
-            "touched": result.work,
+            "touched": touched + max(0, left),
             "ms": round(total * 1000, 4),
             "live": "triggers" if live is None else "afresh",
             "live_reason": live,
