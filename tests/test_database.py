@@ -21,7 +21,8 @@ import pandas as pd
 import pytest
 
 import tripleweb
-from tripleweb import Ref, database, t
+from tests.stores import NAMES, SCHEMA
+from tripleweb import Ref, database
 from tripleweb.database import Database
 from tripleweb.datalog import evaluate
 from tripleweb.errors import (
@@ -39,18 +40,6 @@ from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.web import WebServer
 
 ROOT = Path(__file__).resolve().parent.parent
-SCHEMA = tripleweb.schema(
-    user={
-        "name": t.string(),
-        "age": t.number(optional=True),
-        "active": t.boolean(default=True),
-        "joined": t.date(optional=True),
-        "manager": t.ref("user", optional=True),
-    },
-    post={"title": t.string(), "author": t.ref("user"), "tags": t.ref_many("tag"), "likes": t.counter()},
-    tag={"label": t.string()},
-)
-NAMES = "[:find ?name :where [_ :user/name ?name]]"
 
 
 class Where:

@@ -151,6 +151,7 @@ def test_a_change_while_it_is_being_shown(
     monkeypatch.setattr("tripleweb.live.show", slow)
     live._ipython_display_()
     wait_until(lambda: "Ada    99" in outputs[0].text)
+    assert len(outputs) == 1
     live.close()
 
 
@@ -221,6 +222,7 @@ def test_an_update_that_fails_is_shown(shell: Shell, outputs: list[Output], host
     wait_until(lambda: "ZeroDivisionError" in outputs[0].text)
     host.set("a", age=50)
     wait_until(lambda: "2" in outputs[0].text and "ZeroDivisionError" not in outputs[0].text)
+    assert live.df["n"].tolist() == [2]
     live.close()
 
 

@@ -359,6 +359,7 @@ def test_slow_and_silent_connections(jupyter: JupyterServer) -> None:
                     except ConnectionError:  # those that had sent rubbish are closed
                         pass
                 bystanders.wait_for_more()
+        assert bystanders.waited["sync"], "and writes went through meanwhile"
     finally:
         for each in [*sockets, *(raw.socket for raw in raws)]:
             each.close()

@@ -609,7 +609,7 @@ async def test_a_clean_close_makes_everything_durable_and_says_so_first() -> Non
         numbers = [await ada.push(i) for i in range(20)]
         await until(lambda: disk.begun > begun)
         closing = asyncio.create_task(hub.close())
-        await asyncio.sleep(0)
+        await until(lambda: hub._closing)
     await closing
     assert ada.receipts() == numbers
     assert await ada.hear_goodbye() == ("closing", 1001)

@@ -246,6 +246,7 @@ def test_a_callback_may_write(host: Host) -> None:
     live.on_change(lambda live, delta: host.set("a", age=100) if "Cyd" in set(delta.added["name"]) else None)
     host.set("c", name="Cyd", age=7)
     wait_until(lambda: ("Ada", 100) in people(live.df))
+    assert live.error is None
 
 
 def test_errors_of_callbacks(host: Host, caplog: pytest.LogCaptureFixture) -> None:

@@ -178,3 +178,4 @@ def test_a_role_that_ends_while_somebody_connects_is_noticed(
     monkeypatch.setattr(server.hub, "join", slow)
     with closing(connect(server, User(server, "bob"))) as db:
         wait_until(lambda: db.status.state == "refused")
+        assert db._session.store.predicates() == [], "nothing of the app has come"

@@ -238,13 +238,13 @@ def test_a_transaction_is_ended_once_and_by_the_thread_that_opened_it() -> None:
 
 def test_tasks_of_one_thread_do_not_write_into_each_others_transactions() -> None:
     session = Session(MemoryReplica())
-    opened = asyncio.Event()
+    opened, tried = asyncio.Event(), asyncio.Event()
 
     async def one() -> None:
         session.begin()
         put(session, "x", "k/a", 1)
         opened.set()
-        await asyncio.sleep(0)
+        await tried.wait()
         session.end(commit=True)
 
     async def other() -> None:
@@ -253,6 +253,7 @@ def test_tasks_of_one_thread_do_not_write_into_each_others_transactions() -> Non
             put(session, "y", "k/a", 2)
         with pytest.raises(TriplewebError, match="another task"):
             session.begin()
+        tried.set()
 
     async def both() -> None:
         await asyncio.gather(one(), other())
@@ -437,6 +438,8 @@ def test_a_server_that_restarts_on_its_port_is_found_again(house: House) -> None
     other.flush(10)
     wait_until(one, lambda: one.store.values("bob", "user/age") == [17])
     wait_until(other, lambda: other.store.values("ada", "user/age") == [36])
+    assert content(one) == content(other)
+    assert one.core.pending == other.core.pending == 0
 
 
 def test_a_socket_that_is_cut_midway_loses_and_doubles_nothing(house: House) -> None:

@@ -12,12 +12,12 @@ The work of one call is bounded: what would be larger than a value may be raises
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from tripleweb.datalog.edn import show_value
 from tripleweb.datalog.regex import Pattern
@@ -31,6 +31,7 @@ from tripleweb.view import Source
 SLICE = 4_000  # units of work between two yields: a few milliseconds
 CHUNK = SLICE // 4
 RANGE_MAX = 100_000
+Result = TypeVar("Result")
 LEVELS_MAX = 100  # of collections in collections
 
 
@@ -115,6 +116,16 @@ def chunks(values: Iterable[Any], size: int = CHUNK) -> Iterator[list[Any]]:
     it = iter(values)
     while part := list(islice(it, size)):
         yield part
+
+
+def complete(work: Generator[int, None, Result]) -> Result:
+    """What work that is done in slices returns, done at once."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
 
 
 # -- predicates and functions ---------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ from itertools import islice, repeat
 from typing import Any
 
 from tripleweb.datalog.answer import Result, answer
-from tripleweb.datalog.builtins import FUNCTIONS, SLICE, chunks, effort, inward, outward, truthy
+from tripleweb.datalog.builtins import FUNCTIONS, SLICE, chunks, complete, effort, inward, outward, truthy
 from tripleweb.datalog.clauses import (
     Binding,
     Blank,
@@ -122,13 +122,7 @@ def run(
     >>> run("[:find ?u ?age :in ?least :where [?u :user/age ?age] [(>= ?age ?least)]]", [18], store).rows
     [('ada', 36)]
     """
-    work = steps(query, inputs, source, rules=rules, budget=budget)
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            result: Result = done.value
-            return result
+    return complete(steps(query, inputs, source, rules=rules, budget=budget))
 
 
 def steps(

@@ -8,7 +8,7 @@ and what `Unsupported` says, go to the plain evaluator.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from tripleweb.datalog import evaluate
 from tripleweb.datalog.answer import Result, Row, answer
 from tripleweb.datalog.bodies import Unsupported, predicates_of
-from tripleweb.datalog.builtins import outward
+from tripleweb.datalog.builtins import complete, outward
 from tripleweb.datalog.captured import Relation
 from tripleweb.datalog.clauses import RULES, Binding, Rules, Variable
 from tripleweb.datalog.compiled import Module
@@ -100,7 +100,7 @@ class Prepared:
             result = Result(query.columns, _outward(list(rows)))
         else:
             puller = Puller(self._source, query.fields) if query.looks_up else None
-            result = _complete(answer(query, scalars, list(rows), puller))
+            result = complete(answer(query, scalars, list(rows), puller))
         result.work = work + scope.work[0]
         return result
 
@@ -113,14 +113,6 @@ class Prepared:
 
 def _outward(rows: list[Row]) -> list[Row]:
     return [row if _PLAIN.issuperset(map(type, row)) else tuple(map(outward, row)) for row in rows]
-
-
-def _complete(work: Generator[int, None, Any]) -> Any:
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            return done.value
 
 
 class Executor:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from tripleweb.datalog.answer import Result
 from tripleweb.datalog.bodies import Literal, Member, Triple, Unsupported, Without, outputs_of, predicates_of
-from tripleweb.datalog.builtins import FUNCTIONS, forward
+from tripleweb.datalog.builtins import FUNCTIONS, complete, forward
 from tripleweb.datalog.clauses import (
     Binding,
     Call,
@@ -331,11 +331,7 @@ class _Metered(Evaluation):
     def run(self, budget: Budget | None) -> tuple[Result, float]:
         started = self._clock()
         work = evaluate(self, budget)
-        while True:
-            try:
-                next(work)
-            except StopIteration as done:
-                return done.value, self._clock() - started
+        return complete(work), self._clock() - started
 
     def result(self) -> Work:
         work = super().result()

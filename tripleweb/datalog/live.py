@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tripleweb.datalog.answer import Result, Rows
+from tripleweb.datalog.builtins import complete
 from tripleweb.datalog.clauses import Binding, Rules
 from tripleweb.datalog.evaluate import Budget, Evaluation, evaluate
 from tripleweb.datalog.inputs import prepare
@@ -80,11 +81,7 @@ class LiveQuery:
     def refresh(self, budget: Budget | None = None) -> Rows | None:
         """Evaluates again; what changed, None if nothing did. On an error the old answer stands."""
         work = evaluate(Evaluation(self.program, self._inputs, self.source), budget or self._budget)
-        while True:
-            try:
-                next(work)
-            except StopIteration as done:
-                return self.take(done.value)
+        return self.take(complete(work))
 
     def take(self, result: Result) -> Rows | None:
         """Puts a fresh result, evaluated elsewhere, in the place of the old one; what changed, None if nothing did."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
-from tripleweb.datalog.builtins import CHUNK, inward, outward
+from tripleweb.datalog.builtins import CHUNK, complete, inward, outward
 from tripleweb.datalog.pullpattern import (
     LIMIT,
     Attribute,
@@ -103,12 +103,7 @@ class Puller:
 
     def pull(self, pattern: PullPattern, root: Any, visits: Visits | None = None) -> Pulled:
         """`steps` at once."""
-        work = self.steps(pattern, root, visits)
-        while True:
-            try:
-                next(work)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+        return complete(self.steps(pattern, root, visits))
 
     def _counted(self) -> int:
         units, self._units = self._units, 0

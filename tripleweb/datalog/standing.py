@@ -10,7 +10,7 @@ aggregate fails leaves the old answer, and the next `settle` tries its groups ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from itertools import repeat
 from operator import itemgetter
@@ -19,7 +19,7 @@ from typing import Any
 from tripleweb.datalog.accumulators import CUSTOM, Accumulator, Kept, Ranked, Total, kept
 from tripleweb.datalog.aggregates import AGGREGATES
 from tripleweb.datalog.answer import Rows, fold, outward_rows
-from tripleweb.datalog.builtins import NUMBERS, inward, outward
+from tripleweb.datalog.builtins import NUMBERS, complete, inward, outward
 from tripleweb.datalog.clauses import Variable
 from tripleweb.datalog.query import Aggregate, Query, variable_name
 from tripleweb.datalog.ranking import Meter, Row, Window, count, row_order
@@ -182,7 +182,7 @@ class Standing:
             rows = self.held
             if self._with and self._aggregation is None and self._window is None:
                 rows = self._cut(rows)
-            self._rows = _complete(outward_rows(rows, self._width))
+            self._rows = complete(outward_rows(rows, self._width))
         return self._rows
 
     @property
@@ -270,14 +270,6 @@ def _window(query: Query, meter: Meter) -> Window | None:
     if only_first:
         stop = query.offset + min(1, 1 if query.limit is None else query.limit)
     return Window(row_order(query.order_by, len(query.find)), query.offset, stop, meter)
-
-
-def _complete(work: Generator[int, None, Any]) -> Any:
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            return done.value
 
 
 # -- aggregates -----------------------------------------------------------------------------------------------
@@ -448,7 +440,7 @@ def _reader(
 ) -> Read:
     read = how.read
     if not isinstance(element.function, str):
-        return lambda group: _complete(folded(read(group.accumulators[number])))
+        return lambda group: complete(folded(read(group.accumulators[number])))
     if arguments and not how.takes_arguments:
         return lambda group: read(group.accumulators[number], *arguments)
     return lambda group: read(group.accumulators[number])
