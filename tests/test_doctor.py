@@ -165,7 +165,10 @@ def test_the_server_runs_in_another_environment(home: dict[str, str], tmp_path: 
     python = tmp_path / "theirs" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
-    with subprocess.Popen([str(python), "-c", "input()"], stdin=subprocess.PIPE) as jupyter:
+    runs = [str(python), "-c", "print('here', flush=True); input()"]
+    with subprocess.Popen(runs, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as jupyter:
+        assert jupyter.stdout is not None
+        jupyter.stdout.readline()  # before, its command line may still be empty
         environment = home | {"JPY_PARENT_PID": str(jupyter.pid)}
         said = the_ill(examine(environment=environment))
         assert f"{python} -m pip install tripleweb" in said
