@@ -310,8 +310,8 @@ def test_depth_and_size_are_bounded() -> None:
 
 
 def test_long_texts_are_parsed_in_time_that_grows_as_they_do() -> None:
-    """A server parses what it is sent before any budget counts: ten times the text must not take a hundred times as
-    long."""
+    """A server parses what it is sent before any budget counts: twenty times the text must not take 400 times as
+    long. A third of that leaves room for caches and a busy machine, and none for a square."""
 
     def seconds(count: int) -> float:
         names = " ".join(f"?x{n}" for n in range(count))
@@ -321,7 +321,7 @@ def test_long_texts_are_parsed_in_time_that_grows_as_they_do() -> None:
         parse_rules(f"[[(r {names}) [(= {names})]]]")
         return time.process_time() - began
 
-    assert min(seconds(8_000) for _ in range(2)) < 40 * min(seconds(800) for _ in range(3))
+    assert min(seconds(24_000) for _ in range(2)) < 133 * min(seconds(1_200) for _ in range(5))
 
 
 TOKENS = [

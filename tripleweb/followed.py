@@ -97,8 +97,17 @@ class Shared:
     def refresh(self) -> None:
         """Brings the answer up to date and tells the listeners; raises what the evaluation raises."""
         live, owner = self.live, self.owner
-        if live.is_current:
-            with Shield():  # or an interrupt would leave half of it counted
+        if live.maintained is not None:
+            if not live.has_news:
+                return
+            if not self.anchors:  # nobody has to be told: an interrupt costs an evaluation, and no more
+                try:
+                    live.refresh()
+                except BaseException:
+                    owner.soil(self)
+                    raise
+                return
+            with Shield():  # or an interrupt would leave something found and not told
                 try:
                     self._announce(live.refresh())
                 except BaseException:

@@ -150,7 +150,7 @@ class LiveQueries:
             maintained = shared.live.maintained
             if maintained is None:
                 self.soil(shared)
-            elif not maintained.log and not maintained.standing.has_news:
+            elif not shared.live.has_news:
                 continue
             if shared.anchors:
                 told.append(shared)
@@ -303,9 +303,10 @@ class LiveFrame(FrameLike):
     @property
     def version(self) -> int:
         """A number that grows with each change of the answer."""
+        shared = self._shared
         with self._host.lock:
-            self._shared.refresh()
-            return self._shared.live.version
+            shared.refresh()
+            return shared.live.version
 
     @property
     def error(self) -> BaseException | None:

@@ -113,7 +113,7 @@ class Template:
         self.members: dict[int, Maintained] = {}  # by id()
         self._scope = plan.scope(self.group)
         self._scope.within = [inf]  # `work` only grows here
-        self.components: list[Component] = plan.recursion.compile(self._scope)
+        self.components: list[Component] = plan.recursion.compile(self._scope, plan.bodies)
         self._touched = 0
         self._full = 0  # rows touched to evaluate its members
         self._grown = False

@@ -31,6 +31,7 @@ from tripleweb.datalog.bodies import (
     relations_of,
 )
 from tripleweb.datalog.captured import Relation, Row, Scope, spent, too_many
+from tripleweb.datalog.clauses import Branch, Variable
 from tripleweb.datalog.compiled import Change, Module
 from tripleweb.datalog.joins import Sizes, greedy, steps
 
@@ -48,6 +49,9 @@ class Component:
         self.bodies: list[tuple[str, Body]] = []
         self.found: list[tuple[str, Row, int]] = []  # where the functions put what they derive
         self.touched = 0
+        self.is_read_singly = (
+            False  # who is told of a tuple looks at no other one: all may be told at the end
+        )
         self._scope: Scope  # set when it is compiled
         self._lost: dict[tuple[str, Row], None] = {}
 
@@ -129,6 +133,12 @@ class Component:
         before = set(lost)
         new = [entry for entry in self._derive() if entry not in before]
         gone = [(name, row) for name, row in lost if row not in self.relations[name]]
+        if self.is_read_singly:
+            for name, row in gone:
+                tell(name, row, -1, False)
+            for name, row in new:
+                tell(name, row, 1, False)
+            return
         # the others see one change at a time, each while the tuple is there
         for name, row in new:
             self.relations[name].remove(row)
@@ -176,8 +186,8 @@ class Recursion:
         self.relations: dict[str, Relation] = {}
         self._made: dict[str, Component] = {}  # by component of the program, or by name
 
-    def compile(self, scope: Scope) -> list[Component]:
-        """The components, ready to run, those first that others read."""
+    def compile(self, scope: Scope, asked: Iterable[Body]) -> list[Component]:
+        """The components that these bodies ask, ready to run, those first that others read."""
         left = list(self._made.values())
         out: list[Component] = []
         while left:
@@ -188,6 +198,8 @@ class Recursion:
             left.remove(ready)
             ready.compile(self.sizes, scope)
             out.append(ready)
+        if len(out) == 1:
+            out[0].is_read_singly = all(self._reads_singly(body.literals) for body in asked)
         return out
 
     def adorned(self, bodies: Sequence[Body], known: Iterable[str]) -> list[Body]:
@@ -213,19 +225,19 @@ class Recursion:
                 inner = self._adorned(literal.literals, around, known, component, places)
                 yield Without(literal.joined, tuple(inner), literal.origin)
             elif isinstance(literal, Member) and literal.relation in recursive:
-                yield self._member(literal, around, known, component, places)
+                yield from self._called(literal, around, known, component, places)
             else:
                 yield literal
 
-    def _member(
+    def _called(
         self,
         call: Member,
         around: Sequence[Literal],
         known: set[str],
         component: Component | None,
         places: Sequence[int],
-    ) -> Member:
-        """The relation for a call, and its demand by the literals around it."""
+    ) -> tuple[Literal, ...]:
+        """What stands for a call: its relation, which is demanded by the literals around it."""
         program = self.writer.program
         rule = call.relation
         inside = component is not None and self._made.get(program.component[rule]) is component
@@ -240,7 +252,8 @@ class Recursion:
             for choice in (plain, others):
                 run = self._demand(call, wanted, choice, known)
                 if run is not None:
-                    return self._ask(call, wanted, tuple(self._adorned(run, run, known, component, places)))
+                    adorned = tuple(self._adorned(run, run, known, component, places))
+                    return (self._ask(call, wanted, adorned),)
             wanted = sorted(needs)
         else:
             wanted = sorted({*needs, *constant[:1]})
@@ -255,11 +268,18 @@ class Recursion:
         run = self._demand(call, wanted, plain, known)
         if run is None:
             raise Unsupported("a rule that must be told where to begin by a rule")
-        return self._ask(call, wanted, run)
+        return (self._ask(call, wanted, run),)
 
-    def _linear(self, call: Member, places: Sequence[int]) -> Member | None:
-        """For a rule whose calls of itself only pass on what is asked for, where it is demanded once: a relation of
-        just the answers, since what holds from anywhere that is demanded is one. None for other rules."""
+    def _reads_singly(self, literals: Sequence[Literal]) -> bool:
+        """True if a derivation has one tuple of a derived relation at most, and no negation looks for one."""
+        readers = [one for one in literals if not self.relations.keys().isdisjoint(relations_of((one,)))]
+        return len(readers) <= 1 and not any(isinstance(one, Without) for one in readers)
+
+    def _linear(self, call: Member, places: Sequence[int]) -> tuple[Literal, ...] | None:
+        """For a rule whose calls of itself only pass on what is asked for, where it is demanded once: what holds from
+        anywhere that is demanded is an answer. So the demand is all that has to be kept, and what stands for the call
+        is its body that does not call itself; where there are several, a relation of just the answers. None for other
+        rules."""
         rule, program = call.relation, self.writer.program
         free = [place for place in range(len(call.terms)) if place not in places]
         alone = all(
@@ -271,16 +291,18 @@ class Recursion:
         name = " ".join([rule, *(f"{place}:{call.terms[place]}" for place in places)])
         demand = f"[demand {name}]"
         bodies = [(demand, Body(tuple(call.terms[place] for place in places), ()))]
+        plain: list[tuple[Branch, int]] = []  # the bodies that do not call the rule: which of a branch's
         for branch in program.bodies[rule]:
             renamed = {variable: self.writer.fresh(variable) for variable in branch.variables}
             head = [renamed[variable].name for variable in branch.variables]
             asked = Member(demand, tuple(head[place] for place in places))
-            for literals in self.writer.branch(branch, renamed):
+            for number, literals in enumerate(self.writer.branch(branch, renamed)):
                 again = [one for one in literals if isinstance(one, Member) and one.relation == rule]
                 rest = tuple(one for one in literals if one not in again)
                 if len(again) > 1 or any(map(self._is_recursive, rest)):
                     return None
                 if not again:
+                    plain.append((branch, number))
                     bodies.append((name, Body(tuple(head[place] for place in free), (asked, *rest))))
                     continue
                 used = {other for one in rest for other in (*inputs_of(one), *outputs_of(one))}
@@ -290,11 +312,21 @@ class Recursion:
                 bodies.append(
                     (demand, Body(tuple(again[0].terms[place] for place in places), (asked, *rest)))
                 )
-        if name not in self.relations:
-            self.relations[name], self.relations[demand] = Relation(), Relation()
+        if len(plain) == 1:
+            bodies = [body for body in bodies if body[0] == demand]
+        if demand not in self.relations:
+            self.relations.update((relation, Relation()) for relation, _ in bodies)
             component = self._made[name] = Component(self.relations)
             component.bodies += bodies
-        return Member(name, tuple(call.terms[place] for place in free))
+        if len(plain) != 1:
+            return (Member(name, tuple(call.terms[place] for place in free)),)
+        (branch, number) = plain[0]
+        named = {
+            variable: self.writer.fresh(variable) if place in places else Variable(call.terms[place])
+            for place, variable in enumerate(branch.variables)
+        }
+        asked = Member(demand, tuple(named[branch.variables[place]].name for place in places))
+        return (asked, *self.writer.branch(branch, named)[number])
 
     def _is_recursive(self, literal: Literal) -> bool:
         names = relations_of((literal,))

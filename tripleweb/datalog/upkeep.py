@@ -80,19 +80,33 @@ class Followed(LiveQuery):
         """As in `result`."""
         return dict(self._result.skipped if self.maintained is None else self.maintained.standing.skipped)
 
+    @property
+    def has_news(self) -> bool:
+        """True if a refresh may find something."""
+        maintained = self.maintained
+        return maintained is None or bool(maintained.log) or maintained.standing.has_news
+
     def refresh(self, budget: Budget | None = None, follow: bool = True) -> Rows | None:
         if self.upkeep.store.is_replaying:
             raise TriplewebError("a function that a query calls cannot look at what is followed")
-        if self.maintained is not None:
-            limits = budget or self._budget or Budget()
+        maintained = self.maintained
+        if maintained is not None:
             try:
-                change = self.maintained.settle(_most(limits.rows), _most(limits.bytes))
+                if maintained.looked is None:
+                    change = maintained.settle()
+                else:
+                    limits = budget or self._budget or Budget()
+                    change = maintained.settle(_most(limits.rows), _most(limits.bytes))
             except Exception as error:
                 # half of it is settled, or it has become too large: the next look evaluates afresh
-                if self.maintained.looked is not None or isinstance(error, BudgetError):
+                if maintained.looked is not None or isinstance(error, BudgetError):
                     self.drop()
                 raise
-            self.version += change is not None
+            except BaseException:
+                self._leave()
+                raise
+            if change is not None:
+                self.version += 1
             return change
         if self.reason is None and follow:
             try:
@@ -100,6 +114,12 @@ class Followed(LiveQuery):
             except Unsupported as why:
                 self.reason = str(why)
         return super().refresh(budget)
+
+    def _leave(self) -> None:
+        """An interrupt came while it was settled: what it keeps may be half of one answer and half of the next. It is
+        evaluated afresh, and counts as changed, since nobody knows what of it was seen."""
+        self.upkeep.release(self)
+        self.version += 1
 
     def _start(self, budget: Budget) -> Rows | None:
         maintained = self.upkeep.prepare(self)
