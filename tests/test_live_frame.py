@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import weakref
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -471,3 +474,62 @@ def test_operators(host: Host) -> None:
     assert np.asarray(live).tolist() == [[36], [41]]
     assert np.asarray(live, dtype=float).dtype == float
     assert hash(live) == hash(live) and {live: 1}[live] == 1
+
+
+# ---------------------------------------- Ctrl-C in the middle of a look
+
+
+FOLLOWED = (
+    "[:find ?name ?age :where [?u :user/name ?name] [?u :user/age ?age]]",
+    "[:find (sum ?age) (count ?u) :with ?name :where [?u :user/name ?name] [?u :user/age ?age]]",
+    "[:find ?name ?age :where [?u :user/name ?name] [?u :user/age ?age] :order-by [?age :desc] :limit 1]",
+)
+
+
+@pytest.mark.parametrize("query", FOLLOWED)
+def test_an_interrupt_at_any_line_of_a_look_loses_nothing(host: Host, query: str) -> None:
+    """An interrupt finds a query that is kept up to date settled, or has it evaluated afresh: the next look has the
+    whole answer, and a version that has grown."""
+    line, struck, age = 0, True, 50
+    while struck:
+        live = host.live(query)
+        for who in ("a", "b"):
+            seen, before, age = people_of(live), live.version, age + 1
+            host.set(who, age=age)
+            struck = strike(lambda live=live: live.version, line)
+            fresh = people_of(host.live(f"{query} "))
+            assert people_of(live) == fresh, f"line {line}"
+            assert live.version > before and fresh != seen, f"line {line}"
+        line += 1
+    assert line > 10
+
+
+def people_of(live: LiveFrame) -> list[str]:
+    return sorted(map(repr, live.df.itertuples(index=False, name=None)))
+
+
+def strike(look: Callable[[], object], at: int) -> bool:
+    """Looks; raises KeyboardInterrupt at the line of this number that is run in the engine. False if there is none."""
+    left = at
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        here = frame.f_code.co_filename
+        if "tripleweb" not in here or here.endswith(("live.py", "shield.py", "test_live_frame.py")):
+            return trace
+        if event == "line":
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    outer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        look()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(outer)
+    return False

@@ -100,7 +100,8 @@ class Shared:
         if live.maintained is not None:
             if not live.has_news:
                 return
-            if not self.anchors:  # nobody has to be told: an interrupt costs an evaluation, and no more
+            if not self.anchors and live.maintained.looked is None:
+                # nobody has to be told: an interrupt costs an evaluation, and no more
                 try:
                     live.refresh()
                 except BaseException:

@@ -97,16 +97,17 @@ class Followed(LiveQuery):
                 else:
                     limits = budget or self._budget or Budget()
                     change = maintained.settle(_most(limits.rows), _most(limits.bytes))
+                if change is not None:
+                    self.version += 1
             except Exception as error:
                 # half of it is settled, or it has become too large: the next look evaluates afresh
                 if maintained.looked is not None or isinstance(error, BudgetError):
                     self.drop()
                 raise
             except BaseException:
-                self._leave()
+                if maintained.looked is None:
+                    self._leave()
                 raise
-            if change is not None:
-                self.version += 1
             return change
         if self.reason is None and follow:
             try:
