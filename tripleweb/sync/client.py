@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text, unpack
 from tripleweb.errors import ProtocolError, TriplewebError
@@ -98,6 +100,9 @@ class ClientCore:
         self.outbox: dict[int, Pending] = {p.number: p for p in sorted(state.pending, key=lambda p: p.number)}
         self.cursors: dict[str, int] = dict(meta.get("cursors", {}))
         self.epoch: str = meta.get("epoch", "")
+        self.at: int = int(meta.get("at", 0))  # the seq of the last poke
+        self.ticket: str = meta.get("ticket", "")  # under which the server knows what is held here
+        self.features: list[str] = []  # of the server
         self.server_id: str = meta.get("server", "")
         self.user: str = meta.get("user", "")
         self.role: str = ""
@@ -183,6 +188,17 @@ class ClientCore:
         if self.subscriptions.pop(name, None) is not None and self._introduced:
             self._queue.append(messages.Unsubscribe(name))
         self._live.discard(name)
+        self.cursors.pop(name, None)
+
+    def is_live(self, name: str) -> bool:
+        """True if what a subscription asks for is here, as the server has it but for what is on its way."""
+        return name in self._live
+
+    def ask(self, frame: ClientFrame) -> bool:
+        """Sends a frame that is answered by `Update.frame`; False where there is nobody to be asked."""
+        if self.state == "online":
+            self._queue.append(frame)
+        return self.state == "online"
 
     @property
     def _introduced(self) -> bool:
@@ -220,7 +236,10 @@ class ClientCore:
             self.next,
             self.decided,
             now_ms,
+            features=[messages.LINEAGE],
             subscriptions=[self._with_cursor(s) for s in self.subscriptions.values()],
+            ticket=self.ticket,
+            at=(self.epoch, self.at) if self.epoch else None,
         )
 
     def _with_cursor(self, subscription: Subscription) -> Subscription:
@@ -302,6 +321,7 @@ class ClientCore:
         self.offset_ms = welcome.now - (self._hello_ms + now_ms) // 2
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
         self.server_id = welcome.server
+        self.features = welcome.features
         self.clock.tolerance_ms = max(self.limits.tolerance_ms, welcome.tolerance)
         first = next(iter(self.outbox), self.next)
         if (
@@ -329,7 +349,7 @@ class ClientCore:
             raise ProtocolError("malformed", str(error)) from None
         if any(r.number in self.outbox and self.outbox[r.number].id != r.id for r in poke.receipts):
             return self._rekey()  # the number was used by a copy of this replica
-        full = any(base is None for base in poke.cursors.values())
+        full = poke.reset or (messages.LINEAGE not in self.features and None in poke.cursors.values())
         update, step = Update(), _Step()
         # the server's clock is at least where it was when it decided this
         latest = max([0, *(entry.at for entry in committed), *(receipt.at for receipt in poke.receipts)])
@@ -348,12 +368,14 @@ class ClientCore:
             step.deltas.append(self.store.apply(changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
         self._parts.clear()
-        self._put_pending_on_top(step, full)
-        self._stand_at(poke)
+        self._drop(poke.forget, step)
+        self._put_pending_on_top(step, full or bool(poke.forget))
+        self._stand_at(poke, full)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
             self.decided += 1
         if any(receipt.reload for receipt in update.receipts) and not full:
             self.cursors.clear()
+            self.ticket = ""
             self._introduce()
         commit = step.commit
         if full:
@@ -371,7 +393,16 @@ class ClientCore:
             "decided": self.decided,
             "clock": self.clock.last,
             "seen": self.seen,
+            "at": self.at,
         }
+        if poke.ticket or poke.reset:
+            self.ticket = commit.meta["ticket"] = poke.ticket
+        if poke.cursors:
+            commit.meta["asked"] = [
+                msgspec.to_builtins(msgspec.structs.replace(one, cursor=None))
+                for one in self.subscriptions.values()
+                if one.kind == "triples" and one.id != APP
+            ]
         update.delta, update.commit = net(step.deltas), commit
         return update
 
@@ -383,11 +414,12 @@ class ClientCore:
         )
         self.clock.witness(self.seen, now_ms + self.offset_ms)
 
-    def _stand_at(self, poke: Poke) -> None:
+    def _stand_at(self, poke: Poke, full: bool) -> None:
         """Moves the cursors to where a poke leads."""
-        if poke.epoch != self.epoch:  # a cursor of another epoch means nothing in this one
+        if poke.epoch != self.epoch or full:  # a cursor of another epoch means nothing in this one
             self.cursors.clear()
-            self.epoch = poke.epoch
+            self.epoch, self.at = poke.epoch, 0
+        self.at = max(self.at, poke.seq)
         for name, base in poke.cursors.items():
             if name in self.subscriptions:
                 self._live.add(name)
@@ -398,6 +430,8 @@ class ClientCore:
 
     def _check_joins(self, poke: Poke) -> None:
         """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged."""
+        if not poke.reset and self.ticket and (poke.epoch != self.epoch or poke.since > self.at):
+            raise ProtocolError("order", f"this replica stands at {self.at}, a poke from {poke.since} has a gap")
         for name in sorted(self._live | poke.cursors.keys()):
             since = poke.cursors.get(name, poke.since)
             at = self.cursors.get(name)
@@ -487,6 +521,12 @@ class ClientCore:
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
         step.deltas.append(self.store.put(parts, gone, revive))
 
+    def _drop(self, places: Iterable[tuple[str, str]], step: _Step) -> None:
+        """What is no longer followed is no longer here. That deletes nothing: it is not known here any more."""
+        gone = [register.key for place in places for register in self.store.registers_at(*place)]
+        step.deltas.append(self.store.put((), gone))
+        step.touched.update(dict.fromkeys(gone))
+
     def _put_pending_on_top(self, step: _Step, full: bool) -> None:
         """Applies what is pending to the registers that the server's word has touched."""
         for pending in self.outbox.values():
@@ -523,8 +563,10 @@ class ClientCore:
             "next": self.next,
             "decided": 0,
             "cursors": {},
+            "ticket": "",
             "clock": self.clock.last,
         }
+        self.ticket = ""
         self._introduce()
         return Update(net(deltas), commit)
 

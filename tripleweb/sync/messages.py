@@ -15,9 +15,10 @@ slots mean), a *register* is the same with its stamp at the end.
 **Speaking.** The client speaks first:
 
     > {"t":"hello","protocol":[1,1],"replica":"0123456789ab","incarnation":"x7","next":8,"confirmed":5,
-    >  "now":1700000000000,"features":[],"subscriptions":[{"id":"app","kind":"triples","cursor":["e1",41]}]}
+    >  "now":1700000000000,"features":["lineage"],"ticket":"",
+    >  "subscriptions":[{"id":"app","kind":"triples","cursor":["e1",41]}]}
     < {"t":"welcome","protocol":1,"server":"s1","epoch":"e1","seq":44,"last":7,"user":"ada","session":"k3",
-    <  "role":"writer","now":1700000000002,"tolerance":60000,"features":[]}
+    <  "role":"writer","now":1700000000002,"tolerance":60000,"features":["lineage"]}
 
 `next` is the number that the replica's next transaction will have, `confirmed` the number up to which it has stored
 the receipts, `last` the highest number that the server has decided. A replica whose `next` is not above `last`, which
@@ -50,15 +51,44 @@ local commit. Nothing in it is not yet durable at the server.
     <  "receipts":[{"number":7,"id":"8Jp2","outcome":"applied","stamp":"018bcfe567000000-0123456789ab","seq":43}]}
 
 A cursor is (epoch, seq); the server numbers what it accepts, in commit order. `cursors` names the subscriptions that
-come to life with this poke and the seq from which they were caught up; null: from nothing, and what the client holds
-and this load does not contain is gone. Before such a poke come the registers, in any number of parts:
+come to life with this poke and the seq from which they were caught up; null: from nothing. Before such a poke come the
+registers, in any number of parts:
 
     < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]]}
 
 What a transaction too large for a frame has set also comes in parts before its poke, which has it without changes. A
 poke whose `since` lies beyond where the client stands (or the base of a subscription beyond its cursor) is refused by
 closing the connection and saying hello again; what overlaps is merged. A receipt comes with the poke that reaches the
-point where it was decided. A server without the feature `lineage` loads the whole app for every triples subscription.
+point where it was decided.
+
+**Only what is asked.** Where both ends have the feature `lineage`, a triples subscription may have a query, and brings
+what the query's answer depends on: places, a place being a subject with a predicate and all registers there.
+
+    > {"t":"subscribe","subscription":{"id":"q1","kind":"triples",
+    >  "query":"[:find ?n :in $ ?u :where [?u :user/name ?n]]","inputs":[["s","ada"]]}}
+    < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]]}
+    < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{"q1":null},"transactions":[],"receipts":[]}
+
+From then on the connection is told each change of a place that one of its subscriptions needs or needed, a transaction
+without the changes of other places; a place that comes to be needed comes whole, in parts before the poke of the
+transaction that made it so. Instead of a query a subscription may have `predicates`, and brings all that has one of
+them (`"user/"`: one of a kind). What a replica pushes counts as asked for, until some minutes after it was decided.
+What is needed no more is told when it is no longer followed, and the client drops it last; that deletes nothing:
+
+    < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{},"transactions":[],"receipts":[],
+    <  "forget":[["ada","user/name"]]}
+
+A poke with `"reset":true` replaces what the client holds: what did not come in the parts before it is gone. It is the
+first poke after a hello, unless the server still knows what the replica holds: it keeps that for some minutes under the
+`ticket` that came with the last reset, which the hello says, beside where the replica stands (`at`). Without `lineage` every triples subscription is one of the
+whole app, and a null in `cursors` is a reset.
+
+What there is in an app, by predicate and number of triples, is asked by
+
+    > {"t":"describe","id":"d1"}
+    < {"t":"described","id":"d1","seq":44,"predicates":{"user/name":12}}
+
+**Displays** are subscriptions of kind `rows`:
 
     > {"t":"subscribe","subscription":{"id":"top","kind":"rows","query":"[:find ?n :where [_ :user/name ?n]]"}}
     < {"t":"rows","id":"top","epoch":"e1","seq":44,"reset":true,"columns":["n"],"added":[[["s","Ada"]]],"removed":[]}
@@ -98,6 +128,7 @@ from tripleweb.ids import BYTES_MAX, check_id, check_predicate
 from tripleweb.terms import TEXT_BYTES_MAX, Ref, Value, from_wire, kind, normalise, slot, to_wire
 
 PROTOCOL = 1
+LINEAGE = "lineage"  # the feature of loading what queries need
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000
 TRANSACTION_BYTES_MAX = 224 << 20  # of its changes; what carries them may take another frame
@@ -110,7 +141,7 @@ WireRegister = tuple[str, str, str, str, str | int | float | bool | None, str]
 
 
 class Subscription(msgspec.Struct, omit_defaults=True):
-    """What a client wants to hear. `query` None: the whole app (`triples` only)."""
+    """What a client wants to hear. Without `query` and `predicates`: the whole app (`triples` only)."""
 
     id: str
     kind: str = "triples"
@@ -118,6 +149,7 @@ class Subscription(msgspec.Struct, omit_defaults=True):
     inputs: list[Any] = []
     rules: str | None = None
     cursor: Cursor | None = None
+    predicates: list[str] = []
 
 
 class PushedTransaction(msgspec.Struct, omit_defaults=True):
@@ -165,6 +197,8 @@ class Hello(msgspec.Struct, tag_field="t", tag="hello", omit_defaults=True):
     now: int
     features: list[str] = []
     subscriptions: list[Subscription] = []
+    ticket: str = ""
+    at: Cursor | None = None
 
 
 class Push(msgspec.Struct, tag_field="t", tag="push"):
@@ -180,6 +214,10 @@ class Subscribe(msgspec.Struct, tag_field="t", tag="subscribe"):
 
 
 class Unsubscribe(msgspec.Struct, tag_field="t", tag="unsubscribe"):
+    id: str
+
+
+class Describe(msgspec.Struct, tag_field="t", tag="describe"):
     id: str
 
 
@@ -213,6 +251,9 @@ class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):
     cursors: dict[str, int | None] = {}
     transactions: list[msgspec.Raw] = []
     receipts: list[Receipt] = []
+    forget: list[tuple[str, str]] = []
+    reset: bool = False
+    ticket: str = ""
 
 
 class Rows(msgspec.Struct, tag_field="t", tag="rows"):
@@ -231,6 +272,12 @@ class Failed(msgspec.Struct, tag_field="t", tag="failed"):
     message: str
 
 
+class Described(msgspec.Struct, tag_field="t", tag="described"):
+    id: str
+    seq: int
+    predicates: dict[str, int]
+
+
 class Pong(msgspec.Struct, tag_field="t", tag="pong"):
     now: int
     echo: int
@@ -241,8 +288,8 @@ class Fault(msgspec.Struct, tag_field="t", tag="fault"):
     message: str
 
 
-ClientFrame = Hello | Push | Confirm | Subscribe | Unsubscribe | Ping
-ServerFrame = Welcome | Part | Poke | Rows | Failed | Pong | Fault
+ClientFrame = Hello | Push | Confirm | Subscribe | Unsubscribe | Describe | Ping
+ServerFrame = Welcome | Part | Poke | Rows | Failed | Described | Pong | Fault
 
 _encoder = msgspec.json.Encoder()
 _pack = msgspec.json.Encoder(enc_hook=str).encode  # a reference is text

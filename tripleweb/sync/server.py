@@ -13,8 +13,7 @@ else. After a failed commit the core is thrown away and loaded again.
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -74,6 +73,10 @@ class Limits:
     receipt_bytes_max: int = 1 << 20  # what a receipt tells of the server's registers; beyond it, load again
     lost_max: int = 10_000  # changes of which a receipt says singly that they lost
     unread_max: int = 1_000  # frames that wait for a connection that asks for more
+    news_max: int = 20_000  # transactions that wait for one that reads slowly
+    held_ms: int = 300_000  # what a replica holds is remembered while it is away, and followed after it wrote it
+    lag_max: int = 1_000  # seqs behind, where nothing of it concerns a connection
+    own_max: int = 100_000  # places that count as asked for by having been written
     subscriptions_max: int = 1_000
     rows_max: int = 10_000
     query_units: int = 5_000_000
@@ -83,19 +86,10 @@ class Limits:
 @dataclass(slots=True)
 class _Connection:
     actor: Actor
+    feed: Feed
     replica: str = ""  # "" until hello
     incarnation: str = ""
-    seq: int = 0  # where its triples subscriptions stand
-    triples: dict[str, Subscription] = field(default_factory=dict)
-    displays: dict[str, Display] = field(default_factory=dict)
-    entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
-    loads: int = 0  # first loads still running
-    loaded: int = 0  # what they contain reaches up to this seq
-    generation: int = 0  # of hello; work begun for an older one is dropped
-    receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
-    out: deque[tuple[int, ServerFrame]] = field(default_factory=deque)  # likewise
     partial: PushedTransaction | None = None
-    paused: bool = False
     rekeying: bool = False  # what it pushes is ignored until it says hello again
 
 
@@ -121,6 +115,7 @@ class TenantCore:
         self.connections: dict[Conn, _Connection] = {}
         self._random_bytes = random_bytes
         self._tail = Tail(state.tail, state.seq, self.limits.tail_max)
+        self.feeds = Feeds(self, self.store, self._tail, self.limits, self.new_session)
         self._receipts: dict[str, dict[int, tuple[str, Receipt, int]]] = {}
         for (replica, number), (tx_id, body) in sorted(state.receipts.items()):
             receipt = messages.decode_receipt(body)
@@ -128,26 +123,28 @@ class TenantCore:
         self._building = Commit(1, self.seq, self.clock.last)
         self._in_flight: Commit | None = None
         self._durable_batch = 0
-        self._jobs: deque[tuple[Conn, int, Iterator[None]]] = deque()
 
     # -- connections -------------------------------------------------------------------------------------------
 
     def connect(self, conn: Conn, actor: Actor, now_ms: int) -> None:
         """A connection was opened by `actor`, who is authenticated."""
-        self.connections[conn] = _Connection(actor)
+        self.connections[conn] = _Connection(actor, Feed(conn))
 
     def disconnect(self, conn: Conn, now_ms: int) -> None:
         """A connection is gone; its work is dropped."""
-        self.connections.pop(conn, None)
+        link = self.connections.pop(conn, None)
+        if link is not None:
+            self.feeds.leave(link.feed, now_ms)
 
     def pause(self, conn: Conn) -> None:
         """The connection reads slowly: it gets nothing new until `resume`, then one larger poke."""
         if conn in self.connections:
-            self.connections[conn].paused = True
+            self.connections[conn].feed.paused = True
 
     def resume(self, conn: Conn) -> None:
         if conn in self.connections:
-            self.connections[conn].paused = False
+            self.connections[conn].feed.paused = False
+            self.feeds.due[self.connections[conn].feed] = None
 
     def set_role(self, conn: Conn, role: str) -> None:
         """The actor's role changed; it holds from the next frame on."""
@@ -160,12 +157,12 @@ class TenantCore:
         link = self.connections.get(conn)
         if link is None:
             return
-        if len(link.out) > self.limits.unread_max:
+        if len(link.feed.out) > self.limits.unread_max:
             raise ProtocolError("overload", "much is asked for, and what is answered is not read")
         if isinstance(frame, Hello):
             self._hello(conn, link, frame, now_ms)
         elif isinstance(frame, messages.Ping):
-            link.out.append((0, messages.Pong(now_ms, frame.now)))
+            self.feeds.say(link.feed, messages.Pong(now_ms, frame.now))
         elif not link.replica:
             if not link.rekeying:
                 raise ProtocolError("order", f"the first frame is hello, not {type(frame).__name__.lower()}")
@@ -175,12 +172,11 @@ class TenantCore:
         elif isinstance(frame, messages.Confirm):
             self._confirm(link.replica, frame.number)
         elif isinstance(frame, messages.Subscribe):
-            self._subscribe(conn, link, frame.subscription)
+            self.feeds.subscribe(link.feed, frame.subscription)
         elif isinstance(frame, messages.Unsubscribe):
-            link.triples.pop(frame.id, None)
-            link.displays.pop(frame.id, None)
-            if link.entering.get(frame.id) is not None:  # a load under way is told to its end
-                del link.entering[frame.id]
+            self.feeds.unsubscribe(link.feed, frame.id)
+        elif isinstance(frame, messages.Describe):
+            self.feeds.describe(link.feed, frame.id)
 
     def _hello(self, conn: Conn, link: _Connection, hello: Hello, now_ms: int) -> None:
         low, high = hello.protocol
@@ -197,38 +193,36 @@ class TenantCore:
         # a client that keeps nothing says so by a `next` beyond every number; else a lost receipt is a lost tail
         shortened = row is not None and hello.confirmed < row.confirmed and hello.next < _NUMBER_MAX
         rekey = row is not None and (row.user != link.actor.user or hello.next <= last or shortened)
-        fresh = _Connection(link.actor, generation=link.generation + 1, out=link.out, rekeying=rekey)
-        self.connections[conn] = fresh
+        self.feeds.leave(link.feed, now_ms)
+        feed = Feed(conn, link.feed.out, hello.replica, paused=link.feed.paused)
+        fresh = self.connections[conn] = _Connection(link.actor, feed, rekeying=rekey)
         if not rekey:
-            self._replace(conn, hello)
+            self._replace(conn, hello, now_ms)
             fresh.replica, fresh.incarnation = hello.replica, hello.incarnation
             self._confirm(hello.replica, hello.confirmed)
             for _, receipt, batch in self._receipts.get(hello.replica, {}).values():
-                fresh.receipts.append((batch, receipt))
+                feed.receipts.append((batch, receipt))
         actor, tolerance = link.actor, self.limits.tolerance_ms
         welcome = Welcome(
             PROTOCOL, self.server_id, self.epoch, self.durable_seq, last, actor.user, actor.session, actor.role,
-            now_ms, tolerance, rekey=rekey,
+            now_ms, tolerance, [messages.LINEAGE], rekey=rekey,
         )  # fmt: skip
-        fresh.out.append((0, welcome))
+        self.feeds.say(feed, welcome)
         if not rekey:
-            fresh.seq = self.seq
-            for subscription in hello.subscriptions:
-                self._subscribe(conn, fresh, subscription)
+            self.feeds.begin(feed, hello, now_ms)
 
-    def _replace(self, conn: Conn, hello: Hello) -> None:
+    def _replace(self, conn: Conn, hello: Hello, now_ms: int) -> None:
         """One replica, one connection: an older one is a half-open socket of the same process, or a copy."""
         for other, link in self.connections.items():
             if other != conn and link.replica == hello.replica:
-                self._expel(link, "this replica has connected again from elsewhere")
+                self._expel(link, "this replica has connected again from elsewhere", now_ms)
 
-    def _expel(self, link: _Connection, message: str) -> None:
+    def _expel(self, link: _Connection, message: str, now_ms: int) -> None:
         """Takes the identity from a connection: it has to say hello with another. All that it waited for is dropped."""
-        link.out.append((0, Fault("replaced", message)))
+        self.feeds.leave(link.feed, now_ms)
+        link.feed = Feed(link.feed.conn, link.feed.out, paused=link.feed.paused)
+        self.feeds.say(link.feed, Fault("replaced", message))
         link.replica, link.rekeying = "", True
-        link.generation += 1
-        for waiting in (link.triples, link.displays, link.entering, link.receipts):
-            waiting.clear()
 
     def _confirm(self, replica: str, number: int) -> None:
         row = self.replicas.get(replica)
@@ -262,9 +256,9 @@ class TenantCore:
         if pushed.number <= row.last:
             held = self._receipts.get(link.replica, {}).get(pushed.number)
             if held is not None and held[0] == pushed.id:
-                link.receipts.append((held[2], held[1]))
+                self.feeds.tell_receipt(link.feed, held[1], held[2])
             else:  # the number is taken by another transaction: this replica is a copy
-                self._expel(link, f"number {pushed.number} of this replica is taken")
+                self._expel(link, f"number {pushed.number} of this replica is taken", now_ms)
             return
         try:
             time, replica = parse_stamp(pushed.stamp)
@@ -282,7 +276,8 @@ class TenantCore:
         self._building.receipts.append((link.replica, pushed.number, pushed.id, messages.encode(receipt)))
         batch = self._building.batch
         self._receipts.setdefault(link.replica, {})[pushed.number] = (pushed.id, receipt, batch)
-        link.receipts.append((batch, receipt))
+        self.feeds.wrote(link.feed, self._keys(link, pushed), parse_stamp(receipt.stamp), now_ms)
+        self.feeds.tell_receipt(link.feed, receipt, batch)
 
     def _decide(
         self, link: _Connection, row: ReplicaRow, pushed: PushedTransaction, sent_time: int, now_ms: int
@@ -316,10 +311,10 @@ class TenantCore:
                 receipt.lost.append((i, fate[0], "" if by is None else by.user))
         stands = [c for c, fate in zip(changes, fates, strict=True) if fate is None or fate[0] == "reset"]
         if stands:
-            self._log(link, row, receipt, stands, now_ms)
+            entry = self._log(link, receipt, stands, now_ms)
+            self.feeds.tell(entry, delta, link.feed)
         if any(fates) or time != sent_time:
             self._tell_current(receipt, [c.key for c in changes], fates)
-        self._notice(delta)
         return receipt
 
     @staticmethod
@@ -356,9 +351,7 @@ class TenantCore:
         value = from_wire(*to_wire(before + increment.value))  # type: ignore[operator]
         return Change(*key, value, increment.time, increment.replica)
 
-    def _log(
-        self, link: _Connection, row: ReplicaRow, receipt: Receipt, stands: list[Change], now_ms: int
-    ) -> None:
+    def _log(self, link: _Connection, receipt: Receipt, stands: list[Change], now_ms: int) -> Entry:
         self.seq += 1
         receipt.seq = self.seq
         body = messages.encode(
@@ -376,7 +369,7 @@ class TenantCore:
             self.seq, link.replica, receipt.number, receipt.id, link.actor.user, now_ms, body, tuple(stands)
         )
         self._building.entries.append(entry)
-        self._tail.add(entry)
+        return entry
 
     def _tell_current(self, receipt: Receipt, keys: list[Key], fates: list[Fate | None]) -> None:
         """Puts into a receipt what the server has for the keys of its transaction, and what beat them."""
@@ -401,94 +394,16 @@ class TenantCore:
                 receipt.current, receipt.absent, receipt.reload = [], [], True
                 return
 
-    def _notice(self, delta: Delta) -> None:
-        """Displays whose predicates a delta touches are stale."""
-        if not delta:
-            return
-        predicates = delta.predicates
-        for conn, link in self.connections.items():
-            for display in link.displays.values():
-                if display.query.predicates is None or not predicates.isdisjoint(display.query.predicates):
-                    display.stale = True
-                    self._schedule(conn, link, display)
+    # -- leaving -----------------------------------------------------------------------------------------------
 
-    # -- subscriptions -----------------------------------------------------------------------------------------
-
-    def _subscribe(self, conn: Conn, link: _Connection, subscription: Subscription) -> None:
-        if len(link.triples) + len(link.displays) >= self.limits.subscriptions_max:
-            link.out.append(
-                (0, Failed(subscription.id, "limits", "too many subscriptions on this connection"))
-            )
-        elif subscription.kind == "triples":
-            if not link.triples:
-                link.seq = self.seq
-            link.triples[subscription.id] = subscription
-            cursor = subscription.cursor
-            if (
-                cursor is not None
-                and cursor[0] == self.epoch
-                and self._tail.floor <= cursor[1] <= self.durable_seq
-            ):
-                link.entering[subscription.id] = cursor[1]
-                link.seq = min(link.seq, cursor[1])
-            else:
-                link.entering[subscription.id] = None
-                link.loads += 1
-                self._jobs.append((conn, link.generation, self._load(link)))
-        elif subscription.kind == "rows" and subscription.query is not None:
-            try:
-                display = Display(subscription)
-            except (QueryError, ValueError, TypeError) as error:
-                link.out.append((0, Failed(subscription.id, "query", str(error))))
-                return
-            link.displays[subscription.id] = display
-            self._schedule(conn, link, display)
-        else:
-            link.out.append(
-                (0, Failed(subscription.id, "query", f"no subscription of kind {subscription.kind!r}"))
-            )
-
-    def _load(self, link: _Connection) -> Iterator[None]:
-        """Sends every register there is, in parts. Changes of the meantime follow in the poke that ends the load:
-        the connection's seq stays where it was when its interest was registered."""
-        for part in parts(self.store.registers(), self.limits):
-            link.out.append((self._last_batch(), part))
-            yield
-        link.loaded = self.seq
-        link.out.append((self._last_batch(), Part([])))
-        link.loads -= 1
-
-    def _last_batch(self) -> int:
+    def last_batch(self) -> int:
         """The commit that must be durable before the store's present content may be shown."""
         if self._building.entries:
             return self._building.batch
         return self._durable_batch if self._in_flight is None else self._in_flight.batch
 
-    def _schedule(self, conn: Conn, link: _Connection, display: Display) -> None:
-        if not display.running:
-            display.running = True
-            self._jobs.append((conn, link.generation, self._answer(link, display)))
-
-    def _answer(self, link: _Connection, display: Display) -> Iterator[None]:
-        """Brings a display up to date, in slices, until it is not stale any more."""
-        while display.stale and link.displays.get(display.id) is display:
-            seq, batch = self.seq, self._last_batch()
-            view = self.store.view(display.query.predicates)
-            answer = display.answer(view, self.epoch, seq, self.limits)
-            try:
-                while True:
-                    next(answer)
-                    yield
-                    if link.displays.get(display.id) is not display:
-                        return
-            except StopIteration as done:
-                if done.value is not None:
-                    link.out.append((batch, done.value))
-            finally:
-                answer.close()
-        display.running = False
-
-    # -- leaving -----------------------------------------------------------------------------------------------
+    def is_durable(self, batch: int) -> bool:
+        return batch <= self._durable_batch
 
     def take_commit(self) -> Commit | None:
         """What must become durable now; None while another commit is out or nothing changed."""
@@ -510,85 +425,29 @@ class TenantCore:
 
     def frames_to_send(self) -> list[tuple[Conn, ServerFrame]]:
         """Everything that may leave now, in order for each connection. A fault is a connection's last frame."""
-        out: list[tuple[Conn, ServerFrame]] = []
-        shared: dict[tuple[int, int], list[ServerFrame]] = {}
-        for conn, link in self.connections.items():
-            if link.paused:
-                continue
-            while link.out and link.out[0][0] <= self._durable_batch:
-                out.append((conn, link.out.popleft()[1]))
-            if link.replica and not link.loads and not link.out:
-                out.extend((conn, frame) for frame in self._pokes(link, shared))
-        return out
-
-    def _pokes(
-        self, link: _Connection, shared: dict[tuple[int, int], list[ServerFrame]]
-    ) -> list[ServerFrame]:
-        """Takes a connection from where it stands to what is durable, in as many pokes as that needs."""
-        durable = sum(1 for batch, _ in link.receipts if batch <= self._durable_batch)
-        if not (durable or link.entering or (link.triples and link.seq < self.durable_seq)):
-            return []
-        if not link.triples:
-            link.seq = self.durable_seq
-        if (
-            link.triples and link.seq < self._tail.floor
-        ):  # it was slow for longer than the tail is: from nothing again
-            self._reload(link)
-            return []
-        receipts = [receipt for _, receipt in link.receipts[:durable]]
-        del link.receipts[:durable]
-        catching_up = bool(link.entering)
-        frames: list[ServerFrame] = []
-        while True:
-            least = link.loaded if None in link.entering.values() else 0
-            since, (upto, told) = (
-                link.seq,
-                self._tail.stretch(link.seq, self.durable_seq, receipts, least, self.limits),
-            )
-            entries = self._tail.between(since, upto)
-            # its own entries a replica has, unless it comes back
-            others = entries if catching_up else [entry for entry in entries if entry.replica != link.replica]
-            if catching_up or told or len(others) < len(entries):
-                frames.extend(pokes(self.epoch, since, upto, link.entering, others, told, self.limits))
-            else:
-                if (since, upto) not in shared:
-                    shared[since, upto] = list(pokes(self.epoch, since, upto, {}, others, [], self.limits))
-                frames.extend(shared[since, upto])
-            link.seq = upto
-            link.entering.clear()
-            receipts = receipts[len(told) :]
-            if upto == self.durable_seq and not receipts:
-                return frames
-
-    def _reload(self, link: _Connection) -> None:
-        link.seq = self.seq
-        link.entering = dict.fromkeys(link.triples)
-        link.loads += 1
-        conn = next(conn for conn, other in self.connections.items() if other is link)
-        self._jobs.append((conn, link.generation, self._load(link)))
+        return list(self.feeds.frames())
 
     def has_work(self) -> bool:
         """True if `step` has something to do."""
-        return bool(self._jobs)
+        return self.feeds.has_work()
 
     def step(self) -> bool:
         """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers
         (call again after `frames_to_send` or `resume`)."""
-        for _ in range(len(self._jobs)):
-            conn, generation, job = self._jobs.popleft()
-            link = self.connections.get(conn)
-            if link is None or link.generation != generation:
-                continue  # the connection is gone or began anew; dropping the job cancels it
-            if link.paused or len(link.out) > 100:
-                self._jobs.append((conn, generation, job))
-                continue
-            try:
-                next(job)
-            except StopIteration:
-                return True
-            self._jobs.append((conn, generation, job))
-            return True
-        return False
+        return self.feeds.step()
+
+    @property
+    def is_heavy(self) -> bool:
+        """True if something waits for `evaluate`, which takes as long as a query may: call it beside the loop."""
+        return self.feeds.is_heavy
+
+    def evaluate(self) -> None:
+        """The longest-waiting evaluation that is no slice. Nothing else may be called meanwhile."""
+        self.feeds.evaluate()
+
+    def tick(self, now_ms: int) -> None:
+        """To be called every few seconds: forgets replicas that have been away for long."""
+        self.feeds.tick(now_ms)
 
     def new_session(self) -> str:
         """An id for a connection's session."""
