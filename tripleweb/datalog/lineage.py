@@ -38,7 +38,7 @@ from tripleweb.datalog.captured import Relation, Row, Scope
 from tripleweb.datalog.clauses import Binding
 from tripleweb.datalog.compiled import SINK, Change, Module
 from tripleweb.datalog.executor import Finder
-from tripleweb.datalog.maintained import Plan, Shape
+from tripleweb.datalog.maintained import DEAR, SLACK, Plan, Shape
 from tripleweb.datalog.plan import Program
 from tripleweb.store import Store
 
@@ -256,6 +256,7 @@ class LineageShape(Shape):
         self.reads: dict[str, list[Callable[..., int]]] = {}
         super().__init__(plan)
         self._finder: Finder | None = None
+        self._full = 0  # rows touched to evaluate the largest of its queries
 
     def _compile(self) -> None:
         if self.components:
@@ -290,3 +291,16 @@ class LineageShape(Shape):
             bodies = [(Body(body.head[:-1], body.literals[1:]), names) for body in self.plan.bodies]
             self._finder = Finder(self.plan, bodies)
         return self._finder
+
+    def start(self, units: float) -> int:
+        """Derives the relations of recursive rules; the rows that it touched. Raises `BudgetError`."""
+        self.allow(units, None)
+        before = self.touched
+        for component in self.components:
+            component.start()
+        return self.touched - before
+
+    def allow_for(self, full: int) -> None:
+        """What a trigger may cost, where a query took that many rows to evaluate."""
+        self._full = max(self._full, full)
+        self.allow(SLACK + DEAR * self._full, None)

@@ -1,0 +1,1 @@
+def portable(text, inputs): return text, list(inputs)
