@@ -431,7 +431,9 @@ class ClientCore:
     def _check_joins(self, poke: Poke) -> None:
         """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged."""
         if not poke.reset and self.ticket and (poke.epoch != self.epoch or poke.since > self.at):
-            raise ProtocolError("order", f"this replica stands at {self.at}, a poke from {poke.since} has a gap")
+            raise ProtocolError(
+                "order", f"this replica stands at {self.at}, a poke from {poke.since} has a gap"
+            )
         for name in sorted(self._live | poke.cursors.keys()):
             since = poke.cursors.get(name, poke.since)
             at = self.cursors.get(name)

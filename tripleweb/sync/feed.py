@@ -23,18 +23,18 @@ from typing import Protocol
 import msgspec
 
 from tripleweb.change import DELETED, Change, Key
+from tripleweb.datalog.needed import Place
 from tripleweb.errors import BudgetError, QueryError
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
 from tripleweb.sync.display import Display
 from tripleweb.sync.messages import Failed, Part, Poke, Receipt, ServerFrame, Subscription
 from tripleweb.sync.records import Entry
-from tripleweb.sync.relevance import Interest, Place, Relevance
+from tripleweb.sync.relevance import Interest, Relevance
 from tripleweb.sync.tail import FrameLimits, Tail, Told, parts, pokes, told
 
 Conn = Hashable
-
-TICKET_BYTES = 9
+Failure = tuple[str, str]  # code and message
 
 
 class FeedLimits(FrameLimits, Protocol):
@@ -82,8 +82,12 @@ class Holding:
     feed: Feed | None = None
     interests: dict[str, Interest] = field(default_factory=dict)  # by subscription
     said: dict[str, bytes] = field(default_factory=dict)  # what was asked for, likewise
-    forgets: deque[tuple[int, list[Place]]] = field(default_factory=deque)  # what it was told to forget, and when
-    written: dict[Place, int] = field(default_factory=dict)  # its own places: when they were written, oldest first
+    forgets: deque[tuple[int, list[Place]]] = field(
+        default_factory=deque
+    )  # what it was told to forget, and when
+    written: dict[Place, int] = field(
+        default_factory=dict
+    )  # its own places: when they were written, oldest first
     left: int = 0  # when its connection was lost
 
     def holds(self, place: Place) -> bool:
@@ -97,7 +101,9 @@ class Places:
     places: list[Place]
 
 
-News = tuple[int, Told | list[Part] | Places]  # (seq, changes | registers that come whole | what is forgotten)
+News = tuple[
+    int, Told | list[Part] | Places
+]  # (seq, changes | registers that come whole | what is forgotten)
 
 
 @dataclass(slots=True, eq=False)
@@ -145,7 +151,8 @@ class Feeds:
         self._displays: dict[str | None, dict[Display, Feed]] = {}  # by predicate, None: that read all
         self.due: dict[Feed, None] = {}  # who may have something to send
         self._jobs: deque[tuple[Feed, Iterator[None]]] = deque()
-        self._evaluations: deque[tuple[Interest, Callable[[], None]]] = deque()  # and what to do then
+        self._swept: set[Interest] = set()  # that are to be swept
+        self._evaluations: deque[tuple[Interest, Callable[[Failure | None], None]]] = deque()  # and what then
 
     # -- coming and going --------------------------------------------------------------------------------------
 
@@ -161,9 +168,7 @@ class Feeds:
             if feed.holding is None or subscription.id not in feed.entering:
                 self.subscribe(feed, subscription)
 
-    def _resume(
-        self, feed: Feed, hello: messages.Hello, wanted: Sequence[Subscription], now_ms: int
-    ) -> None:
+    def _resume(self, feed: Feed, hello: messages.Hello, wanted: Sequence[Subscription], now_ms: int) -> None:
         self._expire(now_ms)
         held = self._holdings.get(hello.replica)
         epoch, since = hello.at or ("", 0)
@@ -176,7 +181,7 @@ class Feeds:
         if held is not None and not known:
             self._end(held)
         if held is None or not known:
-            held = Holding(hello.replica, self._random_id(), self.relevance.own())
+            held = Holding(hello.replica, self._random_id(), self.relevance.open_places())
             held.own.readers.add(held)
             self._holdings[hello.replica] = held
         feed.holding, held.feed = held, feed
@@ -362,7 +367,7 @@ class Feeds:
         """What nothing else asks for is to be forgotten."""
         if not any(other is interest for other in holding.interests.values()):
             interest.readers.discard(holding)
-            self._forget(holding, interest.held())
+            self._forget(holding, self.relevance.held(interest))
             if not interest.readers:
                 self.relevance.close(interest)
 
@@ -385,13 +390,16 @@ class Feeds:
         seq = entry.seq
         for interest, places in self.relevance.changed(delta, seq).items():
             self._ship(interest.readers, places, seq)
-            if self.relevance.is_stale(interest):
+            if interest not in self._swept and self.relevance.is_stale(interest):
+                self._swept.add(interest)
                 self._evaluations.append((interest, partial(self._sweep, interest)))
         reached: dict[Feed, dict[int, None]] = {}
         for at, change in enumerate(entry.registers):
             subject, predicate = change.subject, change.predicate
             deleted = predicate == DELETED
-            holders = self.relevance.holders_of(subject) if deleted else self.relevance.holders(subject, predicate)
+            holders = (
+                self.relevance.holders_of(subject) if deleted else self.relevance.holders(subject, predicate)
+            )
             for interest in holders:
                 for holding in interest.readers:
                     if (feed := holding.feed) is not None and feed is not writer and not feed.whole:
@@ -457,7 +465,9 @@ class Feeds:
             feed.reset = True
             holding.forgets.clear()
             feed.entering = dict.fromkeys(holding.interests)
-            places = dict.fromkeys(place for one in holding.interests.values() for place in one.held())
+            places = dict.fromkeys(
+                place for one in holding.interests.values() for place in self.relevance.held(one)
+            )
             places.update(dict.fromkeys(holding.own.places))
             self._begin_load(feed, self._load(feed, self._registers(list(places))))
 
@@ -479,36 +489,49 @@ class Feeds:
         feed.loads -= 1
         self.due[feed] = None
 
-    def _evaluated(self, feed: Feed, holding: Holding, name: str, interest: Interest) -> None:
-        """An interest has been evaluated, or could not be: now it is sent."""
-        if feed.is_over or holding.interests.get(name) is not interest:
-            feed.loads -= 1
-            return
-        if interest.trouble is None:
-            self._jobs.append((feed, self._load(feed, self._registers(list(interest.held())))))
-            return
+    def _evaluated(
+        self, feed: Feed, holding: Holding, name: str, interest: Interest, failure: Failure | None
+    ) -> None:
+        """An interest was evaluated, or could not be: now it is sent."""
         feed.loads -= 1
-        feed.entering.pop(name, None)
-        self._fail(feed, name, *interest.trouble)
+        if feed.is_over or holding.interests.get(name) is not interest:
+            self.due[feed] = None
+        elif failure is None:
+            places = list(self.relevance.held(interest))
+            self._begin_load(feed, self._load(feed, self._registers(places)))
+        else:
+            self._end_subscription(holding, name, failure)
+
+    def _end_subscription(self, holding: Holding, name: str, failure: Failure) -> None:
+        if (feed := holding.feed) is not None:
+            feed.entering.pop(name, None)
+            self._fail(feed, name, *failure)
         self._leave(holding, name)
 
-    def _fill(self, interest: Interest) -> None:
+    def _fill(self, interest: Interest) -> Failure | None:
         """Finds what an interest needs, from nothing."""
-        if not interest.is_loaded and interest.trouble is None:
-            try:
-                self.relevance.load(interest, self.log.seq, self.limits.query_units)
-            except BudgetError as error:
-                interest.trouble = "budget", str(error)
-            except QueryError as error:
-                interest.trouble = "query", str(error)
+        if interest.is_loaded:
+            return None
+        try:
+            self.relevance.load(interest, self.log.seq, self.limits.query_units)
+        except QueryError as error:
+            return "budget" if isinstance(error, BudgetError) else "query", str(error)
+        return None
 
-    def _sweep(self, interest: Interest) -> None:
+    def _sweep(self, interest: Interest, failure: Failure | None) -> None:
         """What an interest needed once and needs no more is followed no more."""
+        self._swept.discard(interest)
+        readers = list(interest.readers)
         try:
             dropped = self.relevance.sweep(interest, self.log.seq, self.limits.query_units)
-        except BudgetError:  # it has grown: what it holds stays right, if more than needed
+        except QueryError as error:
+            if interest.trouble is not None:  # nobody follows it, and nobody can find it anew
+                failure = "budget" if isinstance(error, BudgetError) else "query", str(error)
+                for holding in readers:
+                    for name in [name for name, one in holding.interests.items() if one is interest]:
+                        self._end_subscription(holding, name, failure)
             return
-        for holding in list(interest.readers):
+        for holding in readers:
             self._forget(holding, dropped)
 
     def has_work(self) -> bool:
@@ -518,14 +541,15 @@ class Feeds:
     @property
     def is_heavy(self) -> bool:
         """True if an evaluation waits that is no slice: `evaluate` is to be called where it holds nobody up."""
-        return bool(self._evaluations) and self.relevance.expected_rows(self._evaluations[0][0]) > self.limits.slice_units
+        return (
+            bool(self._evaluations)
+            and self.relevance.expected_rows(self._evaluations[0][0]) > self.limits.slice_units
+        )
 
     def evaluate(self) -> None:
         """The longest-waiting evaluation, as a whole."""
         interest, then = self._evaluations.popleft()
-        if interest.readers:
-            self._fill(interest)
-        then()
+        then(self._fill(interest) if interest.readers else None)
 
     def step(self) -> bool:
         """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers."""
@@ -655,7 +679,7 @@ class Feeds:
             poke = Poke(self.log.epoch, since, upto, dict(feed.entering), [], said, forget, feed.reset)
             if feed.reset and feed.holding is not None:
                 poke.ticket = feed.holding.ticket
-            frames = list(pokes(poke, entries, self.limits))
+            frames: list[ServerFrame] = list(pokes(poke, entries, self.limits))
             if feed.whole and is_shared:
                 shared[key] = frames
             yield from frames
@@ -673,8 +697,10 @@ class Feeds:
         at = feed.seq
         while feed.news and feed.news[0][0] <= upto:
             seq = feed.news[0][0]
-            if seq > at and entries and (
-                size > self.limits.frame_bytes or len(entries) >= self.limits.poke_transactions_max
+            if (
+                seq > at
+                and entries
+                and (size > self.limits.frame_bytes or len(entries) >= self.limits.poke_transactions_max)
             ):
                 return at, entries, loads, []
             at = seq

@@ -13,38 +13,33 @@ else. After a failed commit the core is thrown away and loaded again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text
-from tripleweb.errors import ProtocolError, QueryError
+from tripleweb.errors import ProtocolError
 from tripleweb.ids import nano_id
-from tripleweb.store import Delta, Fate, Store
+from tripleweb.store import Fate, Store
 from tripleweb.sync import messages
-from tripleweb.sync.display import Display
+from tripleweb.sync.feed import Conn, Feed, Feeds
 from tripleweb.sync.messages import (
     PROTOCOL,
     ClientFrame,
     Committed,
-    Failed,
     Fault,
     Hello,
-    Part,
     PushedTransaction,
     Receipt,
     ServerFrame,
-    Subscription,
     Welcome,
     register_to_wire,
 )
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
-from tripleweb.sync.tail import Tail, parts, pokes
+from tripleweb.sync.tail import Tail
 from tripleweb.terms import from_wire, to_wire
-
-Conn = Hashable
 
 _REPLICA = re.compile(r"[0-9a-z]{12}")
 _NUMBER_MAX = 1 << 53
@@ -74,7 +69,9 @@ class Limits:
     lost_max: int = 10_000  # changes of which a receipt says singly that they lost
     unread_max: int = 1_000  # frames that wait for a connection that asks for more
     news_max: int = 20_000  # transactions that wait for one that reads slowly
-    held_ms: int = 300_000  # what a replica holds is remembered while it is away, and followed after it wrote it
+    held_ms: int = (
+        300_000  # what a replica holds is remembered while it is away, and followed after it wrote it
+    )
     lag_max: int = 1_000  # seqs behind, where nothing of it concerns a connection
     own_max: int = 100_000  # places that count as asked for by having been written
     subscriptions_max: int = 1_000

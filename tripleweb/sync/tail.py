@@ -142,5 +142,7 @@ def pokes(poke: Poke, entries: Iterable[Told], limits: FrameLimits) -> Iterator[
             body = entry.without([])
         poke.transactions.append(msgspec.Raw(body))
     if poke.reset:  # the load has it all
-        poke.receipts = [msgspec.structs.replace(r, current=[], absent=[], reload=False) for r in poke.receipts]
+        poke.receipts = [
+            msgspec.structs.replace(r, current=[], absent=[], reload=False) for r in poke.receipts
+        ]
     yield poke

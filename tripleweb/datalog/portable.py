@@ -1,0 +1,2 @@
+def portable(text, inputs):
+    return text, list(inputs)
