@@ -185,10 +185,12 @@ class ClientCore:
             self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
 
     def unsubscribe(self, name: str) -> None:
-        if self.subscriptions.pop(name, None) is not None and self._introduced:
+        subscription = self.subscriptions.pop(name, None)
+        if subscription is not None and self._introduced:
             self._queue.append(messages.Unsubscribe(name))
         self._live.discard(name)
-        self.cursors.pop(name, None)
+        if subscription is not None and not messages.is_whole(subscription):
+            self.cursors.pop(name, None)  # what it brought will be forgotten
 
     def is_live(self, name: str) -> bool:
         """True if what a subscription asks for is here, as the server has it but for what is on its way."""
@@ -397,6 +399,7 @@ class ClientCore:
         }
         if poke.ticket or poke.reset:
             self.ticket = commit.meta["ticket"] = poke.ticket
+            commit.meta["replica"] = self.replica  # whom the ticket is for, also if it never writes
         if poke.cursors:
             commit.meta["asked"] = [
                 msgspec.to_builtins(msgspec.structs.replace(one, cursor=None))

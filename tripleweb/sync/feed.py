@@ -1,8 +1,8 @@
 """What connections read: their subscriptions, what each of them holds, and what is on its way to it.
 
 A `Feed` is the reading side of one connection. Its `Holding` says which places its replica holds: those that its
-queries need or needed (`relevance`), and what it wrote itself lately. What an accepted transaction means to a holding is
-found out when it is accepted (`Feeds.tell`) and waits as news, in the order of seq, until it is durable. A holding
+queries need or needed (`relevance`), and what it wrote itself lately. What an accepted transaction means to a holding
+is found out when it is accepted (`Feeds.tell`) and waits as news, in the order of seq, until it is durable. A holding
 outlives its connection for some minutes (`ticket`), so that a replica that comes back is told the gap only. A feed of
 the whole app has no news: it is told the tail of the log.
 
@@ -127,11 +127,6 @@ class Feed:
     paused: bool = False
     is_over: bool = False
 
-    @property
-    def reads(self) -> bool:
-        """True if it has triples subscriptions, or a replica that is told of its own writes."""
-        return bool(self.whole) or self.holding is not None
-
 
 class Feeds:
     """All that is read of one tenant."""
@@ -162,7 +157,7 @@ class Feeds:
         feed.seq = self.log.seq
         has_lineage = messages.LINEAGE in hello.features
         wanted = [one for one in hello.subscriptions if one.kind == "triples"]
-        if has_lineage and not any(_is_whole(one) for one in wanted):
+        if has_lineage and not any(messages.is_whole(one) for one in wanted):
             self._resume(feed, hello, wanted, now_ms)
         for subscription in hello.subscriptions:
             if feed.holding is None or subscription.id not in feed.entering:
@@ -287,7 +282,7 @@ class Feeds:
         if count >= self.limits.subscriptions_max:
             self._fail(feed, name, "limits", "too many subscriptions on this connection")
         elif subscription.kind == "triples":
-            if feed.holding is None or _is_whole(subscription):
+            if feed.holding is None or messages.is_whole(subscription):
                 self._subscribe_whole(feed, subscription)
             else:
                 self._subscribe_query(feed, feed.holding, subscription)
@@ -420,8 +415,13 @@ class Feeds:
         for place in dict.fromkeys((subject, predicate) for subject, predicate, _ in keys):
             if place[1] == DELETED:
                 continue
-            if not holding.holds(place) and any(
-                (register.time, register.replica) != stamp for register in self.store.registers_at(*place)
+            # what it has just written it has, unless a load is about to take its place
+            if (
+                feed.reset
+                or not holding.holds(place)
+                and any(
+                    (register.time, register.replica) != stamp for register in self.store.registers_at(*place)
+                )
             ):
                 fresh.append(place)
             holding.written.pop(place, None)
@@ -632,7 +632,7 @@ class Feeds:
                 continue
             while feed.out and self.log.is_durable(feed.out[0][0]):
                 yield feed.conn, feed.out.popleft()[1]
-            if feed.reads and not feed.loads and not feed.out:
+            if feed.replica and not feed.loads and not feed.out:
                 for frame in self._pokes(feed, shared):
                     yield feed.conn, frame
             if not (feed.out or feed.receipts or feed.news or feed.loads) and (
@@ -647,6 +647,8 @@ class Feeds:
         if feed.whole and feed.seq < self.tail.floor:
             self.again(feed)
             return
+        if not feed.whole and feed.holding is None:  # it writes only
+            feed.seq = durable_seq
         receipts = [receipt for _, receipt in feed.receipts[:durable]]
         del feed.receipts[:durable]
         while (
@@ -686,8 +688,6 @@ class Feeds:
             feed.seq, feed.reset, feed.is_nudged = upto, False, False
             feed.entering.clear()
             receipts = receipts[len(said) :]
-        if not feed.reads:
-            feed.seq = durable_seq
 
     def _drain(self, feed: Feed, upto: int) -> tuple[int, list[Told], list[Part], list[Place]]:
         """(how far the next poke goes, its transactions, the parts before it, what is forgotten after it)."""
@@ -718,7 +718,3 @@ class Feeds:
 def _said(subscription: Subscription) -> bytes:
     """What is asked for, wherever it stands."""
     return messages.encode(msgspec.structs.replace(subscription, cursor=None))
-
-
-def _is_whole(subscription: Subscription) -> bool:
-    return subscription.query is None and not subscription.predicates

@@ -80,8 +80,8 @@ What is needed no more is told when it is no longer followed, and the client dro
 
 A poke with `"reset":true` replaces what the client holds: what did not come in the parts before it is gone. It is the
 first poke after a hello, unless the server still knows what the replica holds: it keeps that for some minutes under the
-`ticket` that came with the last reset, which the hello says, beside where the replica stands (`at`). Without `lineage` every triples subscription is one of the
-whole app, and a null in `cursors` is a reset.
+`ticket` that came with the last reset, which the hello says, beside where the replica stands (`at`). Without `lineage`
+every triples subscription is one of the whole app, and a null in `cursors` is a reset.
 
 What there is in an app, by predicate and number of triples, is asked by
 
@@ -150,6 +150,11 @@ class Subscription(msgspec.Struct, omit_defaults=True):
     rules: str | None = None
     cursor: Cursor | None = None
     predicates: list[str] = []
+
+
+def is_whole(subscription: Subscription) -> bool:
+    """True if a triples subscription is one of the whole app."""
+    return subscription.query is None and not subscription.predicates
 
 
 class PushedTransaction(msgspec.Struct, omit_defaults=True):
