@@ -157,7 +157,7 @@ def test_a_query_that_cannot_be_run_fails_and_nothing_else() -> None:
 
 
 def test_what_nothing_asks_for_any_more_is_forgotten_and_not_deleted() -> None:
-    peers, everything = world()
+    peers, _everything = world()
     kim = asking(peers, mine=(POSTS, "ada"), theirs=(POSTS, "bob"))
     kim.core.unsubscribe("theirs")
     peers.settle()

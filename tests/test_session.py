@@ -496,9 +496,9 @@ def test_the_replica_goes_on_where_it_was(house: House, tmp_path: Path) -> None:
     again = Session(ReplicaFile(tmp_path / "r"), app="app", url=house.url)
     house.sessions.append(again)
     assert (again.core.replica, again.position, again.core.pending) == (replica, at, 1)
-    assert again.core.complete and not again.settling
+    assert again.core.complete and not again.is_settling()
     again.connect(TOKEN, pace=QUICK)
-    assert again.settling
+    assert again.is_settling()
     again.flush(10)
     assert len(again.fates) == 2
 

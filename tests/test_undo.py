@@ -400,9 +400,9 @@ def settled(*dbs: Database) -> None:
     for db in dbs:
         assert db._session.wait_for(lambda db=db: db._session.core.caught_up, 10), db.status
         db.flush(10)
-    wanted = max(db._session.core.cursors["app"] for db in dbs)
     for db in dbs:
-        assert db._session.wait_for(lambda db=db: db._session.core.cursors["app"] >= wanted, 10)
+        for _ in range(2):  # the second answer comes after what was on its way when the first one came
+            assert db._session.describe(10) is not None
 
 
 def test_undo_travels(connect: Callable[..., Database]) -> None:

@@ -15,10 +15,11 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,7 @@ from tripleweb.change import DELETED
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.explain import COLUMNS, explain
+from tripleweb.datalog.inputs import ITEMS_MAX
 from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.discovery import Unreachable
 from tripleweb.errors import IncompleteError, NoServerError, StorageError, TriplewebError
@@ -37,6 +39,7 @@ from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
 from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile, collector_at_rest
 from tripleweb.storage.shelf import Identity, Shelf
+from tripleweb.subscriptions import Asked
 from tripleweb.terms import from_wire
 
 if TYPE_CHECKING:
@@ -84,8 +87,9 @@ def connect(
 
     A known server that is down is no error: the store opens with what it has and keeps trying. `path` None takes a
     replica file of this server, app and user that no running session holds, or a new one; ":memory:" keeps none.
-    Until loading by query exists, both values of `replicate` load the whole app. Raises `ValueError` for what is no
-    App ID, `NoServerError`, `StoreLockedError` for an explicit path in use, `StorageError`.
+    `replicate="queries"` loads what queries, live frames and `get` ask for, and keeps it fresh for five minutes after
+    its last use; `"all"` keeps a full copy of the app. Raises `ValueError` for what is no App ID, `NoServerError`,
+    `StoreLockedError` for an explicit path in use, `StorageError`.
     """
     check_app(app)
     check_schema(schema)
@@ -109,7 +113,13 @@ def connect(
     replica = (
         _replica(path, durability) if path is not None else shelf.adopt(place.url, app, identity, durability)
     )
-    session = _begin(replica, app=app, url=place.url, on_identity=_remembering(shelf, place.url))
+    session = _begin(
+        replica,
+        app=app,
+        url=place.url,
+        partial=replicate == "queries",
+        on_identity=_remembering(shelf, place.url),
+    )
     session.connect(place.token, label=label, locate=discovery.follow(place))
     return Database(session, schema)
 
@@ -337,8 +347,10 @@ class Database:
         'Ada'
         """
         parsed = self._parsed(query_text)
-        self._load(timeout, strict)
-        return self._answer(parsed, inputs)
+        inputs = _repeatable(inputs)
+        asked = self._ask(parsed, inputs)
+        self._load(asked, timeout, strict)
+        return self._answer(parsed, inputs, asked=asked)
 
     def live(self, query_text: str, /, *inputs: Any, timeout: float = 10) -> LiveFrame:
         """A live frame of a query: `q`, kept fresh. Returns at once; the first look waits up to `timeout` seconds for
@@ -406,31 +418,53 @@ class Database:
     ) -> dict[str, Any] | None:
         """What is known of an entity as one kind: a dict with `id`; None if there is none. Loads as `q` does."""
         subject = check_id(id)
-        self._load(timeout, strict)
+        if self._session.subscriptions is not None:
+            fields = self.schema.fields(kind)
+            wanted = " ".join(f'"{kind}/{name}"' for name in fields) if fields else "*"
+            self._load(
+                self._ask(self._parsed(f"[:find (pull ?e [{wanted}]) :in $ ?e]"), (subject,)), timeout, strict
+            )
         with self._session.lock:
             return self.schema.entity(self._session.store, kind, subject)
 
     def kinds(self, *, timeout: float = 10, strict: bool = False) -> list[str]:
         """The kinds that there is data of, sorted."""
-        self._load(timeout, strict)
-        with self._session.lock:
-            return sorted({kind_of(predicate) for predicate in self._session.store.predicates()})
+        return sorted({kind_of(predicate) for predicate in self._predicates(timeout, strict)})
 
     def fields(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> list[str]:
         """The fields of a kind that there is data of, sorted."""
-        self._load(timeout, strict)
-        with self._session.lock:
-            names = self._session.store.predicates()
-            return sorted(field_of(name) for name in names if kind_of(name) == kind)
+        names = self._predicates(timeout, strict)
+        return sorted(field_of(name) for name in names if kind_of(name) == kind)
+
+    def _predicates(self, timeout: float, strict: bool) -> frozenset[str]:
+        """What there is data of: here, and at the server where not all of it is here."""
+        session = self._session
+        found: dict[str, int] | None = {}
+        if session.subscriptions is None:
+            self._load(None, timeout, strict)
+        elif not session.within_transaction:
+            if session.state == "connecting":
+                session.wait_for(lambda: session.state != "connecting", timeout)
+            found = session.describe(timeout)
+        if found is None:
+            self._say_incomplete(strict)
+        with session.lock:
+            return frozenset((*(found or ()), *session.store.predicates()))
 
     def frame(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> pd.DataFrame:
         """All entities of a kind as a DataFrame: `id`, then its fields. Raises `SchemaError` for an unknown kind."""
         from tripleweb.frame import kind_frame
 
-        self._load(timeout, strict)
+        asked = None
+        self.schema.fields(kind)
+        with self._session.lock:
+            if self._session.subscriptions is not None:
+                asked = self._session.subscriptions.ask_predicates([f"{kind}/"])
+                self._session.wake()
+        self._load(asked, timeout, strict)
         with self._session.lock:
             frame = kind_frame(self._session.store, self.schema, kind)
-            frame.attrs["tripleweb"] = self._attrs()
+            frame.attrs["tripleweb"] = self._attrs(asked)
         return frame
 
     def _parsed(self, text: str) -> Query:
@@ -444,14 +478,32 @@ class Database:
             )
         return fitted
 
-    def _answer(self, parsed: Query, inputs: Sequence[Any], columns: Columns | Compiled | None = None) -> Any:
+    def _ask(self, parsed: Query, inputs: Sequence[Any]) -> Asked | None:
+        """Asks the server for what a query needs; None where nothing is to be asked."""
+        session = self._session
+        if session.subscriptions is None:
+            return None
+        with session.lock:
+            rules = str(self._rules) or None
+            asked = session.subscriptions.ask(parsed, inputs, rules)
+            if not session.core.is_live(asked.id):
+                session.wake()
+            return asked
+
+    def _answer(
+        self,
+        parsed: Query,
+        inputs: Sequence[Any],
+        columns: Columns | Compiled | None = None,
+        asked: Asked | None = None,
+    ) -> Any:
         """What a query answers, of what is here."""
         from tripleweb.frame import columns_of, shape
 
         with self._session.lock:
             rules = self._rules.rules or None
             result = self._executor.run(parsed, inputs, rules, _budget())
-            attrs = self._attrs()
+            attrs = self._attrs(asked)
         known = columns or columns_of(parsed, self.schema)
         attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}
         return shape(result, parsed.shape, kinds=known.kinds, nullable=known.nullable, attrs=attrs)
@@ -462,6 +514,7 @@ class Database:
         from tripleweb.frame import columns_of
         from tripleweb.live import LiveQueries
 
+        inputs = _repeatable(inputs)
         with self._session.lock:
             if self._lives is None:
                 self._lives = LiveQueries(_Host(self), self._session.store, self._session.anchored)
@@ -469,33 +522,35 @@ class Database:
             live = self._lives.upkeep.open(parsed, inputs, self._rules.rules or None, _budget())
             known = columns or columns_of(parsed, self.schema)
             return self._lives.open(
-                live, live.inputs, kinds=known.kinds, nullable=known.nullable, timeout=timeout
+                live, live.inputs, inputs, kinds=known.kinds, nullable=known.nullable, timeout=timeout
             )
 
-    def _settle(self, timeout: float) -> bool:
+    def _settle(self, asked: Asked | None, timeout: float) -> bool:
         """Waits for what the server has, as long as that makes sense; True if all of it was here at some time."""
         session = self._session
-        if session.app and session.settling and not session.within_transaction:
-            session.wait_for(lambda: not session.settling, timeout)
-        return session.core.complete
+        if session.app and session.is_settling(asked) and not session.within_transaction:
+            session.wait_for(lambda: not session.is_settling(asked), timeout)
+        return session.is_complete(asked)
 
-    def _load(self, timeout: float, strict: bool) -> None:
+    def _load(self, asked: Asked | None, timeout: float, strict: bool) -> None:
         """What is asked for is here, or it is said that it is not."""
-        if self._settle(timeout):
-            return
+        if not self._settle(asked, timeout):
+            self._say_incomplete(strict, asked)
+
+    def _say_incomplete(self, strict: bool, asked: Asked | None = None) -> None:
         session = self._session
-        reason = session.core.reason
+        reason = session.core.reason if asked is None or asked.failure is None else asked.failure.message
         said = f"not all of {session.app} is here ({session.state}{f': {reason}' if reason else ''})"
         if strict:
             raise IncompleteError(said)
-        warnings.warn(f"{said}; the answer may lack some of it", stacklevel=3)
+        warnings.warn(f"{said}; the answer may lack some of it", stacklevel=4)
 
-    def _attrs(self) -> dict[str, Any]:
+    def _attrs(self, asked: Asked | None = None) -> dict[str, Any]:
         """What an answer of this moment is worth; flat JSON. Called with the lock held."""
         session = self._session
         return {
-            "complete": session.core.complete,
-            "scope": "app" if session.app else "local",
+            "complete": session.is_complete(asked),
+            "scope": "local" if not session.app else "app" if session.subscriptions is None else "query",
             "position": session.position,
         }
 
@@ -562,6 +617,11 @@ _RECEIPTS = {"time": "d", **_WHAT, "outcome": "s", "by": "s", "reason": "s"}
 _LEFT = {**_WHAT, "reason": "s"}
 
 
+def _repeatable(inputs: Sequence[Any]) -> Sequence[Any]:
+    """What can be gone through but once, so that it can be looked at twice; cut behind where it is too long."""
+    return [list(islice(one, ITEMS_MAX + 1)) if isinstance(one, Iterator) else one for one in inputs]
+
+
 def _moment(ms: int) -> datetime:
     return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)
 
@@ -590,9 +650,19 @@ class _Host:
     def within_transaction(self) -> bool:
         return self._session.within_transaction
 
-    def settle(self, parsed: Query, timeout: float) -> bool:
-        return self._database._settle(timeout)
+    def follow(self, parsed: Query, inputs: Sequence[Any]) -> Asked | None:
+        asked = self._database._ask(parsed, inputs)
+        if asked is not None and self._session.subscriptions is not None:
+            self._session.subscriptions.hold(asked)
+        return asked
 
-    def attrs(self, parsed: Query) -> dict[str, Any]:
+    def unfollow(self, asked: Asked | None) -> None:
+        if asked is not None and self._session.subscriptions is not None:
+            self._session.subscriptions.release(asked)
+
+    def settle(self, asked: Asked | None, timeout: float) -> bool:
+        return self._database._settle(asked, timeout)
+
+    def attrs(self, asked: Asked | None) -> dict[str, Any]:
         with self.lock:
-            return self._database._attrs()
+            return self._database._attrs(asked)

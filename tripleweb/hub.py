@@ -46,6 +46,7 @@ class HubLimits:
     """Bounds and deadlines of a server; seconds and bytes."""
 
     linger_s: float = 60  # an app without connections stays open
+    tick_s: float = 15  # between two looks at what may be forgotten
     tenants_max: int = 256  # open apps
     lines_max: int = 4_000  # connections
     slice_s: float = 0.02  # work between two turns of the loop
@@ -90,6 +91,7 @@ class Tenant:
         self._landed: deque[tuple[Commit, Exception | None]] = deque()
         self._in_flight: Commit | None = None
         self._flight_ends = 0.0
+        self._tick_due = self._loop.time() + hub.limits.tick_s
         self._uncommitted = 0  # bytes taken in since the last commit left
         self._wake = asyncio.Event()
         self._landing = asyncio.Event()  # of the commit that is out
@@ -213,18 +215,24 @@ class Tenant:
 
     async def _rest(self) -> None:
         """Until there is something to do."""
-        patience = None
+        now = self._loop.time()
+        if now >= self._tick_due:
+            self._core.tick(self._hub.now_ms())
+            self._tick_due = now + self.limits.tick_s
+        ends = self._tick_due
         if self._in_flight is not None:
-            patience = self._flight_ends - self._loop.time()
+            ends = min(ends, self._flight_ends)
         elif self.is_idle:
-            patience = self.limits.linger_s
+            ends = min(ends, self.used_at + self.limits.linger_s)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout_at(ends):
                 await self._wake.wait()
         except TimeoutError:
-            if self._in_flight is not None:
+            now = self._loop.time()
+            if self._in_flight is not None and now >= self._flight_ends:
                 raise StorageError(f"a commit took longer than {self.limits.commit_s} seconds") from None
-            self.ending = self.is_idle or self.ending
+            if self.is_idle and now >= self.used_at + self.limits.linger_s:
+                self.ending = True
         self._wake.clear()
 
     async def _slice(self) -> bool:
@@ -240,6 +248,9 @@ class Tenant:
                 break
         self._commit()
         sent = await self._pump()
+        if self._core.is_heavy:  # as long as a query may take; the app waits for it, the loop does not
+            await self._hub.in_thread(self._core.evaluate)
+            return True
         is_working = self._core.has_work() and (sent or not stalled)
         return is_working or bool(self._landed) or (bool(self._inbox) and not self._is_choked)
 

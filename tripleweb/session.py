@@ -25,12 +25,24 @@ from typing import Any, Protocol, TypeVar
 
 from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError, RejectedError, StorageError, TriplewebError
+from tripleweb.ids import nano_id
 from tripleweb.link import Link, Pace
 from tripleweb.shield import Shield
 from tripleweb.storage.replica import Replica
 from tripleweb.store import Delta, Store
+from tripleweb.subscriptions import Asked, Subscriptions
 from tripleweb.sync.client import APP, ClientCore
-from tripleweb.sync.messages import ClientFrame, Fault, Receipt, ServerFrame, Subscription, Welcome
+from tripleweb.sync.messages import (
+    ClientFrame,
+    Describe,
+    Described,
+    Failed,
+    Fault,
+    Receipt,
+    ServerFrame,
+    Subscription,
+    Welcome,
+)
 from tripleweb.sync.records import FATES_MAX, LOST, LOST_MAX, Fate, LocalCommit, LocalState, worth_keeping
 from tripleweb.transaction import Transaction
 from tripleweb.undo import Deed, Deeds, Left
@@ -80,6 +92,7 @@ class Session:
         *,
         app: str = "",
         url: str = "",
+        partial: bool = False,
         on_identity: Callable[[str, str], None] | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
         now: Callable[[], int] = now_ms,
@@ -113,7 +126,13 @@ class Session:
         self._expelled = False  # the server has ended this connection for good
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] | None = None
         self._compaction: Iterator[None] | None = None
-        if app:
+        # of a replica that loads what is asked; others have the whole app
+        self.subscriptions = Subscriptions(self.core) if app and partial else None
+        self._ticked = time.monotonic()
+        self._answers: dict[str, Described | None] = {}  # to questions that somebody waits for
+        if self.subscriptions is not None:
+            self.subscriptions.restore(state.meta.get("asked", ()))
+        elif app:
             self.core.subscribe(Subscription(APP))
         _sessions.add(self)
 
@@ -143,13 +162,42 @@ class Session:
     @property
     def position(self) -> str | None:
         """How far the server's log is in here, as text; None where there is no server or nothing came yet."""
-        at = self.core.cursors.get(APP)
+        at = self.core.cursors.get(APP) if self.subscriptions is None else self.core.at or None
         return None if at is None else f"{self.core.epoch}:{at}"
 
-    @property
-    def settling(self) -> bool:
-        """True while waiting makes sense: on the way to the server, or to its present state."""
-        return self.state == "connecting" or (self.state == "online" and not self.core.caught_up)
+    def is_settling(self, asked: Asked | None = None) -> bool:
+        """True while waiting makes sense: on the way to the server, or to its present state, as far as it is asked."""
+        if self.state != "online":
+            return self.state == "connecting"
+        if asked is None or self.subscriptions is None:
+            return not self.core.caught_up
+        return not self.subscriptions.is_settled(asked)
+
+    def is_complete(self, asked: Asked | None = None) -> bool:
+        """True if all that is asked has been here at some time (offline: as of then)."""
+        if asked is None or self.subscriptions is None:
+            return self.core.complete
+        return self.subscriptions.is_complete(asked)
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        if self._link is not None:
+            self._link.wake()
+
+    def describe(self, timeout: float) -> dict[str, int] | None:
+        """The server's predicates and how many triples each has; None where it cannot be asked."""
+        name = nano_id(os.urandom, 8)
+        with self.lock:
+            if self._tx is not None or not self.core.ask(Describe(name)):
+                return None
+            self._answers[name] = None
+            self.wake()
+        try:
+            self.wait_for(lambda: self._answers[name] is not None or self.state != "online", timeout)
+        finally:
+            with self.lock:
+                found = self._answers.pop(name)
+        return None if found is None else found.predicates
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -456,6 +504,7 @@ class Session:
     def link_up(self) -> None:
         self._save_the_unsaved()
         self._fault = None
+        self._ticked = time.monotonic()
         self.core.connected(self._now())
         self._tell(Delta(), state=True)
 
@@ -477,6 +526,10 @@ class Session:
         try:
             if update.commit is not None:
                 self._save_received(update.commit)
+            if isinstance(update.frame, Failed) and self.subscriptions is not None:
+                self.subscriptions.failed(update.frame)
+            elif isinstance(update.frame, Described) and update.frame.id in self._answers:
+                self._answers[update.frame.id] = update.frame
         finally:
             self._tell(update.delta, state=before != (self.core.state, self.core.caught_up))
 
@@ -499,6 +552,9 @@ class Session:
         return self.core.frames_to_send(self._now())
 
     def link_tick(self) -> None:
+        passed, self._ticked = time.monotonic() - self._ticked, time.monotonic()
+        if self.subscriptions is not None:
+            self.subscriptions.tick(passed)
         self.core.ping(self._now())
 
     def link_down(self, reason: str, refused: bool) -> None:

@@ -137,7 +137,9 @@ class ClientCore:
     @property
     def caught_up(self) -> bool:
         """True if every triples subscription has come to life on this connection: nothing older is still on its way."""
-        return all(s.id in self._live for s in self.subscriptions.values() if s.kind == "triples")
+        return self.state == "online" and all(
+            s.id in self._live for s in self.subscriptions.values() if s.kind == "triples"
+        )
 
     # -- writing -----------------------------------------------------------------------------------------------
 

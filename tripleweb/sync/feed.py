@@ -416,9 +416,8 @@ class Feeds:
             if place[1] == DELETED:
                 continue
             # what it has just written it has, unless a load is about to take its place
-            if (
-                feed.reset
-                or not holding.holds(place)
+            if feed.reset or (
+                not holding.holds(place)
                 and any(
                     (register.time, register.replica) != stamp for register in self.store.registers_at(*place)
                 )
