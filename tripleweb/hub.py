@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tripleweb.errors import ProtocolError, StorageError
-from tripleweb.ids import RandomBytes, check_app
+from tripleweb.ids import RandomBytes, check_app, nano_id
 from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet
 from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores
@@ -101,7 +101,7 @@ class Tenant:
 
     def join(self, number: int, actor: Actor, outlet: Outlet) -> Line:
         """A new connection; the app is open."""
-        actor = actor if actor.session else replace(actor, session=self._core.new_session())
+        actor = actor if actor.session else replace(actor, session=nano_id(self._hub.random_bytes, 12))
         line = self.lines[number] = Line(self, number, actor, outlet)
         self.post(self._connect, line)
         return line
@@ -273,9 +273,7 @@ class Tenant:
         line.carried = weight if is_partial else 0
         try:
             if weight > self.limits.transaction_bytes_max:
-                raise ProtocolError(
-                    "size", f"a transaction has at most {self.limits.transaction_bytes_max:,} bytes"
-                )
+                self._core.exceed(line.number)
             if weight > self.limits.thread_bytes:
                 await self._hub.in_thread(self._core.receive, line.number, frame, self._hub.now_ms())
             else:

@@ -537,7 +537,7 @@ class ClientCore:
         )
 
     def _fates(self, pending: Pending, receipt: Receipt) -> Iterable[Fate]:
-        lost = {index: (reason, by) for index, reason, by in receipt.lost}
+        lost = receipt.losses
         written = unpack(pending.time)[0]
         restamped = parse_stamp(receipt.stamp)[0] != pending.time
         fallen = 0

@@ -22,7 +22,6 @@ import msgspec
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError, QueryError
-from tripleweb.ids import nano_id
 from tripleweb.store import Delta, Fate, Store
 from tripleweb.sync import messages
 from tripleweb.sync.display import Display
@@ -95,6 +94,7 @@ class _Connection:
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
     out: deque[tuple[int, ServerFrame]] = field(default_factory=deque)  # likewise
     partial: PushedTransaction | None = None
+    beyond: bool = False  # it is larger than a transaction may be: nothing of it is kept
     paused: bool = False
     rekeying: bool = False  # what it pushes is ignored until it says hello again
 
@@ -119,7 +119,6 @@ class TenantCore:
         self.store.apply(state.registers)
         self.replicas = state.replicas
         self.connections: dict[Conn, _Connection] = {}
-        self._random_bytes = random_bytes
         self._tail = Tail(state.tail, state.seq, self.limits.tail_max)
         self._receipts: dict[str, dict[int, tuple[str, Receipt, int]]] = {}
         for (replica, number), (tx_id, body) in sorted(state.receipts.items()):
@@ -148,6 +147,11 @@ class TenantCore:
     def resume(self, conn: Conn) -> None:
         if conn in self.connections:
             self.connections[conn].paused = False
+
+    def exceed(self, conn: Conn) -> None:
+        """The transaction that is coming in is too large: it is no longer kept, and rejected at its end."""
+        if conn in self.connections:
+            self.connections[conn].beyond = True
 
     def set_role(self, conn: Conn, role: str) -> None:
         """The actor's role changed; it holds from the next frame on."""
@@ -249,13 +253,12 @@ class TenantCore:
                 raise ProtocolError("order", f"transaction {link.partial.number} is not finished")
             link.partial.changes.extend(pushed.changes)
             pushed = msgspec.structs.replace(link.partial, more=pushed.more)
-        if len(pushed.changes) > self.limits.transaction_changes_max:
-            raise ProtocolError(
-                "size", f"a transaction has at most {self.limits.transaction_changes_max:,} changes"
-            )
+        if link.beyond or len(pushed.changes) > self.limits.transaction_changes_max:
+            link.beyond, pushed.changes = True, []
         link.partial = pushed if pushed.more else None
         if pushed.more:
             return
+        beyond, link.beyond = link.beyond, False
         row = self.replicas.setdefault(link.replica, ReplicaRow(link.actor.user))
         if pushed.number > row.last + 1:
             raise ProtocolError("order", f"transaction {pushed.number} came where {row.last + 1} was due")
@@ -273,7 +276,11 @@ class TenantCore:
         if replica != link.replica:
             raise ProtocolError("malformed", f"a stamp of replica {replica!r} from replica {link.replica!r}")
         known = self._tail.find(pushed.id)
-        if known is None or not self._is_copy(link, pushed, known):
+        if beyond:  # what it was to set is not known here any more
+            receipt = Receipt(
+                pushed.number, pushed.id, "rejected", pushed.stamp, self.seq, now_ms, "limits", reload=True
+            )
+        elif known is None or not self._is_copy(link, pushed, known):
             receipt = self._decide(link, row, pushed, time, now_ms)
         else:
             receipt = self._recall(link, pushed, known, now_ms)
@@ -303,7 +310,7 @@ class TenantCore:
         except (ValueError, TypeError, PermissionError) as error:
             receipt.outcome = "rejected"
             receipt.reason = "permission" if isinstance(error, PermissionError) else "invalid"
-            self._tell_current(receipt, self._keys(link, pushed), [])
+            self._tell_current(receipt, pushed.keys(link.replica), [])
             return receipt
         self.clock.witness(time, now_ms)
         row.time = time
@@ -311,9 +318,8 @@ class TenantCore:
         fates: list[Fate | None] = []
         delta = self.store.apply(changes, fates)
         for i, fate in enumerate(fates):
-            if fate is not None and len(receipt.lost) < self.limits.lost_max:
-                by = self.replicas.get(fate[2])
-                receipt.lost.append((i, fate[0], "" if by is None else by.user))
+            if fate is not None:
+                receipt.lose(i, fate[0], self._user(fate[2]), self.limits.lost_max)
         stands = [c for c, fate in zip(changes, fates, strict=True) if fate is None or fate[0] == "reset"]
         if stands:
             self._log(link, row, receipt, stands, now_ms)
@@ -322,28 +328,27 @@ class TenantCore:
         self._notice(delta)
         return receipt
 
-    @staticmethod
-    def _keys(link: _Connection, pushed: PushedTransaction) -> list[Key]:
-        """The registers that a transaction was to set."""
-        return [
-            (s, p, COUNTER + link.replica if place == COUNTER else place)
-            for s, p, place, _, _ in pushed.changes
-        ]
+    def _user(self, replica: str) -> str:
+        """Who writes as a replica, as far as is known."""
+        row = self.replicas.get(replica)
+        return "" if row is None else row.user
 
     def _is_copy(self, link: _Connection, pushed: PushedTransaction, entry: Entry) -> bool:
         """True if an entry is this transaction, pushed under another identity."""
-        keys = set(self._keys(link, pushed))
-        own = COUNTER + link.replica
-        return entry.replica != link.replica and all(
-            (s, p, own if place[:2] == COUNTER else place) in keys for s, p, place, *_ in entry.registers
-        )
+        return entry.replica != link.replica and entry.keys(link.replica) <= set(pushed.keys(link.replica))
 
     def _recall(self, link: _Connection, pushed: PushedTransaction, entry: Entry, now_ms: int) -> Receipt:
         """The receipt of a transaction that this replica pushed before, or a copy of it did, as somebody else."""
         stamp = stamp_text(entry.registers[0].time, entry.replica)
         receipt = Receipt(pushed.number, pushed.id, "applied", stamp, self.seq, now_ms)
-        keys = dict.fromkeys([*self._keys(link, pushed), *(change.key for change in entry.registers)])
+        keys = dict.fromkeys([*pushed.keys(link.replica), *(change.key for change in entry.registers)])
         self._tell_current(receipt, list(keys), [])
+        stood = entry.keys(link.replica)
+        for i, key in enumerate(pushed.keys(link.replica)):
+            if key not in stood:  # it has lost then; to whom is not known any more, but who is there now is
+                grave, held = self.store.deleted(key[0]), self.store.register(key)
+                by = (grave or (held.stamp if held is not None else (0, "")))[1]
+                receipt.lose(i, "deleted" if grave else "newer", self._user(by), self.limits.lost_max)
         return receipt
 
     def _total(self, increment: Change) -> Change:
@@ -589,7 +594,3 @@ class TenantCore:
             self._jobs.append((conn, generation, job))
             return True
         return False
-
-    def new_session(self) -> str:
-        """An id for a connection's session."""
-        return nano_id(self._random_bytes, 12)
