@@ -9,21 +9,17 @@ worth is always said (`attrs["tripleweb"]`), a warning comes where it is less th
 from __future__ import annotations
 
 import asyncio
-import html
 import logging
 import os
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from tripleweb import discovery, places, writes
-from tripleweb.change import DELETED
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.explain import COLUMNS, explain
@@ -35,9 +31,9 @@ from tripleweb.pen import Block, Pen
 from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
+from tripleweb.status import WHAT, Status, receipts
 from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile, collector_at_rest
 from tripleweb.storage.shelf import Identity, Shelf
-from tripleweb.terms import from_wire
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,39 +140,6 @@ def _budget() -> evaluate.Budget:
     except (AttributeError, ValueError, OSError):  # not everywhere one is told
         memory = 8 << 30
     return evaluate.Budget(rows=100_000_000, bytes=min(4 << 30, memory // 4))
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How a store stands. `state` is one of `local connecting online offline refused`, `pending` counts the
-    transactions whose fate the server has not decided and made durable, `reason` says why it is not online."""
-
-    state: str
-    pending: int
-    server: str
-    app: str
-    user: str
-    reason: str = ""
-
-    def __repr__(self) -> str:
-        words = [self.state]
-        if self.app:
-            words.append(f"{self.app} at {self.server}" + (f" as {self.user}" if self.user else ""))
-        words.append("1 write pending" if self.pending == 1 else f"{self.pending} writes pending")
-        return f"<tripleweb: {', '.join(words)}{f' ({self.reason})' if self.reason else ''}>"
-
-    def _repr_html_(self) -> str:
-        shown = {"app": self.app, "server": self.server, "user": self.user}
-        shown |= {"pending": str(self.pending), "reason": self.reason}
-        left = "style='text-align:left'"
-        rows = "".join(
-            f"<tr><th {left}>{name}</th><td {left}>{html.escape(text)}</td></tr>"
-            for name, text in shown.items()
-            if text
-        )
-        colour = {"online": "#2e7d32", "local": "#2e7d32", "refused": "#c62828"}.get(self.state, "#b26a00")
-        dot = f"<span style='color:{colour}'>●</span>"
-        return f"<div>{dot} tripleweb: <b>{html.escape(self.state)}</b><table>{rows}</table></div>"
 
 
 class Database:
@@ -475,6 +438,8 @@ class Database:
     def _settle(self, timeout: float) -> bool:
         """Waits for what the server has, as long as that makes sense; True if all of it was here at some time."""
         session = self._session
+        if not session.is_whole:
+            raise TriplewebError(session.orphaned)
         if session.app and session.settling and not session.within_transaction:
             session.wait_for(lambda: not session.settling, timeout)
         return session.core.complete
@@ -504,10 +469,7 @@ class Database:
     @property
     def status(self) -> Status:
         """How the store stands."""
-        session = self._session
-        state = session.state
-        reason = "" if state == "online" else session.core.reason
-        return Status(state, session.core.pending, session.url, session.app, session.core.user, reason)
+        return Status.of(self._session)
 
     def flush(self, timeout: float | None = 30, *, strict: bool = False) -> None:
         """Returns when the server has decided everything written so far.
@@ -519,16 +481,18 @@ class Database:
 
     def receipts(self) -> pd.DataFrame:
         """What became of writes, oldest first: `time subject predicate value outcome by reason`. A delete of an entity
-        has neither predicate nor value."""
-        from tripleweb.frame import result_frame
+        has neither predicate nor value.
 
-        with self._session.lock:
-            fates = list(self._session.fates)
-        rows = []
-        for f in fates:
-            what = ("", None) if f.predicate == DELETED else (f.predicate, from_wire(*f.value))
-            rows.append((_moment(f.time), f.subject, *what, f.outcome, f.by, f.reason))
-        return result_frame(tuple(_RECEIPTS), rows, kinds=_RECEIPTS)
+        The newest 10,000 are kept, and of those before them 100,000 that did not stand; warns if there were more:
+        `attrs["tripleweb"]["forgotten"]` says how many at least.
+        """
+        frame = receipts(self._session)
+        forgotten = frame.attrs["tripleweb"]["forgotten"]
+        if forgotten:
+            warnings.warn(
+                f"{forgotten:,} older values that did not stand are not kept any more", stacklevel=2
+            )
+        return frame
 
     def go_offline(self) -> None:
         """Stops syncing; writes queue up durably."""
@@ -557,13 +521,7 @@ class Database:
                 self._lives.close()
 
 
-_WHAT = {"subject": "s", "predicate": "s", "value": ""}
-_RECEIPTS = {"time": "d", **_WHAT, "outcome": "s", "by": "s", "reason": "s"}
-_LEFT = {**_WHAT, "reason": "s"}
-
-
-def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)
+_LEFT = {**WHAT, "reason": "s"}
 
 
 def _close_soon(session: Session) -> None:

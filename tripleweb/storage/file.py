@@ -288,9 +288,11 @@ class DatabaseFile:
 
     def close(self) -> None:
         """Leaves one file without side files behind, unless it was forked, has failed or is still being read."""
+        if os.getpid() != self._pid:  # whose lock a thread of the parent may hold for ever
+            self._closed = True
+            return
         with self._lock:
-            if self._closed or os.getpid() != self._pid:
-                self._closed = True
+            if self._closed:
                 return
             self._closed = True
             for reader in list(self._readers):

@@ -42,6 +42,7 @@ from tripleweb.sync.records import (
     LocalCommit,
     LocalState,
     Pending,
+    lost,
     worth_keeping,
 )
 from tripleweb.terms import Ref
@@ -262,22 +263,12 @@ class ReplicaFile:
                             "SELECT number, id, time, changes FROM outbox ORDER BY number"
                         )
                     ],
-                    fates=worth_keeping(
-                        [
-                            Fate(
-                                time,
-                                subject,
-                                predicate,
-                                tuple(msgspec.json.decode(value)),
-                                outcome,
-                                by,
-                                reason,
-                            )
-                            for time, subject, predicate, value, outcome, by, reason in connection.execute(
-                                'SELECT time, subject, predicate, value, outcome, "by", reason FROM fates ORDER BY n'
-                            )
-                        ]
-                    ),
+                    fates=[
+                        Fate(time, subject, predicate, tuple(msgspec.json.decode(value)), outcome, by, reason)
+                        for time, subject, predicate, value, outcome, by, reason in connection.execute(
+                            'SELECT time, subject, predicate, value, outcome, "by", reason FROM fates ORDER BY n'
+                        )
+                    ],
                     meta={
                         name: msgspec.json.decode(value)
                         for name, value in connection.execute("SELECT name, value FROM meta")
@@ -286,6 +277,11 @@ class ReplicaFile:
                 )
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             raise StorageError(f"{self._path} is damaged: {error}") from error
+        found, state.fates = state.fates, worth_keeping(state.fates)
+        if forgotten := lost(found) - lost(
+            state.fates
+        ):  # not yet by `_sweep_fates`; the session goes on from here
+            state.meta["forgotten"] = state.meta.get("forgotten", 0) + forgotten
         if self.due:
             for _ in self.compact(state.registers):
                 pass
@@ -417,6 +413,21 @@ def _pieces(commit: LocalCommit) -> list[bytes]:
     for i in range(0, len(drop), CHUNK):
         rows.append(_encode((False, (), (), drop[i : i + CHUNK])))
     return rows
+
+
+def check_belongs(replica: Replica, state: LocalState, app: str) -> None:
+    """Raises `StorageError` for a replica of another app: it is of one for ever, or of none (""). What a local store
+    holds, no server would ever hear of, and what a server does not have, the first load would take away."""
+    owner = state.meta.get("app")
+    if owner is None:
+        replica.save(LocalCommit(meta={"app": app}))
+    elif owner != app:
+        what = (
+            f"a replica of the app {owner!r}: connect to that"
+            if owner
+            else "a store without a server: open it"
+        )
+        raise StorageError(f"{replica.path} is {what}")
 
 
 def adopt(folder: str | os.PathLike[str], durability: Durability = "process") -> ReplicaFile:

@@ -113,6 +113,11 @@ def worth_keeping(fates: list[Fate]) -> list[Fate]:
     return lost[-LOST_MAX:] + fates[cut:]
 
 
+def lost(fates: list[Fate]) -> int:
+    """How many of them are of values that did not stand."""
+    return sum(fate.outcome in LOST for fate in fates)
+
+
 @dataclass(slots=True)
 class LocalCommit:
     """One atomic step of a replica. Applied in this order: revive, registers, drop; a register with the predicate
