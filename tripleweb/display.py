@@ -12,6 +12,7 @@ where it is loaded already.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -85,6 +86,10 @@ class _Screen:
         self._by_cell: dict[Hashable, list[Display]] = {}
         self._thread: threading.Thread | None = None
 
+    def forked(self) -> None:
+        """In a fork: its thread is not there, which may have held the lock."""
+        self._news, self._thread, self._touched = threading.Condition(), None, {}
+
     def add(self, display: Display) -> None:
         with self._news:
             self._by_cell.setdefault(display.cell, []).append(display)
@@ -131,6 +136,8 @@ class _Screen:
 
 
 _screen = _Screen()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_screen.forked)
 _hooked: set[int] = set()  # shells (by id) that tell the screen when a cell runs
 
 

@@ -10,11 +10,13 @@ The write-ahead log is written back by hand: `checkpoint` in idle moments, `ease
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -130,6 +132,7 @@ class DatabaseFile:
         self._readers: set[sqlite3.Connection] = set()
         self._wal = Path(f"{path}-wal")
         self._wal_bytes_max = WAL_BYTES_MAX
+        _files.add(self)
         with self._errors():
             unclean = self._wal.exists() and self._wal.stat().st_size > 0
             # made beforehand, so that nobody else may read it
@@ -332,3 +335,17 @@ def delete_database(path: Path) -> None:
     """Deletes a closed database file and its side files; the file first, so that no half of it is taken for all."""
     for name in (path, *(Path(f"{path}{ending}") for ending in SIDE_FILES)):
         name.unlink(missing_ok=True)
+
+
+_files: weakref.WeakSet[DatabaseFile] = weakref.WeakSet()
+
+
+def _keep_for_ever() -> None:
+    """In a fork: a connection that is closed there, or only freed, would write the parent's log back and delete it."""
+    for file in list(_files):
+        for connection in (getattr(file, "_connection", None), *file._readers):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_for_ever)
