@@ -76,7 +76,8 @@ none for; the client takes them over and puts what is still pending on top. Wher
 
 **Clock and life.** `{"t":"ping","now":…}` is answered by `{"t":"pong","now":SERVER,"echo":…}`. An error of protocol is
 answered by `{"t":"fault","code":…,"message":…}` and the end of the connection; codes: `malformed`, `protocol` (no
-common version), `size`, `order`, `forbidden`, `overload`, `replaced` (the replica connected again), `closing`.
+common version), `size`, `order`, `forbidden`, `overload`, `replaced` (the replica connected again), `closing`. A fault
+may have `"wait"`, milliseconds: come back no sooner, so that not everybody comes back at once.
 
 **The first format** of a change, one object a triple, is understood on the bulk endpoint and by imports; the tombstone
 is a triple `_deleted`:
@@ -264,9 +265,10 @@ class Pong(msgspec.Struct, tag_field="t", tag="pong"):
     echo: int
 
 
-class Fault(msgspec.Struct, tag_field="t", tag="fault"):
+class Fault(msgspec.Struct, tag_field="t", tag="fault", omit_defaults=True):
     code: str
     message: str
+    wait: int = 0
 
 
 ClientFrame = Hello | Push | Confirm | Subscribe | Unsubscribe | Ping
