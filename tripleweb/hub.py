@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from tripleweb.errors import ProtocolError, StorageError
 from tripleweb.ids import RandomBytes, check_app, nano_id
-from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet
+from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet, spread
 from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores
 from tripleweb.storage.writer import Writer
@@ -354,10 +354,12 @@ class Tenant:
             self.ready.set_exception(failure or ProtocolError("closing", "the server is stopping"))
         lines = list(self.lines.values())
         for line in lines:
+            wait = spread(len(lines))
             if failure is None:
-                line.fault("closing", "this server is closing the app")
+                line.fault("closing", "this server is closing the app", wait=wait)
             else:
-                line.fault("closing", "the app failed at this server; connect again", CLOSED_BY_FAILURE)
+                said = "the app failed at this server; connect again"
+                line.fault("closing", said, CLOSED_BY_FAILURE, wait)
         for left in self._inbox:
             if isinstance(left, _Arrival) and not left.taken.done():
                 left.taken.set_result(None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from tripleweb.sync.server import Actor
 CLOSE_CODES = {"closing": 1001, "overload": 1013}
 CLOSED_BY_RULE = 1008
 CLOSED_BY_FAILURE = 1011
+RETURNS_A_SECOND = 200  # of those who were told to come back later
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +74,11 @@ class Outlet(Protocol):
     def close(self, code: int, reason: str) -> None:
         """Closes it after what was written."""
         ...
+
+
+def spread(count: int) -> int:
+    """Milliseconds that one of `count` clients is to stay away, so that they do not all come back at once."""
+    return random.randrange(1 + 1_000 * count // RETURNS_A_SECOND)
 
 
 class Line:
@@ -126,10 +133,10 @@ class Line:
                 self._drop_queue()
                 self.fault("overload", "more is waiting to be sent than this server keeps")
 
-    def fault(self, code: str, message: str, close_code: int = 0) -> None:
-        """Says what is wrong; that is the last thing said."""
+    def fault(self, code: str, message: str, close_code: int = 0, wait: int = 0) -> None:
+        """Says what is wrong, and how many milliseconds to stay away; that is the last thing said."""
         if self._goodbye is None:
-            self.send(messages.encode(Fault(code, message[:500])))
+            self.send(messages.encode(Fault(code, message[:500], wait)))
             self.finish(code, close_code)
 
     def finish(self, code: str, close_code: int = 0) -> None:
