@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
+import tripleweb
 from tests.peers import Peer, Peers
+from tests.stores import Connect, level, online
+from tripleweb.database import Database
+from tripleweb.session import Session, now_ms
+from tripleweb.storage.replica import MemoryReplica
 from tripleweb.sync.client import ClientLimits
-from tripleweb.sync.records import Fate
+from tripleweb.sync.records import Fate, worth_keeping
 from tripleweb.sync.server import Limits
+from tripleweb.web import WebServer
 
 
 def fates(peer: Peer) -> list[Fate]:
@@ -102,3 +113,204 @@ def test_a_copy_is_told_what_its_original_lost() -> None:
     peers.agree()
     said = [{(f.predicate, f.outcome, f.reason, f.by) for f in fates(peer)} for peer in (ada, copy)]
     assert said[0] == said[1] == {("k/lost", "superseded", "newer", "bob"), ("k/stands", "applied", "", "")}
+
+
+def test_a_hundred_thousand_changes_rejected_at_once() -> None:
+    """`rejected` … with the value kept: as many as one transaction had."""
+    peers = Peers()
+    ada = peers.join("ada", role="reader")
+    ada.write(fill("k", 100_000))
+    peers.settle()
+    peers.agree()
+    assert not ada.triples
+    told = worth_keeping(fates(ada))
+    assert [fate.value[1] for fate in told] == list(range(100_000))
+    assert {(fate.outcome, fate.reason) for fate in told} == {("rejected", "permission")}
+
+
+# -- kept --------------------------------------------------------------------------------------------------------------
+
+
+def demote(server: WebServer, role: str) -> None:
+    """What eve may do from her next connection on."""
+    apps = server.hub.apps
+    apps["app"] = apps["app"].patched(None, {"eve": role})
+
+
+def test_receipts_outlive_restarts_reconnects_and_new_identities(
+    server: WebServer, connect: Connect, tmp_path: Path
+) -> None:
+    """Each write has one row, whatever happened on its way."""
+    eve = {"token": server.access.mint("eve"), "path": tmp_path / "eve"}
+    db = connect(**eve)
+    db.set("a", "k/v", "applied")
+    level(db)
+    db.go_offline()
+    demote(server, "reader")
+    db.set("b", "k/v", "rejected")
+    db.close()
+    shutil.copy(tmp_path / "eve", tmp_path / "copy")
+    db = connect(**eve)  # restarted, with something unsent
+    db.flush(10)
+    demote(server, "writer")
+    db.go_offline()
+    db.go_online()  # pushed again: nothing is decided twice
+    db.set("c", "k/v", "applied")
+    level(db)
+    copy = connect(**{**eve, "path": tmp_path / "copy"})
+    copy.flush(10)
+    copy.set("d", "k/v", "applied")
+    copy.flush(10)
+    for store, expected in (
+        (db, [("applied", ""), ("rejected", "permission"), ("applied", "")]),
+        (copy, [("applied", ""), ("applied", ""), ("applied", "")]),  # asked again, by a writer
+    ):
+        receipts = store.receipts()
+        assert list(zip(receipts["outcome"], receipts["reason"], strict=True)) == expected
+        assert receipts["value"][1] == "rejected"
+
+
+# -- shown -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell() -> Iterator[InteractiveShell]:
+    quiet = Config()
+    quiet.HistoryManager.enabled = False
+    quiet.InteractiveShell.colors = "nocolor"
+    InteractiveShell.clear_instance()
+    yield InteractiveShell.instance(config=quiet)
+    InteractiveShell.clear_instance()
+
+
+def test_a_cell_says_what_was_rejected_once(
+    shell: InteractiveShell, server: WebServer, connect: Connect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without being asked, in one line, at the end of a cell, and only if there is something to say."""
+
+    def cell(code: str) -> str:
+        shell.run_cell(code).raise_error()
+        return capsys.readouterr().out
+
+    db = shell.user_ns["db"] = connect(token=server.access.mint("eve"))
+    online(db)
+    assert cell("db.set('x', 'k/v', 1)\ndb.flush()") == ""
+    db.go_offline()
+    demote(server, "reader")
+    for number in range(3):
+        db.set("x", "k/v", number)
+    db.go_online()
+    db.flush(10)
+    assert capsys.readouterr().out == "", "no thread says anything"
+    assert cell("pass").splitlines() == [
+        "tripleweb: 3 writes to app rejected (permission) and taken back; db.receipts() has kept them"
+    ]
+    assert cell("pass") == ""
+    said = cell(
+        "db.set('x', 'k/v', 4)\ntry: db.flush(strict=True)\nexcept Exception as e: print(type(e).__name__)"
+    )
+    assert said == "RejectedError\n", "what the cell was told is not said a second time"
+
+
+def test_a_cell_says_once_that_a_server_does_not_let_us_in(
+    shell: InteractiveShell, connect: Connect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    db = connect(token="wrong")
+    assert db._session.wait_for(lambda: db.status.state == "refused", 10)
+    db.set("x", "k/v", 1)
+    shell.run_cell("pass")
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith("tripleweb: app is not synced: ") and said.endswith("(1 write pending)")
+    assert "403" in said and "wrong" not in said
+    shell.run_cell("pass")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_store_that_is_closed_or_local_says_nothing(
+    shell: InteractiveShell, connect: Connect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connect(token="wrong").close()
+    tripleweb.open().set("x", "k/v", 1)
+    shell.run_cell("pass")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_foot_of_a_table_says_what_waits(connect: Connect) -> None:
+    """A table on the screen says that its store is away, and how much waits here."""
+    db = connect()
+    live = db.live("[:find ?v :where [_ :k/v ?v]]")
+    online(db)
+    assert repr(live).endswith("· online]")
+    touched: list[bool] = []
+    shown: Any = SimpleNamespace(touch=lambda: touched.append(True), cell=None)
+    with db._session.lock:
+        live._displays.append(shown)
+        live._anchor()
+    db.go_offline()
+    assert touched and repr(live).endswith("· offline]")
+    for count, words in ((1, "1 write pending"), (2, "2 writes pending")):
+        touched.clear()
+        db.set("x", "other/field", count)
+        assert touched and repr(live).endswith(f"· offline · {words}]")
+    db.go_online()
+    level(db)
+    assert repr(live).endswith("· online]")
+    live._displays.clear()
+
+
+# -- status ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ahead_ms", "said"),
+    [
+        (0, ""),
+        (20_000, ""),
+        (-20_000, ""),
+        (3_600_000, "1 hour ahead of the server's"),
+        (-7_300_000, "2 hours behind the server's"),
+        (40_000, "40 seconds ahead"),
+        (800 * 86_400_000, "2 years ahead"),
+    ],
+)
+def test_a_clock_that_is_wrong_is_said(server: WebServer, ahead_ms: int, said: str) -> None:
+    """A warning above 30 s of offset is visible in the status."""
+    session = Session(MemoryReplica(), app="app", url=server.url, now=lambda: now_ms() + ahead_ms)
+    session.connect(server.token)
+    db = Database(session)
+    online(db)
+    assert (said in db.status.warning) if said else not db.status.warning
+    assert db.status.state == "online" and not db.status.reason
+    assert bool(said) == ("the clock here is" in repr(db.status)) == ("the clock here is" in db._repr_html_())
+    db.close()
+
+
+def test_the_status_in_every_state(server: WebServer, connect: Connect, tmp_path: Path) -> None:
+    """`.state .pending .server .app .user .reason`, repr and HTML, in each state that there is."""
+
+    def seen(db: Database) -> tuple[str, int, str, bool]:
+        status = db.status
+        for shown in (repr(status), status._repr_html_()):
+            assert status.state in shown and status.reason.replace("'", "&#x27;") in shown.replace(
+                "'", "&#x27;"
+            )
+        return status.state, status.pending, status.user, bool(status.reason)
+
+    assert seen(tripleweb.open()) == ("local", 0, "", False)
+    db = connect(path=tmp_path / "r")
+    online(db)
+    assert seen(db) == ("online", 0, "ada", False)
+    db.go_offline()
+    db.set("x", "k/v", 1)
+    assert seen(db) == ("offline", 1, "ada", True)
+    db.close()
+    assert seen(db) == ("offline", 1, "ada", True) and db.status.reason == "closed"
+    refused = connect(token="wrong")
+    assert refused._session.wait_for(lambda: refused.status.state == "refused", 10)
+    assert seen(refused) == ("refused", 0, "", True)
+    url = server.url
+    server.stop()
+    down = tripleweb.connect("app", url=url, token="x", path=tmp_path / "r")
+    assert down._session.wait_for(lambda: down.status.state == "offline", 10)
+    assert seen(down) == ("offline", 1, "ada", True) and "1 write pending" in repr(down)
+    down.close()

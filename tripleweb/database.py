@@ -19,7 +19,7 @@ from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from tripleweb import discovery, places, writes
+from tripleweb import discovery, notices, places, writes
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.explain import COLUMNS, explain
@@ -31,7 +31,7 @@ from tripleweb.pen import Block, Pen
 from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
-from tripleweb.status import WHAT, Status, receipts
+from tripleweb.status import WHAT, Status, foot, receipts
 from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile, collector_at_rest
 from tripleweb.storage.shelf import Identity, Shelf
 
@@ -106,6 +106,7 @@ def connect(
         _replica(path, durability) if path is not None else shelf.adopt(place.url, app, identity, durability)
     )
     session = _begin(replica, app=app, url=place.url, on_identity=_remembering(shelf, place.url))
+    notices.watch(session)
     session.connect(place.token, label=label, locate=discovery.follow(place))
     return Database(session, schema)
 
@@ -543,6 +544,10 @@ class _Host:
     @property
     def state(self) -> str:
         return self._session.state
+
+    @property
+    def note(self) -> str:
+        return foot(self._session)
 
     @property
     def within_transaction(self) -> bool:

@@ -146,7 +146,7 @@ def show(render: Render, *, ended: Callable[[Hashable], None] | None = None) -> 
     its cell runs again. None where there is no kernel that could update it."""
     from IPython.display import display as put_out
 
-    shell = _shell()
+    shell = running_shell()
     cell = current_cell()
     if shell is None or cell is None:
         put_out(render(""), raw=True)
@@ -163,7 +163,7 @@ def show(render: Render, *, ended: Callable[[Hashable], None] | None = None) -> 
 def current_cell() -> Hashable | None:
     """What stands for the running cell: its id in the notebook, else the message that runs it; None outside of a
     kernel."""
-    shell = _shell()
+    shell = running_shell()
     if shell is None or getattr(shell, "kernel", None) is None:
         return None
     parent = shell.get_parent()
@@ -171,6 +171,7 @@ def current_cell() -> Hashable | None:
     return cell
 
 
-def _shell() -> Any:
+def running_shell() -> Any:
+    """IPython's shell, None where there is none."""
     loaded = sys.modules.get("IPython")
     return None if loaded is None else loaded.get_ipython()

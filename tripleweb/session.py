@@ -418,6 +418,7 @@ class Session:
             if not strict:
                 return
             rejected, self._rejected = self._rejected, Counter()
+            self._unsaid -= rejected
         if rejected:
             reasons = ", ".join(sorted(rejected))
             raise RejectedError(

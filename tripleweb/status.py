@@ -78,6 +78,15 @@ def pending_words(count: int) -> str:
     return f"{count:,} write{'s' if count > 1 else ''} pending" if count else ""
 
 
+def foot(session: Session) -> str:
+    """How a store stands, in the foot of a table: its state, and away from the server what waits there; "" for one
+    without a server."""
+    state = session.state
+    if state in ("local", "online"):
+        return state.removeprefix("local")
+    return " · ".join(filter(None, (state, pending_words(session.core.pending))))
+
+
 def clock_words(offset_ms: int) -> str:
     """What is to be said of the clock of this machine, which the server's is ahead of by so much; "" for nothing.
 
@@ -88,7 +97,7 @@ def clock_words(offset_ms: int) -> str:
     if off <= OFFSET_MS:
         return ""
     units = {"year": 31_536_000_000, "day": 86_400_000, "hour": 3_600_000, "minute": 60_000, "second": 1_000}
-    unit, size = next((unit, size) for unit, size in units.items() if off >= size)
+    unit, size = next((unit, size) for unit, size in units.items() if off * 1.02 >= size)
     count = round(off / size)
     amount = f"{count:,} {unit}{'s' if count > 1 else ''}"
     where = "behind" if offset_ms > 0 else "ahead of"
