@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +259,94 @@ def test_a_copied_file_counts_once_and_both_go_on(connect: Connect, tmp_path: Pa
         likes(db, 11_111)
     assert len({db._session.core.replica for db in (first, second, old)}) == 3
     assert {fate.outcome for fate in old._session.fates} <= {"applied", "restamped"}
+
+
+# -- what dead sessions left -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelved(server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
+    """`tripleweb.connect` with replica files of its own choice."""
+    monkeypatch.setenv("TRIPLEWEB_DATA", str(tmp_path))
+    made: list[Database] = []
+
+    def connect(token: str = server.token) -> Database:
+        made.append(tripleweb.connect("app", url=server.url, token=token))
+        return made[-1]
+
+    yield connect
+    for db in made:
+        db._session.close(0.2)
+
+
+def abandon(*dbs: Database) -> None:
+    """As if their processes had been killed: nothing more is sent, and the files are free."""
+    for db in dbs:
+        db.go_offline()
+        db._finalizer.detach()
+        db._session.close(0)
+
+
+def test_the_next_connect_sends_what_all_dead_sessions_left(server: WebServer, shelved: Connect) -> None:
+    """Unsent writes of free replica files are adopted by the next connect: of all of them."""
+    dead = [shelved() for _ in range(4)]
+    online(*dead)
+    for db in dead:
+        db.increment("p", "x", likes=1)
+    level(*dead)
+    for db in dead:
+        db.go_offline()
+    for number, db in enumerate(dead[1:]):  # one has nothing to say
+        db.increment("p", "x", likes=10 ** (number + 1))
+        db.set(f"e{number}", "k/v", number)
+    abandon(*dead)
+    db = shelved()
+    likes(db, 1_114)
+    session = db._session
+
+    def told() -> bool:
+        return sum(fate.outcome == "applied" and fate.predicate == "k/v" for fate in session.fates) == 3
+
+    assert session.wait_for(told, 10), "their receipts are here"
+    second = shelved()
+    assert not Path(second._session.replica.path).samefile(db._session.replica.path)
+    files = list(Path(second._session.replica.path).parent.glob("*.replica"))
+    assert len(files) == 4, "nobody needed a new file, and none was left held"
+
+
+def test_what_dead_sessions_left_and_is_rejected_is_told(server: WebServer, shelved: Connect) -> None:
+    eve = server.access.mint("eve")
+    dead = [shelved(eve) for _ in range(3)]
+    online(*dead)
+    abandon_first = [db for db in dead if db.go_offline() is None]
+    for number, db in enumerate(abandon_first):
+        db.set(f"e{number}", "k/v", number)
+    abandon(*dead)
+    apps = server.hub.apps
+    apps["app"] = apps["app"].patched(None, {"eve": "reader"})
+    db = shelved(eve)
+    session = db._session
+    assert session.wait_for(lambda: len(session.fates) == 3, 10)
+    assert sorted(db.receipts()["value"]) == [0, 1, 2] and set(db.receipts()["outcome"]) == {"rejected"}
+    assert session.take_rejected() == {"permission": 3}
+
+
+def test_who_is_offline_by_choice_sends_nothing_for_others(server: WebServer, shelved: Connect) -> None:
+    dead = [shelved() for _ in range(2)]
+    online(*dead)
+    for number, db in enumerate(dead):
+        db.go_offline()
+        db.set(f"e{number}", "k/v", number)
+    abandon(*dead)
+    db = shelved()
+    db.go_offline()
+    db.close()
+    deadline = time.monotonic() + 10
+    while "tripleweb-leftovers-app" in [thread.name for thread in threading.enumerate()]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    again = shelved()
+    store = again._session.store
+    assert again._session.wait_for(
+        lambda: store.values("e0", "k/v") == [0] and store.values("e1", "k/v") == [1], 10
+    )

@@ -14,12 +14,12 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from tripleweb import discovery, notices, places, writes
+from tripleweb import discovery, leftovers, notices, places, writes
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.explain import COLUMNS, explain
@@ -108,6 +108,17 @@ def connect(
     session = _begin(replica, app=app, url=place.url, on_identity=_remembering(shelf, place.url))
     notices.watch(session)
     session.connect(place.token, label=label, locate=discovery.follow(place))
+
+    def unsent(besides: Collection[str]) -> ReplicaFile | None:
+        return shelf.unsent(app, (session.core.server_id, session.core.user), besides)
+
+    def begin(left: ReplicaFile) -> Session:
+        helper = _begin(left, app=app, url=session.url)
+        helper.connect(place.token, label=label, locate=discovery.follow(place))
+        return helper
+
+    if path is None:
+        leftovers.send(session, unsent, begin)
     return Database(session, schema)
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import gc
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -466,6 +466,29 @@ def adopt(folder: str | os.PathLike[str], durability: Durability = "process") ->
         raise
     finally:
         choosing.release()
+
+
+def unsent(folder: str | os.PathLike[str], besides: Collection[str] = ()) -> ReplicaFile | None:
+    """A replica of `folder` with unsent transactions that no running session holds, other than those at the paths
+    `besides`; None if there is none, or somebody else is choosing. Raises `StorageError`."""
+    place = Path(folder)
+    try:
+        choosing = OwnerLock(place / "adopt.lock", place)
+    except StoreLockedError:
+        return None
+    try:
+        for path in sorted(place.glob("*" + ENDING)):
+            if os.path.realpath(path) not in besides:
+                try:
+                    found = ReplicaFile(path)
+                except StoreLockedError:
+                    continue
+                if found.unsent:
+                    return found
+                found.close()
+    finally:
+        choosing.release()
+    return None
 
 
 def _last_used(path: Path) -> float:
