@@ -102,7 +102,8 @@ class ClientCore:
         self.user: str = meta.get("user", "")
         self.role: str = ""
         self.session: str = ""
-        self.offset_ms = 0  # the server's clock minus ours
+        self.offset_ms = 0  # the server's clock minus ours,
+        self._doubt_ms = 0  # which is so far from being sure
         self.seen: int = int(meta.get("seen", 0))  # the latest time of a stamp that came from the server
         self.state = "local" if local else "offline"
         self.reason = ""
@@ -289,7 +290,7 @@ class ClientCore:
         elif isinstance(frame, Welcome):
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
-            self.offset_ms = frame.now - (frame.echo + now_ms) // 2
+            self._measure(frame.echo, frame.now, now_ms)
         elif isinstance(frame, Fault):
             self.reason = frame.message
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
@@ -298,8 +299,15 @@ class ClientCore:
             return Update(frame=frame)
         return Update()
 
+    def _measure(self, asked_ms: int, server_ms: int, now_ms: int) -> None:
+        """The offset lies between two bounds, unless our clock jumped meanwhile. What is known is kept as long as it fits
+        and is closer: then a jump is found out by the next answer, and a slow answer makes nothing worse."""
+        low, high = server_ms - now_ms, server_ms - asked_ms
+        if low <= high and (high - low <= self._doubt_ms or not low <= self.offset_ms <= high):
+            self.offset_ms, self._doubt_ms = (low + high) // 2, high - low
+
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
-        self.offset_ms = welcome.now - (self._hello_ms + now_ms) // 2
+        self._measure(self._hello_ms, welcome.now, now_ms)
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
         self.server_id = welcome.server
         self.clock.tolerance_ms = max(self.limits.tolerance_ms, welcome.tolerance)
