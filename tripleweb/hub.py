@@ -54,6 +54,8 @@ class HubLimits:
     uncommitted_bytes_max: int = 32 << 20  # taken in while a commit is on its way to the disk
     # less than `unsent_bytes_max`: whoever follows gets it in one message
     transaction_bytes_max: int = TRANSACTION_BYTES_MAX + FRAME_BYTES_MAX
+    frames_burst: int = 20_000  # that a connection may send at once,
+    frames_a_second: float = 5_000  # and from then on: more is not read sooner
     unsent_bytes_high: int = 1 << 20  # a slower reader is paused,
     unsent_bytes_low: int = 256 << 10  # until this little is left
     unsent_bytes_max: int = 256 << 20  # more at once ends the connection

@@ -300,7 +300,7 @@ class ClientCore:
         return Update()
 
     def _measure(self, asked_ms: int, server_ms: int, now_ms: int) -> None:
-        """The offset lies between two bounds, unless our clock jumped meanwhile. What is known is kept as long as it fits
+        """The offset lies between two bounds, unless our clock jumped meanwhile. What is known is kept while it fits
         and is closer: then a jump is found out by the next answer, and a slow answer makes nothing worse."""
         low, high = server_ms - now_ms, server_ms - asked_ms
         if low <= high and (high - low <= self._doubt_ms or not low <= self.offset_ms <= high):

@@ -72,6 +72,7 @@ class Limits:
     frame_bytes: int = 4 << 20  # where pokes and parts are cut
     receipt_bytes_max: int = 1 << 20  # what a receipt tells of the server's registers; beyond it, load again
     lost_max: int = 10_000  # changes of which a receipt says singly that they lost
+    unconfirmed_max: int = 100_000  # receipts that are kept for a replica
     unread_max: int = 1_000  # frames that wait for a connection that asks for more
     subscriptions_max: int = 1_000
     rows_max: int = 10_000
@@ -262,6 +263,8 @@ class TenantCore:
         row = self.replicas.setdefault(link.replica, ReplicaRow(link.actor.user))
         if pushed.number > row.last + 1:
             raise ProtocolError("order", f"transaction {pushed.number} came where {row.last + 1} was due")
+        if pushed.number - row.confirmed > self.limits.unconfirmed_max:
+            raise ProtocolError("overload", "too many receipts are kept for this replica: confirm them first")
         if pushed.number <= row.last:
             held = self._receipts.get(link.replica, {}).get(pushed.number)
             if held is not None and held[0] == pushed.id:
