@@ -68,4 +68,5 @@ def _send_one(session: Session, helper: Session) -> bool:
         if fates and not session.closed:
             session._unsaid.update(rejected)
             session._save_received(LocalCommit(fates=fates))
+            session.changed.notify_all()
     return is_refused or not helper.core.pending
