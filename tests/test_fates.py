@@ -128,6 +128,44 @@ def test_a_hundred_thousand_changes_rejected_at_once() -> None:
     assert {(fate.outcome, fate.reason) for fate in told} == {("rejected", "permission")}
 
 
+def test_what_was_rejected_is_gone_at_once_however_much_it_was() -> None:
+    """A receipt too large to say what is there instead has the replica load again: what was rejected is not shown until
+    then, neither here nor by who takes up the file."""
+    peers = Peers(Limits(receipt_bytes_max=100))
+    ada = peers.join("ada")
+    ada.write(fill("old", 5))
+    ada.set("dead", "k/v", 1)
+    ada.write(lambda tx: tx.increment("n", "k/count", 1))
+    peers.settle()
+    ada.disconnect()
+    ada.role = "reader"
+    ada.write(
+        lambda tx: [  # type: ignore[func-returns-value]
+            *(tx.set(f"e{i}", "old/v", "rejected") for i in range(5)),
+            *(tx.set(f"e{i}", "new/v", "rejected") for i in range(5)),
+            tx.delete("dead"),
+            tx.increment("n", "k/count", 10),
+        ]
+    )
+    ada.connect()
+    while ada.receipts[-1].outcome == "applied":
+        ada.up()
+        peers.commit()
+        peers.down()
+    assert [(r.outcome, r.reload) for r in ada.receipts[-1:]] == [("rejected", True)]
+    ada.disconnect()
+    assert not [triple for triple in ada.triples if triple[2] == "rejected"]
+    assert ("n", "k/count", 1) in ada.triples and ada.core.store.deleted("dead") is None
+    assert not ada.core.complete
+    here = ada.triples
+    ada.start()
+    assert ada.triples == here
+    ada.connect()
+    peers.settle()
+    peers.agree()
+    assert len(ada.triples) == 7
+
+
 # -- kept --------------------------------------------------------------------------------------------------------------
 
 

@@ -430,12 +430,32 @@ class ClientCore:
             keys = [change.key for change in current] + absent
             step.touched.update(dict.fromkeys(keys))
             step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
+        elif receipt.outcome == "rejected":
+            self._take_away(pending, step)
         else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
             self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
         if receipt.outcome == "applied":
             step.last = time
             if time < pending.time:
                 step.ahead = receipt
+
+    def _take_away(self, pending: Pending, step: _Step) -> None:
+        """Takes a rejected transaction out of the store. What stood there before is not known any more: it comes with
+        the load that follows, and until then nothing is shown there rather than what was rejected."""
+        gone: list[Key] = []
+        for change in pending.changes:
+            key = self._stored_key(change)
+            held = self.store.register(key)
+            if held is not None and change.slot == COUNTER:
+                before = held.value - change.value  # type: ignore[operator]
+                step.deltas.append(self.store.put([held._replace(value=before)]))  # type: ignore[arg-type]
+                step.touched[key] = None
+            elif held is not None and held.stamp == (pending.time, self.replica):
+                gone.append(key)
+        revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
+        step.deltas.append(self.store.put((), gone, revive))
+        step.commit.revive.extend(revive)
+        step.touched.update(dict.fromkeys(gone))
 
     def _put_again(self, pending: Pending, step: _Step, changes: list[Change]) -> None:
         """Applies changes of ours over what the server said; increments only where it has set our share."""
