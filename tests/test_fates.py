@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from nbclient import NotebookClient
 from traitlets.config import Config
 
 import tripleweb
@@ -271,6 +273,24 @@ def test_a_store_that_is_closed_or_local_says_nothing(
     tripleweb.open().set("x", "k/v", 1)
     shell.run_cell("pass")
     assert capsys.readouterr().out == ""
+
+
+def test_in_a_real_kernel(server: WebServer, connect: Connect) -> None:
+    """The line is in the output of the cell during which it happened, or of the next one."""
+    online(connect())
+    demote(server, "reader")
+    place = f"url={server.url!r}, token={server.access.mint('eve')!r}, path=':memory:'"
+    cells = [
+        f"import tripleweb\ndb = tripleweb.connect('app', {place})",
+        "db.set('x', 'k/v', 1)\ndb.flush(30)",
+        "db.status.pending",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    outputs = [cell["outputs"] for cell in notebook["cells"]]
+    assert outputs[0] == [] and [output["data"]["text/plain"] for output in outputs[2]] == ["0"]
+    ((shown,),) = [outputs[1]]
+    assert shown["data"]["text/plain"].startswith("tripleweb: 1 write to app rejected (permission)")
 
 
 def test_the_foot_of_a_table_says_what_waits(connect: Connect) -> None:
