@@ -12,7 +12,7 @@ import pytest
 
 import tripleweb
 from tests.stores import Connect, later, level, online
-from tripleweb import Ref, session
+from tripleweb import Ref, fates
 from tripleweb.errors import RejectedError, TriplewebError
 from tripleweb.storage import replica
 from tripleweb.sync import client, records
@@ -178,7 +178,7 @@ def test_more_losses_than_can_be_kept_are_said(
     server: WebServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Nothing is dropped silently: neither now nor after a restart."""
-    for module in (records, client, session, replica):
+    for module in (records, client, fates, replica):
         for name, value in (("LOST_MAX", 100), ("FATES_MAX", 10)):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -250,6 +251,58 @@ def test_a_cell_says_what_was_rejected_once(
         "db.set('x', 'k/v', 4)\ntry: db.flush(strict=True)\nexcept Exception as e: print(type(e).__name__)"
     )
     assert said == "RejectedError\n", "what the cell was told is not said a second time"
+
+
+def test_what_no_cell_has_said_is_said_after_the_restart(
+    shell: InteractiveShell,
+    server: WebServer,
+    connect: Connect,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    eve = {"token": server.access.mint("eve"), "path": tmp_path / "eve"}
+    online(connect())
+    demote(server, "reader")
+    db = connect(**eve)
+    db.set("x", "k/v", 1)
+    db.flush(10)
+    db.close()
+    db = connect(**eve)
+    shell.run_cell("pass")
+    assert "1 write to app rejected (permission)" in capsys.readouterr().out
+    db.close()
+    connect(**eve)
+    shell.run_cell("pass")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_cell_does_not_wait_for_somebody_elses_transaction(
+    shell: InteractiveShell, server: WebServer, connect: Connect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither for what it has to say nor for the status."""
+    online(connect())
+    demote(server, "reader")
+    db = connect(token=server.access.mint("eve"))
+    db.set("x", "k/v", 1)
+    db.flush(10)
+    opened, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with db.transaction():
+            opened.set()
+            end.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert opened.wait(10)
+    try:
+        shell.run_cell("pass")
+        assert capsys.readouterr().out == "" and db.status.state == "online"
+    finally:
+        end.set()
+        thread.join(10)
+    shell.run_cell("pass")
+    assert "rejected" in capsys.readouterr().out
 
 
 def test_a_cell_says_once_that_a_server_does_not_let_us_in(

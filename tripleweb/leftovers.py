@@ -66,7 +66,8 @@ def _send_one(session: Session, helper: Session) -> bool:
         helper.close(0)
     with session.lock:
         if fates and not session.closed:
-            session._unsaid.update(rejected)
-            session._save_received(LocalCommit(fates=fates))
+            commit = LocalCommit(fates=fates)
+            session.outcomes.inherit(commit, rejected)
+            session.save_received(commit)
             session.changed.notify_all()
     return is_refused or not helper.core.pending

@@ -25,13 +25,14 @@ from typing import Any, Protocol, TypeVar
 from tripleweb import lifetime
 from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError, RejectedError, StorageError, TriplewebError
+from tripleweb.fates import Fates
 from tripleweb.link import Link, Pace
 from tripleweb.shield import Shield
 from tripleweb.storage.replica import Replica, check_belongs
 from tripleweb.store import Delta, Store
 from tripleweb.sync.client import APP, ClientCore
-from tripleweb.sync.messages import ClientFrame, Fault, ServerFrame, Subscription, Welcome
-from tripleweb.sync.records import FATES_MAX, LocalCommit, lost, worth_keeping
+from tripleweb.sync.messages import ClientFrame, Fault, Receipt, ServerFrame, Subscription, Welcome
+from tripleweb.sync.records import Fate, LocalCommit
 from tripleweb.transaction import Transaction
 from tripleweb.undo import Deed, Deeds, Left
 
@@ -91,10 +92,7 @@ class Session:
         self.replica = replica
         state = replica.load()
         check_belongs(replica, state, app)
-        self.fates = list(state.fates)
-        self._fates_due = len(self.fates) + FATES_MAX
-        # written values that did not stand, and are kept nowhere any more; at least so many
-        self.forgotten = int(state.meta.get("forgotten", 0))
+        self.outcomes = Fates(state)
         self.core = ClientCore(state, random_bytes=random_bytes, local=not app)
         self.closed = False
         self.orphaned = ""  # in a fork: why this store is closed there,
@@ -112,8 +110,6 @@ class Session:
         self.anchored: dict[
             int, Any
         ] = {}  # whom callbacks or displays need is kept alive here, by their watcher
-        # transactions by the reason why they were rejected: since the last strict flush, and since `take_rejected`
-        self._rejected, self._unsaid = Counter[str](), Counter[str]()
         self._fault: Fault | None = None
         self._expelled = False  # the server has ended this connection for good
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] | None = None
@@ -132,6 +128,10 @@ class Session:
     def url(self) -> str:
         """Where the server is, as far as is known; "" without one."""
         return self._url if self._link is None else self._link.url
+
+    @property
+    def fates(self) -> list[Fate]:
+        return self.outcomes.kept
 
     @property
     def store(self) -> Store:
@@ -296,21 +296,12 @@ class Session:
         self.replica.save(commit)
         self._tidy()
 
-    def _save_received(self, commit: LocalCommit) -> None:
+    def save_received(self, commit: LocalCommit, receipts: Iterable[Receipt] = ()) -> None:
         """Saves a step that memory has taken already: if it cannot be saved now, it comes before anything later."""
-        self._note(commit)
+        self.outcomes.note(commit, receipts)
         self._unsaved.append(commit)
         self._save_the_unsaved()
         self._tidy()
-
-    def _note(self, commit: LocalCommit) -> None:
-        """Keeps what became of writes, and counts what did not stand and can not be kept."""
-        self.fates.extend(commit.fates)
-        if len(self.fates) > self._fates_due:
-            before, self.fates = self.fates, worth_keeping(self.fates)
-            self._fates_due = len(self.fates) + FATES_MAX
-            self.forgotten += lost(before) - lost(self.fates)
-            commit.meta["forgotten"] = self.forgotten
 
     def _tidy(self) -> None:
         if self.replica.due and self._compaction is None:
@@ -417,8 +408,7 @@ class Session:
                 raise TimeoutError(f"{left} of {len(waiting)} transactions are not decided ({why})")
             if not strict:
                 return
-            rejected, self._rejected = self._rejected, Counter()
-            self._unsaid -= rejected
+            rejected = self.outcomes.flushed()
         if rejected:
             reasons = ", ".join(sorted(rejected))
             raise RejectedError(
@@ -426,10 +416,17 @@ class Session:
             )
 
     def take_rejected(self) -> Counter[str]:
-        """How many transactions were rejected since this was last asked, by reason."""
-        with self.lock:
-            rejected, self._unsaid = self._unsaid, Counter()
-        return rejected
+        """How many transactions were rejected and never told, restarts included, by reason. Waits for nobody: what can
+        not be told now is told the next time."""
+        commit = LocalCommit()
+        if not self.outcomes.untold or self.closed or not self.lock.acquire(blocking=False):
+            return Counter()
+        try:
+            rejected = self.outcomes.tell(commit)
+            self.save_received(commit)
+            return rejected
+        finally:
+            self.lock.release()
 
     def _hopeless(self) -> bool:
         """True if nothing will be decided unless somebody does something."""
@@ -486,14 +483,10 @@ class Session:
         for pending in update.commit.pending if update.commit is not None else ():
             self._deeds.restamped(pending.id, (pending.time, self.core.replica))
         for receipt in update.receipts:
-            rejected = receipt.outcome == "rejected"
-            self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), rejected)
-            if rejected:
-                self._rejected[receipt.reason] += 1
-                self._unsaid[receipt.reason] += 1
+            self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), receipt.outcome == "rejected")
         try:
             if update.commit is not None:
-                self._save_received(update.commit)
+                self.save_received(update.commit, update.receipts)
         finally:
             self._tell(update.delta, state=before != (self.core.state, self.core.caught_up))
 

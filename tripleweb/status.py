@@ -40,12 +40,11 @@ class Status:
 
     @classmethod
     def of(cls, session: Session) -> Status:
-        """How a session stands now."""
-        with session.lock:
-            core, state = session.core, session.state
-            reason = "" if state in ("online", "local") else core.reason
-            wrong = clock_words(core.offset_ms)
-            return cls(state, core.pending, session.url, session.app, core.user, reason, wrong)
+        """How a session stands now; waits for nobody's transaction."""
+        core, state = session.core, session.state
+        reason = "" if state in ("online", "local") else core.reason
+        wrong = clock_words(core.offset_ms)
+        return cls(state, core.pending, session.url, session.app, core.user, reason, wrong)
 
     def __repr__(self) -> str:
         words = [self.state]
@@ -110,7 +109,7 @@ def receipts(session: Session) -> pd.DataFrame:
     from tripleweb.frame import result_frame
 
     with session.lock:
-        fates, forgotten = list(session.fates), session.forgotten
+        fates, forgotten = list(session.fates), session.outcomes.forgotten
     rows = []
     for f in fates:
         what = ("", None) if f.predicate == DELETED else (f.predicate, from_wire(*f.value))
