@@ -10,7 +10,6 @@ The write-ahead log is written back by hand: `checkpoint` in idle moments, `ease
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sqlite3
 import sys
@@ -348,4 +347,6 @@ def _keep_for_ever() -> None:
 
 
 if hasattr(os, "register_at_fork"):
+    import ctypes
+
     os.register_at_fork(after_in_child=_keep_for_ever)
