@@ -414,7 +414,7 @@ class Hub:
         `StorageError` if its data cannot be read, `TimeoutError`.
         """
         check_app(app)
-        if sum(len(tenant.lines) for tenant in self._tenants.values()) >= self.limits.lines_max:
+        if self.lines >= self.limits.lines_max:
             raise ProtocolError(
                 "overload", f"{self.limits.lines_max:,} connections are open here; try again later"
             )
@@ -474,6 +474,11 @@ class Hub:
             app: [line.actor for line in tenant.lines.values()]
             for app, tenant in sorted(self._tenants.items())
         }
+
+    @property
+    def lines(self) -> int:
+        """How many connections there are."""
+        return sum(len(tenant.lines) for tenant in self._tenants.values())
 
     @property
     def tenants(self) -> Mapping[str, Tenant]:

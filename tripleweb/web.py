@@ -117,8 +117,8 @@ class Sync(Endpoint, WebSocketHandler):
             code = error.code if isinstance(error, ProtocolError) else "closing"
             _log.warning("app %s could not be opened: %s", app, error or "it takes too long")
             said = str(error) or "opening the app takes too long"
-            others = [] if self.site.hub is None else self.site.hub.connections.values()
-            self.write_message(messages.encode(Fault(code, said, spread(sum(map(len, others))))))
+            others = 0 if self.site.hub is None else self.site.hub.lines
+            self.write_message(messages.encode(Fault(code, said, spread(others))))
             self.close(CLOSE_CODES[code] if isinstance(error, ProtocolError) else CLOSED_BY_FAILURE, code)
 
     async def on_message(self, data: str | bytes) -> None:
