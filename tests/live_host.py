@@ -48,6 +48,10 @@ class Host:
     # what live frames need
 
     @property
+    def note(self) -> str:
+        return self.state.removeprefix("local")
+
+    @property
     def within_transaction(self) -> bool:
         return self._tx is not None and self.lock.acquire(blocking=False) and not self.lock.release()
 

@@ -388,7 +388,11 @@ def connect(server: WebServer) -> Iterator[Callable[..., Database]]:
     made: list[Database] = []
 
     def connect(token: str | None = None) -> Database:
-        made.append(tripleweb.connect("app", url=server.url, token=token or server.token, path=":memory:"))
+        made.append(
+            tripleweb.connect(
+                "app", replicate="all", url=server.url, token=token or server.token, path=":memory:"
+            )
+        )
         return made[-1]
 
     yield connect

@@ -9,22 +9,18 @@ worth is always said (`attrs["tripleweb"]`), a warning comes where it is less th
 from __future__ import annotations
 
 import asyncio
-import html
 import logging
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from tripleweb import discovery, places, writes
-from tripleweb.change import DELETED
+from tripleweb import discovery, leftovers, notices, places, writes
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.explain import COLUMNS, explain
@@ -37,10 +33,10 @@ from tripleweb.pen import Block, Pen
 from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
+from tripleweb.status import WHAT, Status, foot, receipts
 from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile, collector_at_rest
 from tripleweb.storage.shelf import Identity, Shelf
 from tripleweb.subscriptions import Asked
-from tripleweb.terms import from_wire
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +116,19 @@ def connect(
         partial=replicate == "queries",
         on_identity=_remembering(shelf, place.url),
     )
+    notices.watch(session)
     session.connect(place.token, label=label, locate=discovery.follow(place))
+
+    def unsent(besides: Collection[str]) -> ReplicaFile | None:
+        return shelf.unsent(app, (session.core.server_id, session.core.user), besides)
+
+    def begin(left: ReplicaFile) -> Session:
+        helper = _begin(left, app=app, url=session.url)
+        helper.connect(place.token, label=label, locate=discovery.follow(place))
+        return helper
+
+    if path is None:
+        leftovers.send(session, unsent, begin)
     return Database(session, schema)
 
 
@@ -154,39 +162,6 @@ def _budget() -> evaluate.Budget:
     except (AttributeError, ValueError, OSError):  # not everywhere one is told
         memory = 8 << 30
     return evaluate.Budget(rows=100_000_000, bytes=min(4 << 30, memory // 4))
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How a store stands. `state` is one of `local connecting online offline refused`, `pending` counts the
-    transactions whose fate the server has not decided and made durable, `reason` says why it is not online."""
-
-    state: str
-    pending: int
-    server: str
-    app: str
-    user: str
-    reason: str = ""
-
-    def __repr__(self) -> str:
-        words = [self.state]
-        if self.app:
-            words.append(f"{self.app} at {self.server}" + (f" as {self.user}" if self.user else ""))
-        words.append("1 write pending" if self.pending == 1 else f"{self.pending} writes pending")
-        return f"<tripleweb: {', '.join(words)}{f' ({self.reason})' if self.reason else ''}>"
-
-    def _repr_html_(self) -> str:
-        shown = {"app": self.app, "server": self.server, "user": self.user}
-        shown |= {"pending": str(self.pending), "reason": self.reason}
-        left = "style='text-align:left'"
-        rows = "".join(
-            f"<tr><th {left}>{name}</th><td {left}>{html.escape(text)}</td></tr>"
-            for name, text in shown.items()
-            if text
-        )
-        colour = {"online": "#2e7d32", "local": "#2e7d32", "refused": "#c62828"}.get(self.state, "#b26a00")
-        dot = f"<span style='color:{colour}'>●</span>"
-        return f"<div>{dot} tripleweb: <b>{html.escape(self.state)}</b><table>{rows}</table></div>"
 
 
 class Database:
@@ -528,6 +503,8 @@ class Database:
     def _settle(self, asked: Asked | None, timeout: float) -> bool:
         """Waits for what the server has, as long as that makes sense; True if all of it was here at some time."""
         session = self._session
+        if not session.is_whole:
+            raise TriplewebError(session.orphaned)
         if session.app and session.is_settling(asked) and not session.within_transaction:
             session.wait_for(lambda: not session.is_settling(asked), timeout)
         return session.is_complete(asked)
@@ -559,10 +536,7 @@ class Database:
     @property
     def status(self) -> Status:
         """How the store stands."""
-        session = self._session
-        state = session.state
-        reason = "" if state == "online" else session.core.reason
-        return Status(state, session.core.pending, session.url, session.app, session.core.user, reason)
+        return Status.of(self._session)
 
     def flush(self, timeout: float | None = 30, *, strict: bool = False) -> None:
         """Returns when the server has decided everything written so far.
@@ -574,16 +548,18 @@ class Database:
 
     def receipts(self) -> pd.DataFrame:
         """What became of writes, oldest first: `time subject predicate value outcome by reason`. A delete of an entity
-        has neither predicate nor value."""
-        from tripleweb.frame import result_frame
+        has neither predicate nor value.
 
-        with self._session.lock:
-            fates = list(self._session.fates)
-        rows = []
-        for f in fates:
-            what = ("", None) if f.predicate == DELETED else (f.predicate, from_wire(*f.value))
-            rows.append((_moment(f.time), f.subject, *what, f.outcome, f.by, f.reason))
-        return result_frame(tuple(_RECEIPTS), rows, kinds=_RECEIPTS)
+        The newest 10,000 are kept, and of those before them 100,000 that did not stand; warns if there were more:
+        `attrs["tripleweb"]["forgotten"]` says how many at least.
+        """
+        frame = receipts(self._session)
+        forgotten = frame.attrs["tripleweb"]["forgotten"]
+        if forgotten:
+            warnings.warn(
+                f"{forgotten:,} older values that did not stand are not kept any more", stacklevel=2
+            )
+        return frame
 
     def go_offline(self) -> None:
         """Stops syncing; writes queue up durably."""
@@ -612,18 +588,12 @@ class Database:
                 self._lives.close()
 
 
-_WHAT = {"subject": "s", "predicate": "s", "value": ""}
-_RECEIPTS = {"time": "d", **_WHAT, "outcome": "s", "by": "s", "reason": "s"}
-_LEFT = {**_WHAT, "reason": "s"}
+_LEFT = {**WHAT, "reason": "s"}
 
 
-def _repeatable(inputs: Sequence[Any]) -> Sequence[Any]:
+def _repeatable(inputs: Sequence[Any]) -> tuple[Any, ...]:
     """What can be gone through but once, so that it can be looked at twice; cut behind where it is too long."""
-    return [list(islice(one, ITEMS_MAX + 1)) if isinstance(one, Iterator) else one for one in inputs]
-
-
-def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)
+    return tuple([list(islice(one, ITEMS_MAX + 1)) if isinstance(one, Iterator) else one for one in inputs])
 
 
 def _close_soon(session: Session) -> None:
@@ -645,6 +615,10 @@ class _Host:
     @property
     def state(self) -> str:
         return self._session.state
+
+    @property
+    def note(self) -> str:
+        return foot(self._session)
 
     @property
     def within_transaction(self) -> bool:

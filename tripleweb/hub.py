@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tripleweb.errors import ProtocolError, StorageError
-from tripleweb.ids import RandomBytes, check_app
-from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet
+from tripleweb.ids import RandomBytes, check_app, nano_id
+from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet, spread
 from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores
 from tripleweb.storage.writer import Writer
@@ -55,6 +55,8 @@ class HubLimits:
     uncommitted_bytes_max: int = 32 << 20  # taken in while a commit is on its way to the disk
     # less than `unsent_bytes_max`: whoever follows gets it in one message
     transaction_bytes_max: int = TRANSACTION_BYTES_MAX + FRAME_BYTES_MAX
+    frames_burst: int = 20_000  # that a connection may send at once,
+    frames_a_second: float = 5_000  # and from then on: more is not read sooner
     unsent_bytes_high: int = 1 << 20  # a slower reader is paused,
     unsent_bytes_low: int = 256 << 10  # until this little is left
     unsent_bytes_max: int = 256 << 20  # more at once ends the connection
@@ -103,7 +105,7 @@ class Tenant:
 
     def join(self, number: int, actor: Actor, outlet: Outlet) -> Line:
         """A new connection; the app is open."""
-        actor = actor if actor.session else replace(actor, session=self._core.new_session())
+        actor = actor if actor.session else replace(actor, session=nano_id(self._hub.random_bytes, 12))
         line = self.lines[number] = Line(self, number, actor, outlet)
         self.post(self._connect, line)
         return line
@@ -284,9 +286,7 @@ class Tenant:
         line.carried = weight if is_partial else 0
         try:
             if weight > self.limits.transaction_bytes_max:
-                raise ProtocolError(
-                    "size", f"a transaction has at most {self.limits.transaction_bytes_max:,} bytes"
-                )
+                self._core.exceed(line.number)
             if weight > self.limits.thread_bytes:
                 await self._hub.in_thread(self._core.receive, line.number, frame, self._hub.now_ms())
             else:
@@ -367,10 +367,12 @@ class Tenant:
             self.ready.set_exception(failure or ProtocolError("closing", "the server is stopping"))
         lines = list(self.lines.values())
         for line in lines:
+            wait = spread(len(lines))
             if failure is None:
-                line.fault("closing", "this server is closing the app")
+                line.fault("closing", "this server is closing the app", wait=wait)
             else:
-                line.fault("closing", "the app failed at this server; connect again", CLOSED_BY_FAILURE)
+                said = "the app failed at this server; connect again"
+                line.fault("closing", said, CLOSED_BY_FAILURE, wait)
         for left in self._inbox:
             if isinstance(left, _Arrival) and not left.taken.done():
                 left.taken.set_result(None)
@@ -423,7 +425,7 @@ class Hub:
         `StorageError` if its data cannot be read, `TimeoutError`.
         """
         check_app(app)
-        if sum(len(tenant.lines) for tenant in self._tenants.values()) >= self.limits.lines_max:
+        if self.lines >= self.limits.lines_max:
             raise ProtocolError(
                 "overload", f"{self.limits.lines_max:,} connections are open here; try again later"
             )
@@ -483,6 +485,11 @@ class Hub:
             app: [line.actor for line in tenant.lines.values()]
             for app, tenant in sorted(self._tenants.items())
         }
+
+    @property
+    def lines(self) -> int:
+        """How many connections there are."""
+        return sum(len(tenant.lines) for tenant in self._tenants.values())
 
     @property
     def tenants(self) -> Mapping[str, Tenant]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -21,13 +22,14 @@ from tripleweb.sync.server import Actor
 CLOSE_CODES = {"closing": 1001, "overload": 1013}
 CLOSED_BY_RULE = 1008
 CLOSED_BY_FAILURE = 1011
+RETURNS_A_SECOND = 200  # of those who were told to come back later
 
 _log = logging.getLogger(__name__)
 
 
 class LineLimits(Protocol):
     """Bytes that may wait to be sent (a reader with `high` of them is paused until `low` are left, `max` ends its
-    connection), and the seconds that one message may take."""
+    connection), and the seconds that one message may take; how many frames may come in at once, and in a second."""
 
     @property
     def unsent_bytes_low(self) -> int: ...
@@ -35,6 +37,10 @@ class LineLimits(Protocol):
     def unsent_bytes_max(self) -> int: ...
     @property
     def send_s(self) -> float: ...
+    @property
+    def frames_burst(self) -> int: ...
+    @property
+    def frames_a_second(self) -> float: ...
 
 
 class OpenApp(Protocol):
@@ -74,6 +80,30 @@ class Outlet(Protocol):
         ...
 
 
+def spread(count: int) -> int:
+    """Milliseconds that one of `count` clients is to stay away, so that they do not all come back at once."""
+    return random.randrange(1 + 1_000 * count // RETURNS_A_SECOND)
+
+
+class Allowance:
+    """So many at once, and so many in a second. Who takes more is not refused, only slowed down.
+
+    >>> allowance = Allowance(2, 10, now=0.0)
+    >>> [allowance.take(now) for now in (0.0, 0.0, 0.0, 0.1, 9.0)]
+    [0.0, 0.0, 0.1, 0.1, 0.0]
+    """
+
+    def __init__(self, burst: int, a_second: float, now: float) -> None:
+        self._full = burst / a_second  # seconds that can be saved up
+        self._each = 1 / a_second
+        self._since = now - self._full  # taken are those of the time before that
+
+    def take(self, now: float) -> float:
+        """Takes one; seconds to wait before it may be used."""
+        self._since = max(self._since, now - self._full) + self._each
+        return round(max(0.0, self._since - now), 6)
+
+
 class Line:
     """One connection to an app, as its socket's handler holds it."""
 
@@ -90,10 +120,15 @@ class Line:
         self._queue: deque[bytes] = deque()
         self._more = asyncio.Event()
         self._goodbye: tuple[int, str] | None = None
+        self._loop = asyncio.get_running_loop()
+        limits = self._limits
+        self._allowance = Allowance(limits.frames_burst, limits.frames_a_second, self._loop.time())
         self.task = asyncio.create_task(self._write())
 
     async def receive(self, data: str | bytes) -> None:
         """Takes one message from the socket; returns when the core has it, so that the socket is not read faster."""
+        if (wait := self._allowance.take(self._loop.time())) > 0:
+            await asyncio.sleep(wait)
         if self._goodbye is not None:
             return
         try:
@@ -126,10 +161,10 @@ class Line:
                 self._drop_queue()
                 self.fault("overload", "more is waiting to be sent than this server keeps")
 
-    def fault(self, code: str, message: str, close_code: int = 0) -> None:
-        """Says what is wrong; that is the last thing said."""
+    def fault(self, code: str, message: str, close_code: int = 0, wait: int = 0) -> None:
+        """Says what is wrong, and how many milliseconds to stay away; that is the last thing said."""
         if self._goodbye is None:
-            self.send(messages.encode(Fault(code, message[:500])))
+            self.send(messages.encode(Fault(code, message[:500], wait)))
             self.finish(code, close_code)
 
     def finish(self, code: str, close_code: int = 0) -> None:

@@ -57,6 +57,11 @@ class LiveHost(Protocol):
         ...
 
     @property
+    def note(self) -> str:
+        """How the store stands, for the foot of a table."""
+        ...
+
+    @property
     def within_transaction(self) -> bool:
         """True if this thread has a transaction open."""
         ...
@@ -508,8 +513,7 @@ class LiveFrame(FrameLike):
             held, _ = live.held
             columns, count = live.query.columns, len(held)
             rows = [tuple(map(outward, row[: len(columns)])) for row in held[:ROWS_MAX]]
-        state = "closed" if self._closed else self._host.state
-        notes = [note, "" if state == "local" else state]
+        notes = [note, "closed" if self._closed else self._host.note]
         if not self._host.attrs(self._shared.asked).get("complete", True):
             notes.append("incomplete")
         if self._error is not None:

@@ -12,23 +12,24 @@ server, or as another user, than it did before.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
 import os
 import queue
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
+from tripleweb import lifetime
 from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError, RejectedError, StorageError, TriplewebError
+from tripleweb.fates import Fates
 from tripleweb.ids import nano_id
 from tripleweb.link import Link, Pace
 from tripleweb.shield import Shield
-from tripleweb.storage.replica import Replica
+from tripleweb.storage.replica import Replica, check_belongs
 from tripleweb.store import Delta, Store
 from tripleweb.subscriptions import Asked, Subscriptions
 from tripleweb.sync.client import APP, ClientCore
@@ -43,7 +44,7 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
-from tripleweb.sync.records import FATES_MAX, LOST, LOST_MAX, Fate, LocalCommit, LocalState, worth_keeping
+from tripleweb.sync.records import Fate, LocalCommit
 from tripleweb.transaction import Transaction
 from tripleweb.undo import Deed, Deeds, Left
 
@@ -103,11 +104,12 @@ class Session:
         self.changed = threading.Condition(self.lock)  # notified whenever anything below may have changed
         self.replica = replica
         state = replica.load()
-        _check_belongs(replica, state, app)
-        self.fates = list(state.fates)
-        self._fates_due = len(self.fates) + FATES_MAX
+        check_belongs(replica, state, app)
+        self.outcomes = Fates(state)
         self.core = ClientCore(state, random_bytes=random_bytes, local=not app)
         self.closed = False
+        self.orphaned = ""  # in a fork: why this store is closed there,
+        self.is_whole = True  # and whether what it holds was copied whole
         self._now = now
         self._on_identity = on_identity
         self._link: Link | None = None
@@ -121,7 +123,6 @@ class Session:
         self.anchored: dict[
             int, Any
         ] = {}  # whom callbacks or displays need is kept alive here, by their watcher
-        self._rejected: dict[str, Receipt] = {}
         self._fault: Fault | None = None
         self._expelled = False  # the server has ended this connection for good
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] | None = None
@@ -134,7 +135,11 @@ class Session:
             self.subscriptions.restore(state.meta.get("asked", ()))
         elif app:
             self.core.subscribe(Subscription(APP))
-        _sessions.add(self)
+        lifetime.add(self)
+
+    @property
+    def name(self) -> str:
+        return self.app if self.replica.path == ":memory:" else self.replica.path
 
     # -- what is there -----------------------------------------------------------------------------------------
 
@@ -142,6 +147,10 @@ class Session:
     def url(self) -> str:
         """Where the server is, as far as is known; "" without one."""
         return self._url if self._link is None else self._link.url
+
+    @property
+    def fates(self) -> list[Fate]:
+        return self.outcomes.kept
 
     @property
     def store(self) -> Store:
@@ -310,7 +319,7 @@ class Session:
             raise
         self._tx = None
         delta = self.core.accept(tx, commit)
-        self._tell(delta)
+        self._tell(delta, state=bool(self.app) and self.core.state != "online")
         if self._link is not None:
             self._link.wake()
         if commit is None:
@@ -320,7 +329,7 @@ class Session:
 
     def _check_open(self) -> None:
         if self.closed:
-            raise TriplewebError("this store was closed; open it again")
+            raise TriplewebError(self.orphaned or "this store was closed; open it again")
 
     # -- saving ------------------------------------------------------------------------------------------------
 
@@ -335,23 +344,12 @@ class Session:
         self.replica.save(commit)
         self._tidy()
 
-    def _save_received(self, commit: LocalCommit) -> None:
+    def save_received(self, commit: LocalCommit, receipts: Iterable[Receipt] = ()) -> None:
         """Saves a step that memory has taken already: if it cannot be saved now, it comes before anything later."""
-        self._note(commit.fates)
+        self.outcomes.note(commit, receipts)
         self._unsaved.append(commit)
         self._save_the_unsaved()
         self._tidy()
-
-    def _note(self, fates: list[Fate]) -> None:
-        """Keeps what became of writes, and says so where it can not keep what did not stand."""
-        self.fates.extend(fates)
-        if len(self.fates) > self._fates_due:
-            kept = worth_keeping(self.fates)
-            if sum(fate.outcome in LOST for fate in self.fates) > sum(fate.outcome in LOST for fate in kept):
-                log.warning(
-                    "more than %s written values did not stand: receipts() has not all", f"{LOST_MAX:,}"
-                )
-            self.fates, self._fates_due = kept, len(kept) + FATES_MAX
 
     def _tidy(self) -> None:
         if self.replica.due and self._compaction is None:
@@ -456,12 +454,27 @@ class Session:
             if left:
                 why = f"{self.state}{': ' + self.core.reason if self.core.reason else ''}"
                 raise TimeoutError(f"{left} of {len(waiting)} transactions are not decided ({why})")
-            rejected, self._rejected = (self._rejected, {}) if strict else ({}, self._rejected)
+            if not strict:
+                return
+            rejected = self.outcomes.flushed()
         if rejected:
-            reasons = ", ".join(sorted({receipt.reason or "unknown" for receipt in rejected.values()}))
+            reasons = ", ".join(sorted(rejected))
             raise RejectedError(
-                f"{len(rejected)} transactions were rejected ({reasons}); db.receipts() says which"
+                f"{rejected.total()} transactions were rejected ({reasons}); db.receipts() says which"
             )
+
+    def take_rejected(self) -> Counter[str]:
+        """How many transactions were rejected and never told, restarts included, by reason. Waits for nobody: what can
+        not be told now is told the next time."""
+        commit = LocalCommit()
+        if not self.outcomes.untold or self.closed or not self.lock.acquire(blocking=False):
+            return Counter()
+        try:
+            rejected = self.outcomes.tell(commit)
+            self.save_received(commit)
+            return rejected
+        finally:
+            self.lock.release()
 
     def _hopeless(self) -> bool:
         """True if nothing will be decided unless somebody does something."""
@@ -519,13 +532,10 @@ class Session:
         for pending in update.commit.pending if update.commit is not None else ():
             self._deeds.restamped(pending.id, (pending.time, self.core.replica))
         for receipt in update.receipts:
-            rejected = receipt.outcome == "rejected"
-            self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), rejected)
-            if rejected:
-                self._rejected[receipt.id] = receipt
+            self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), receipt.outcome == "rejected")
         try:
             if update.commit is not None:
-                self._save_received(update.commit)
+                self.save_received(update.commit, update.receipts)
             if isinstance(update.frame, Failed) and self.subscriptions is not None:
                 self.subscriptions.failed(update.frame)
             elif isinstance(update.frame, Described) and update.frame.id in self._answers:
@@ -605,24 +615,24 @@ class Session:
             if self._jobs is not None:
                 self._jobs.put(None)
             self.changed.notify_all()
+        lifetime.remove(self)
         if self._link is not None:
             self._link.stop(max(0.0, deadline - time.monotonic()) + 0.5)
         return True
 
-
-def _check_belongs(replica: Replica, state: LocalState, app: str) -> None:
-    """A replica is of one app for ever, or of none: what a local store holds, no server would ever hear of, and what a
-    server does not have, the first load would take away."""
-    owner = state.meta.get("app")
-    if owner is None:
-        replica.save(LocalCommit(meta={"app": app}))
-    elif owner != app:
-        what = (
-            f"a replica of the app {owner!r}: connect to that"
-            if owner
-            else "a store without a server: open it"
-        )
-        raise StorageError(f"{replica.path} is {what}")
+    def forked(self, parent: int, whole: bool) -> None:
+        """This is a fork of the process that the session lives in: see `lifetime`."""
+        self._jobs = self._link = self._compaction = None
+        self._waiting = 0
+        if whole and not self.app and self.replica.path == ":memory:":
+            return
+        self.orphaned = f"this store is process {parent}'s, of which this one is a fork: open one of its own"
+        if self._tx is not None and whole:
+            self._abandon(self._tx)
+        self.closed, self.is_whole, self._tx = True, whole, None
+        if self.app:
+            self.core.disconnected(self.orphaned)
+        self.replica.close()
 
 
 def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
@@ -633,22 +643,3 @@ def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
         except Exception:
             log.exception("a callback failed")
         del job  # what it holds is not kept alive until the next one comes
-
-
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    """What is still open at the end of the process is closed, with a little time for what is unsent."""
-    for session in list(_sessions):
-        if not session.lock.acquire(timeout=1.0):  # a thread that will never end may have a transaction open
-            log.warning("%s is left as it is: it is in use by another thread", session.replica.path)
-            continue
-        session.lock.release()
-        try:
-            session.close(1.0)
-        except Exception:
-            log.exception("%s could not be closed", session.replica.path)
-
-
-atexit.register(_close_all)

@@ -35,7 +35,7 @@ from tripleweb.endpoints import Endpoint, Refusal, Site, grant_actor
 from tripleweb.errors import ProtocolError, StorageError
 from tripleweb.hub import Hub, HubLimits
 from tripleweb.inquiry import BUDGET_S, UNITS_A_SECOND
-from tripleweb.line import CLOSE_CODES, CLOSED_BY_FAILURE, Line
+from tripleweb.line import CLOSE_CODES, CLOSED_BY_FAILURE, Line, spread
 from tripleweb.storage import TenantStores
 from tripleweb.sync import messages
 from tripleweb.sync.messages import FRAME_BYTES_MAX, Fault
@@ -116,7 +116,9 @@ class Sync(Endpoint, WebSocketHandler):
         except (ProtocolError, StorageError, TimeoutError) as error:
             code = error.code if isinstance(error, ProtocolError) else "closing"
             _log.warning("app %s could not be opened: %s", app, error or "it takes too long")
-            self.write_message(messages.encode(Fault(code, str(error) or "opening the app takes too long")))
+            said = str(error) or "opening the app takes too long"
+            others = 0 if self.site.hub is None else self.site.hub.lines
+            self.write_message(messages.encode(Fault(code, said, spread(others))))
             self.close(CLOSE_CODES[code] if isinstance(error, ProtocolError) else CLOSED_BY_FAILURE, code)
 
     async def on_message(self, data: str | bytes) -> None:

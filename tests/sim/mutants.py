@@ -16,6 +16,7 @@ from tripleweb.clock import Clock
 from tripleweb.store import Store
 from tripleweb.sync import messages
 from tripleweb.sync.client import ClientCore
+from tripleweb.sync.messages import Receipt
 from tripleweb.sync.server import TenantCore
 from tripleweb.sync.tail import Tail
 from tripleweb.transaction import Transaction
@@ -304,6 +305,17 @@ def receipts_stamp_ignored() -> list[Patch]:
     return [(ClientCore, "_settle", as_pushed)]
 
 
+def losses_cut_off() -> list[Patch]:
+    """Of very many changes that lost, a receipt tells the first ones."""
+    lose = Receipt.lose
+
+    def some(self: Receipt, index: int, reason: str, by: str, singly: int) -> None:
+        if len(self.lost) < singly:
+            lose(self, index, reason, by, singly)
+
+    return [(Receipt, "lose", some)]
+
+
 # the first seed that notices it
 CAUGHT: dict[Callable[[], list[Patch]], int] = {
     resume_by_last_hlc: 1,
@@ -331,6 +343,7 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     ties_go_by_arrival: 1,
     display_misses_deletes: 7,
     receipts_stamp_ignored: 7,
+    losses_cut_off: 10,
 }
 
 

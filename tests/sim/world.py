@@ -20,6 +20,7 @@ from tests.sim.checks import Violation
 from tests.sim.network import Connection, Network, Weather
 from tests.sim.nodes import YEAR_MS, ClientNode, ServerNode
 from tests.sim.workload import Habits, Workload
+from tripleweb.change import Change
 from tripleweb.clock import parse_stamp
 from tripleweb.sync import messages
 from tripleweb.sync.client import APP, ClientLimits
@@ -119,6 +120,7 @@ class Written:
     by: str
     time: int  # of its first stamp
     counts: list[tuple[str, str, int]]  # increments: subject, predicate, amount
+    changes: list[Change]
 
 
 @dataclass
@@ -311,8 +313,10 @@ class World:
     def note(self, node: ClientNode, commit: LocalCommit) -> None:
         """A commit of a replica is on its disk: its user may rely on what it wrote."""
         kept = {pending.id for pending in commit.pending}
-        self.settled.update(node.outbox.pop(number) for number in commit.decided)
+        decided = [node.outbox.pop(number) for number in commit.decided]
+        self.settled.update(decided)
         self.settled -= kept
+        checks.losses_are_told(self, node, commit, [tx for tx in decided if tx not in kept])
         if commit.decided:  # the server's word may set a clock back
             replica, clock = str(node.core.replica), int(commit.meta["clock"])
             node.issued[replica] = min(node.issued.get(replica, -1), clock)
@@ -325,6 +329,7 @@ class World:
                     node.name,
                     pending.time,
                     [(c.subject, c.predicate, int(c.value)) for c in pending.changes if c.slot == "c:"],  # type: ignore[arg-type]
+                    list(pending.changes),
                 )
 
     def mark(self, frame: messages.ServerFrame) -> None:

@@ -107,7 +107,8 @@ class ClientCore:
         self.user: str = meta.get("user", "")
         self.role: str = ""
         self.session: str = ""
-        self.offset_ms = 0  # the server's clock minus ours
+        self.offset_ms = 0  # the server's clock minus ours,
+        self._doubt_ms = 0  # which is so far from being sure
         self.seen: int = int(meta.get("seen", 0))  # the latest time of a stamp that came from the server
         self.state = "local" if local else "offline"
         self.reason = ""
@@ -312,7 +313,7 @@ class ClientCore:
         elif isinstance(frame, Welcome):
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
-            self.offset_ms = frame.now - (frame.echo + now_ms) // 2
+            self._measure(frame.echo, frame.now, now_ms)
         elif isinstance(frame, Fault):
             self.reason = frame.message
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
@@ -321,8 +322,15 @@ class ClientCore:
             return Update(frame=frame)
         return Update()
 
+    def _measure(self, asked_ms: int, server_ms: int, now_ms: int) -> None:
+        """The offset lies between two bounds, unless our clock jumped meanwhile. What is known is kept while it fits
+        and is closer: then a jump is found out by the next answer, and a slow answer makes nothing worse."""
+        low, high = server_ms - now_ms, server_ms - asked_ms
+        if low <= high and (high - low <= self._doubt_ms or not low <= self.offset_ms <= high):
+            self.offset_ms, self._doubt_ms = (low + high) // 2, high - low
+
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
-        self.offset_ms = welcome.now - (self._hello_ms + now_ms) // 2
+        self._measure(self._hello_ms, welcome.now, now_ms)
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
         self.server_id = welcome.server
         self.features = welcome.features
@@ -463,12 +471,32 @@ class ClientCore:
             keys = [change.key for change in current] + absent
             step.touched.update(dict.fromkeys(keys))
             step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
+        elif receipt.outcome == "rejected":
+            self._take_away(pending, step)
         else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
             self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
         if receipt.outcome == "applied":
             step.last = time
             if time < pending.time:
                 step.ahead = receipt
+
+    def _take_away(self, pending: Pending, step: _Step) -> None:
+        """Takes a rejected transaction out of the store. What stood there before is not known any more: it comes with
+        the load that follows, and until then nothing is shown there rather than what was rejected."""
+        gone: list[Key] = []
+        for change in pending.changes:
+            key = self._stored_key(change)
+            held = self.store.register(key)
+            if held is not None and change.slot == COUNTER:
+                before = held.value - change.value  # type: ignore[operator]
+                step.deltas.append(self.store.put([held._replace(value=before)]))  # type: ignore[arg-type]
+                step.touched[key] = None
+            elif held is not None and held.stamp == (pending.time, self.replica):
+                gone.append(key)
+        revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
+        step.deltas.append(self.store.put((), gone, revive))
+        step.commit.revive.extend(revive)
+        step.touched.update(dict.fromkeys(gone))
 
     def _put_again(self, pending: Pending, step: _Step, changes: list[Change]) -> None:
         """Applies changes of ours over what the server said; increments only where it has set our share."""
@@ -586,7 +614,7 @@ class ClientCore:
         )
 
     def _fates(self, pending: Pending, receipt: Receipt) -> Iterable[Fate]:
-        lost = {index: (reason, by) for index, reason, by in receipt.lost}
+        lost = receipt.losses
         written = unpack(pending.time)[0]
         restamped = parse_stamp(receipt.stamp)[0] != pending.time
         fallen = 0

@@ -96,7 +96,8 @@ What there is in an app, by predicate and number of triples, is asked by
     > {"t":"unsubscribe","id":"top"}
 
 **Receipts.** `outcome` is `applied` or `rejected` (then `reason` is one of `permission limits invalid guard`).
-`lost` lists changes that lost on arrival: `[index, reason, by]`, the reason being `newer`, `reset` or `deleted`.
+`lost` lists changes that lost on arrival: `[index, reason, by]`, the reason being `newer`, `reset` or `deleted`. Where
+there are very many, the rest is in `runs` of neighbours with one fate: `[first index, count, reason, by]`.
 `seq` is the point of the server's order where it was decided. `stamp` is the stamp that the server gave it: another
 than was pushed if that lay in the future (or behind the replica's own last). Whenever anything but "all applied as
 pushed" happened, `current` has the server's registers for what the transaction touched and `absent` the keys it has
@@ -105,7 +106,8 @@ none for; the client takes them over and puts what is still pending on top. Wher
 
 **Clock and life.** `{"t":"ping","now":…}` is answered by `{"t":"pong","now":SERVER,"echo":…}`. An error of protocol is
 answered by `{"t":"fault","code":…,"message":…}` and the end of the connection; codes: `malformed`, `protocol` (no
-common version), `size`, `order`, `forbidden`, `overload`, `replaced` (the replica connected again), `closing`.
+common version), `size`, `order`, `forbidden`, `overload`, `replaced` (the replica connected again), `closing`. A fault
+may have `"wait"`, milliseconds: come back no sooner, so that not everybody comes back at once.
 
 **The first format** of a change, one object a triple, is understood on the bulk endpoint and by imports; the tombstone
 is a triple `_deleted`:
@@ -121,7 +123,7 @@ from typing import Any
 
 import msgspec
 
-from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
+from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import BYTES_MAX, check_id, check_predicate
@@ -164,6 +166,11 @@ class PushedTransaction(msgspec.Struct, omit_defaults=True):
     changes: list[WireChange]
     more: bool = False
 
+    def keys(self, replica: str) -> list[Key]:
+        """The registers that it is to set, as a transaction of `replica`."""
+        share = COUNTER + replica
+        return [(s, p, share if place == COUNTER else place) for s, p, place, _, _ in self.changes]
+
 
 class Receipt(msgspec.Struct, omit_defaults=True):
     """What became of one transaction; see the head of this module."""
@@ -177,8 +184,30 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     reason: str = ""
     lost: list[tuple[int, str, str]] = []
     current: list[WireRegister] = []
-    absent: list[tuple[str, str, str]] = []
+    absent: list[Key] = []
     reload: bool = False
+    runs: list[tuple[int, int, str, str]] = []
+
+    def lose(self, index: int, reason: str, by: str, singly: int) -> None:
+        """Notes that a change lost; the indexes come in order. At most `singly` of them stand in `lost`."""
+        if len(self.lost) < singly:
+            self.lost.append((index, reason, by))
+            return
+        first, count, *fate = self.runs[-1] if self.runs else (0, 0)
+        if first + count == index and fate == [reason, by]:
+            self.runs[-1] = (first, count + 1, reason, by)
+        else:
+            self.runs.append((index, 1, reason, by))
+
+    @property
+    def losses(self) -> dict[int, tuple[str, str]]:
+        """index -> (reason, by) of every change that lost."""
+        singly = {index: (reason, by) for index, reason, by in self.lost}
+        return singly | {
+            index: (reason, by)
+            for first, count, reason, by in self.runs
+            for index in range(first, first + count)
+        }
 
 
 class Committed(msgspec.Struct, omit_defaults=True):
@@ -288,9 +317,10 @@ class Pong(msgspec.Struct, tag_field="t", tag="pong"):
     echo: int
 
 
-class Fault(msgspec.Struct, tag_field="t", tag="fault"):
+class Fault(msgspec.Struct, tag_field="t", tag="fault", omit_defaults=True):
     code: str
     message: str
+    wait: int = 0
 
 
 ClientFrame = Hello | Push | Confirm | Subscribe | Unsubscribe | Describe | Ping

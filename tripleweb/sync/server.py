@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 
@@ -67,11 +68,10 @@ class Limits:
     frame_bytes: int = 4 << 20  # where pokes and parts are cut
     receipt_bytes_max: int = 1 << 20  # what a receipt tells of the server's registers; beyond it, load again
     lost_max: int = 10_000  # changes of which a receipt says singly that they lost
+    unconfirmed_max: int = 100_000  # receipts that are kept for a replica
     unread_max: int = 1_000  # frames that wait for a connection that asks for more
     news_max: int = 20_000  # transactions that wait for one that reads slowly
-    held_ms: int = (
-        300_000  # what a replica holds is remembered while it is away, and followed after it wrote it
-    )
+    held_ms: int = 300_000  # how long one that is away is remembered, and what it wrote counts as asked for
     lag_max: int = 1_000  # seqs behind, where nothing of it concerns a connection
     own_max: int = 100_000  # places that count as asked for by having been written
     subscriptions_max: int = 1_000
@@ -87,6 +87,7 @@ class _Connection:
     replica: str = ""  # "" until hello
     incarnation: str = ""
     partial: PushedTransaction | None = None
+    beyond: bool = False  # it is larger than a transaction may be: nothing of it is kept
     rekeying: bool = False  # what it pushes is ignored until it says hello again
 
 
@@ -110,9 +111,8 @@ class TenantCore:
         self.store.apply(state.registers)
         self.replicas = state.replicas
         self.connections: dict[Conn, _Connection] = {}
-        self._random_bytes = random_bytes
         self._tail = Tail(state.tail, state.seq, self.limits.tail_max)
-        self.feeds = Feeds(self, self.store, self._tail, self.limits, self.new_session)
+        self.feeds = Feeds(self, self.store, self._tail, self.limits, partial(nano_id, random_bytes, 12))
         self._receipts: dict[str, dict[int, tuple[str, Receipt, int]]] = {}
         for (replica, number), (tx_id, body) in sorted(state.receipts.items()):
             receipt = messages.decode_receipt(body)
@@ -142,6 +142,11 @@ class TenantCore:
         if conn in self.connections:
             self.connections[conn].feed.paused = False
             self.feeds.due[self.connections[conn].feed] = None
+
+    def exceed(self, conn: Conn) -> None:
+        """The transaction that is coming in is too large: it is no longer kept, and rejected at its end."""
+        if conn in self.connections:
+            self.connections[conn].beyond = True
 
     def set_role(self, conn: Conn, role: str) -> None:
         """The actor's role changed; it holds from the next frame on."""
@@ -240,16 +245,17 @@ class TenantCore:
                 raise ProtocolError("order", f"transaction {link.partial.number} is not finished")
             link.partial.changes.extend(pushed.changes)
             pushed = msgspec.structs.replace(link.partial, more=pushed.more)
-        if len(pushed.changes) > self.limits.transaction_changes_max:
-            raise ProtocolError(
-                "size", f"a transaction has at most {self.limits.transaction_changes_max:,} changes"
-            )
+        if link.beyond or len(pushed.changes) > self.limits.transaction_changes_max:
+            link.beyond, pushed.changes = True, []
         link.partial = pushed if pushed.more else None
         if pushed.more:
             return
+        beyond, link.beyond = link.beyond, False
         row = self.replicas.setdefault(link.replica, ReplicaRow(link.actor.user))
         if pushed.number > row.last + 1:
             raise ProtocolError("order", f"transaction {pushed.number} came where {row.last + 1} was due")
+        if pushed.number - row.confirmed > self.limits.unconfirmed_max:
+            raise ProtocolError("overload", "too many receipts are kept for this replica: confirm them first")
         if pushed.number <= row.last:
             held = self._receipts.get(link.replica, {}).get(pushed.number)
             if held is not None and held[0] == pushed.id:
@@ -264,7 +270,11 @@ class TenantCore:
         if replica != link.replica:
             raise ProtocolError("malformed", f"a stamp of replica {replica!r} from replica {link.replica!r}")
         known = self._tail.find(pushed.id)
-        if known is None or not self._is_copy(link, pushed, known):
+        if beyond:  # what it was to set is not known here any more
+            receipt = Receipt(
+                pushed.number, pushed.id, "rejected", pushed.stamp, self.seq, now_ms, "limits", reload=True
+            )
+        elif known is None or not self._is_copy(link, pushed, known):
             receipt = self._decide(link, row, pushed, time, now_ms)
         else:
             receipt = self._recall(link, pushed, known, now_ms)
@@ -273,7 +283,7 @@ class TenantCore:
         self._building.receipts.append((link.replica, pushed.number, pushed.id, messages.encode(receipt)))
         batch = self._building.batch
         self._receipts.setdefault(link.replica, {})[pushed.number] = (pushed.id, receipt, batch)
-        self.feeds.wrote(link.feed, self._keys(link, pushed), parse_stamp(receipt.stamp), now_ms)
+        self.feeds.wrote(link.feed, pushed.keys(link.replica), parse_stamp(receipt.stamp), now_ms)
         self.feeds.tell_receipt(link.feed, receipt, batch)
 
     def _decide(
@@ -295,7 +305,7 @@ class TenantCore:
         except (ValueError, TypeError, PermissionError) as error:
             receipt.outcome = "rejected"
             receipt.reason = "permission" if isinstance(error, PermissionError) else "invalid"
-            self._tell_current(receipt, self._keys(link, pushed), [])
+            self._tell_current(receipt, pushed.keys(link.replica), [])
             return receipt
         self.clock.witness(time, now_ms)
         row.time = time
@@ -303,9 +313,8 @@ class TenantCore:
         fates: list[Fate | None] = []
         delta = self.store.apply(changes, fates)
         for i, fate in enumerate(fates):
-            if fate is not None and len(receipt.lost) < self.limits.lost_max:
-                by = self.replicas.get(fate[2])
-                receipt.lost.append((i, fate[0], "" if by is None else by.user))
+            if fate is not None:
+                receipt.lose(i, fate[0], self._user(fate[2]), self.limits.lost_max)
         stands = [c for c, fate in zip(changes, fates, strict=True) if fate is None or fate[0] == "reset"]
         if stands:
             entry = self._log(link, receipt, stands, now_ms)
@@ -314,28 +323,27 @@ class TenantCore:
             self._tell_current(receipt, [c.key for c in changes], fates)
         return receipt
 
-    @staticmethod
-    def _keys(link: _Connection, pushed: PushedTransaction) -> list[Key]:
-        """The registers that a transaction was to set."""
-        return [
-            (s, p, COUNTER + link.replica if place == COUNTER else place)
-            for s, p, place, _, _ in pushed.changes
-        ]
+    def _user(self, replica: str) -> str:
+        """Who writes as a replica, as far as is known."""
+        row = self.replicas.get(replica)
+        return "" if row is None else row.user
 
     def _is_copy(self, link: _Connection, pushed: PushedTransaction, entry: Entry) -> bool:
         """True if an entry is this transaction, pushed under another identity."""
-        keys = set(self._keys(link, pushed))
-        own = COUNTER + link.replica
-        return entry.replica != link.replica and all(
-            (s, p, own if place[:2] == COUNTER else place) in keys for s, p, place, *_ in entry.registers
-        )
+        return entry.replica != link.replica and entry.keys(link.replica) <= set(pushed.keys(link.replica))
 
     def _recall(self, link: _Connection, pushed: PushedTransaction, entry: Entry, now_ms: int) -> Receipt:
         """The receipt of a transaction that this replica pushed before, or a copy of it did, as somebody else."""
         stamp = stamp_text(entry.registers[0].time, entry.replica)
         receipt = Receipt(pushed.number, pushed.id, "applied", stamp, self.seq, now_ms)
-        keys = dict.fromkeys([*self._keys(link, pushed), *(change.key for change in entry.registers)])
+        keys = dict.fromkeys([*pushed.keys(link.replica), *(change.key for change in entry.registers)])
         self._tell_current(receipt, list(keys), [])
+        stood = entry.keys(link.replica)
+        for i, key in enumerate(pushed.keys(link.replica)):
+            if key not in stood:  # it has lost then; to whom is not known any more, but who is there now is
+                grave, held = self.store.deleted(key[0]), self.store.register(key)
+                by = (grave or (held.stamp if held is not None else (0, "")))[1]
+                receipt.lose(i, "deleted" if grave else "newer", self._user(by), self.limits.lost_max)
         return receipt
 
     def _total(self, increment: Change) -> Change:
@@ -445,7 +453,3 @@ class TenantCore:
     def tick(self, now_ms: int) -> None:
         """To be called every few seconds: forgets replicas that have been away for long."""
         self.feeds.tick(now_ms)
-
-    def new_session(self) -> str:
-        """An id for a connection's session."""
-        return nano_id(self._random_bytes, 12)
