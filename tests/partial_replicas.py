@@ -138,7 +138,9 @@ class Server:
         for interest in list(dict.fromkeys(i for replica in self.replicas for _, _, i in replica.queries)):
             before = dict(interest.places)
             dropped = self.relevance.sweep(interest, self.seq)
-            assert set(before) == {*dropped, *interest.places}, "a sweep found what was not known to be needed"
+            assert set(before) == {*dropped, *interest.places}, (
+                "a sweep found what was not known to be needed"
+            )
             for replica in interest.readers:
                 self.forget(replica, dropped)
 
@@ -160,7 +162,9 @@ class Server:
             for place in held:
                 assert registers(replica.store, place) == registers(self.store, place), f"{note}\n{place}"
             for subject, predicate, value in replica.triples():
-                assert replica.holds((subject, predicate)), f"{note}\n{(subject, predicate, value)} is not needed"
+                assert replica.holds((subject, predicate)), (
+                    f"{note}\n{(subject, predicate, value)} is not needed"
+                )
 
 
 def registers(store: Store, place: Place) -> set[Any]:

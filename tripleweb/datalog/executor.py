@@ -74,9 +74,7 @@ class Prepared:
             for binding, _ in inputs
             if isinstance(binding, Variable)  # all of them, or the plan had no key
         ]
-        finder = Finder(
-            plan, [(replace(body, literals=body.literals[1:]), names) for body in plan.bodies]
-        )
+        finder = Finder(plan, [(replace(body, literals=body.literals[1:]), names) for body in plan.bodies])
         self.scope, self.module, self._finds = finder.scope, finder.module, finder.functions
         self._finder = finder
         kinds = query.kinds

@@ -27,7 +27,7 @@ from tripleweb.datalog.builtins import inward
 from tripleweb.datalog.captured import Row
 from tripleweb.datalog.clauses import Binding, Variable
 from tripleweb.datalog.executor import Finder
-from tripleweb.datalog.lineage import Found, LineagePlan, LineageShape, Needs, Parts
+from tripleweb.datalog.lineage import Found, Heard, LineagePlan, LineageShape, Needs, Parts
 from tripleweb.datalog.lookups import Lookup, lookups_of
 from tripleweb.datalog.maintained import Maintained, Plan, Shape, Template, bind_inputs
 from tripleweb.datalog.plan import Program
@@ -39,7 +39,6 @@ from tripleweb.store import Delta, Store
 from tripleweb.terms import Value
 
 Place = tuple[str, str]  # (subject, predicate)
-Heard = dict[str, list[Callable[..., int]]]  # triggers by predicate
 
 
 class Needed:
@@ -64,9 +63,7 @@ class Needed:
             roots.setdefault(variable_name(query.find[lookup.root]), []).append(number)
         plan = LineagePlan(program, inputs, store, roots, lineages.found.append)
         self._make_rows: Callable[[], _Rows] | None = None
-        self.is_window = (
-            _has_window(query, lookups) and plan.is_positive and not plan.recursion.relations
-        )
+        self.is_window = _has_window(query, lookups) and plan.is_positive and not plan.recursion.relations
         if self.is_window:
             columns = {number: lookup.root for number, lookup in enumerate(lookups)}
             self._make_rows = partial(_Rows, lineages, Program(_window(query)), inputs, columns, self)
@@ -215,9 +212,7 @@ def _window(query: Query) -> Query:
     limit = 1 if query.limit is None else query.limit
     limit = min(1, limit) if query.shape in ("tuple", "scalar") else limit
     find = tuple(Variable(variable_name(element)) for element in query.find)
-    return replace(
-        query, find=find, shape="relation", offset=0, limit=query.offset + limit, hidden=()
-    )
+    return replace(query, find=find, shape="relation", offset=0, limit=query.offset + limit, hidden=())
 
 
 def _all_of(query: Query, names: Sequence[str]) -> Query:
@@ -237,9 +232,11 @@ class _Trees(StandingPull):
         self, lookup: Lookup, store: Store, query: Query, lineages: Lineages, needed: Needed
     ) -> None:
         super().__init__(lookup.pattern, store, query.fields, needed.spend, lineages.readers)
+        self._store = store
         self._lineages = lineages
         self._needed = needed
         self._places: dict[Place, None] = {}
+        self._leads = lookup.pattern.leads  # where a value says which entities come next
 
     def _look(self, root: str, visits: Visits) -> Pulled:
         visits.places = self._places
@@ -253,6 +250,9 @@ class _Trees(StandingPull):
         return list(self._places)
 
     def note(self, triple: Triple) -> None:
+        place = triple[:2]
+        if triple[1] not in self._leads and place in self._needed.held and self._store.values(*place):
+            return  # a value for another one, at the end of a branch: the tree has the places that it had
         super().note(triple)
         if self.stale:
             self._lineages.touched[self._needed] = None
@@ -361,8 +361,10 @@ class Lineages:
         self.work = 0  # rows that triggers looked at
         self._shapes: dict[object, LineageShape] = {}
         self._templates: dict[object, Template] = {}  # of rows
-        self._heard: Heard = {}  # triggers that run after a delta, for what was added
-        self._reads: Heard = {}  # and for what was removed
+        # all triggers that run after a delta, as `LineageShape` has them
+        self._triggers: Heard = {}
+        self._firsts: Heard = {}
+        self._reads: Heard = {}
         self._replayed: list[Shape] = []
         self._replayed_for: frozenset[str] = frozenset()
 
@@ -400,13 +402,17 @@ class Lineages:
             self._collect()
 
     def _collect(self) -> None:
-        self._heard, self._reads = {}, {}
+        self._triggers, self._firsts, self._reads = {}, {}, {}
         self._replayed = list(self._templates.values())
         for shape in self._shapes.values():
             if shape.components:
                 self._replayed.append(shape)
                 continue
-            for mine, all_ in ((shape.triggers, self._heard), (shape.reads, self._reads)):
+            for mine, all_ in (
+                (shape.triggers, self._triggers),
+                (shape.firsts, self._firsts),
+                (shape.reads, self._reads),
+            ):
                 for predicate, triggers in mine.items():
                     all_.setdefault(predicate, []).extend(triggers)
         self._replayed_for = frozenset().union(*(shape.predicates for shape in self._replayed))
@@ -417,9 +423,7 @@ class Lineages:
         """To be called once after each delta of the store: the queries with `news`, or with `trouble`."""
         self.readers.mark(delta.removed, delta.added)
         try:
-            self._run(self._heard, delta.added)
-            if self._reads:
-                self._run(self._reads, delta.removed)
+            self._run(delta, self._triggers, self._firsts, self._reads)
         except Exception:  # noqa: BLE001 (which shape it was is found out one by one)
             self._one_by_one(delta)
         if self._replayed and not self._replayed_for.isdisjoint(delta.predicates):
@@ -441,7 +445,21 @@ class Lineages:
         self.touched.clear()
         return [needed for needed in out if needed.news or needed.trouble is not None]
 
-    def _run(self, heard: Heard, triples: Iterable[Triple]) -> None:
+    def _run(self, delta: Delta, triggers: Heard, firsts: Heard, reads: Heard) -> None:
+        self._call(triggers, delta.added)
+        if firsts:
+            added = delta.added
+            if delta.removed:
+                gone = {(subject, predicate, value.__class__) for subject, predicate, value in delta.removed}
+                added = [
+                    triple for triple in added if (triple[0], triple[1], triple[2].__class__) not in gone
+                ]
+            self._call(firsts, added)
+        if reads:
+            self._call(reads, delta.added)
+            self._call(reads, delta.removed)
+
+    def _call(self, heard: Heard, triples: Iterable[Triple]) -> None:
         for subject, predicate, value in triples:
             triggers = heard.get(predicate)
             if triggers is not None:
@@ -456,16 +474,14 @@ class Lineages:
             if shape.components:
                 continue
             try:
-                self._run(shape.triggers, delta.added)
-                self._run(shape.reads, delta.removed)
+                self._run(delta, shape.triggers, shape.firsts, shape.reads)
             except Exception as error:  # noqa: BLE001 (its owners will hear of it)
                 self._fail(shape, error)
 
     def _fail(self, shape: Shape, error: Exception) -> None:
         if isinstance(shape, Template):
-            shape.trouble = error
             for member in shape.members.values():
-                member.log.clear()
+                assert isinstance(member, _Rows)
                 member.needed.fail(error)
         else:
             for row in shape.group.members:
@@ -473,19 +489,27 @@ class Lineages:
 
     def _replay(self, delta: Delta) -> None:
         """Has those see the delta triple by triple that must know what goes, too."""
-        running = dict.fromkeys(shape for shape in self._replayed if shape.hears(delta.predicates))
+        running = [shape for shape in self._replayed if shape.hears(delta.predicates)]
+        everybody = list(running)
+        before = sum(shape.touched for shape in everybody)
 
-        def each(call: Callable[[Shape], object]) -> None:
-            for shape in list(running):
-                try:
-                    call(shape)
-                except Exception as error:  # noqa: BLE001 (its owners will hear of it)
-                    del running[shape]
-                    self._fail(shape, error)
+        def fails(shape: Shape, error: Exception) -> None:
+            running.remove(shape)
+            self._fail(shape, error)
 
         def step(predicate: str, subject: str, row: int, value: Value, sign: int) -> None:
-            each(lambda shape: shape.step(predicate, subject, row, value, sign))
+            for shape in tuple(running):
+                try:
+                    shape.step(predicate, subject, row, value, sign)
+                except Exception as error:  # noqa: BLE001 (its owners will hear of it)
+                    fails(shape, error)
 
-        before = sum(shape.touched for shape in running)
-        self.store.replay(delta, step, lambda predicate: each(lambda shape: shape.gone(predicate)))
-        self.work += sum(shape.touched for shape in running) - before
+        def gone(predicate: str) -> None:
+            for shape in tuple(running):
+                try:
+                    shape.gone(predicate)
+                except Exception as error:  # noqa: BLE001 (its owners will hear of it)
+                    fails(shape, error)
+
+        self.store.replay(delta, step, gone if any(shape.components for shape in running) else None)
+        self.work += sum(shape.touched for shape in everybody) - before

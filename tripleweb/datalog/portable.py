@@ -128,7 +128,9 @@ class _Asked:
     def _final(self, clauses: Sequence[Clause], known: Iterable[str]) -> set[str]:
         """The variables that are bound by what is left of some clauses."""
         final = set(known)
-        waiting = [clause for clause in clauses if not isinstance(clause, Not) and not self._is_called(clause)]
+        waiting = [
+            clause for clause in clauses if not isinstance(clause, Not) and not self._is_called(clause)
+        ]
         moved = True
         while moved:
             able = [clause for clause in waiting if self._needed(clause) <= final]
@@ -182,9 +184,7 @@ class _Asked:
         if not required and not others:
             raise _Whole
         shared = [f"[{' '.join(required)}]"] * bool(required) + others
-        branches = [
-            " ".join(self._written(branch, inner)) or _TRUE for branch in clause.branches
-        ]
+        branches = [" ".join(self._written(branch, inner)) or _TRUE for branch in clause.branches]
         return f"(or-join [{' '.join(shared)}] {' '.join(f'(and {branch})' for branch in branches)})"
 
     def _negation(self, clause: Not, final: set[str]) -> list[str]:

@@ -174,7 +174,9 @@ class Puller:
             self._all(out, pattern, subject, places)
         return out or None
 
-    def _note(self, places: dict[tuple[str, str], None], subject: str, name: str, field: Field | None) -> None:
+    def _note(
+        self, places: dict[tuple[str, str], None], subject: str, name: str, field: Field | None
+    ) -> None:
         """Notes where an attribute was looked for, and where it was seen whether the entity is there."""
         places[subject, name] = None
         if field is not None and stand_in(field) is not None:

@@ -220,4 +220,4 @@ class Relevance:
 
 def _coarse_keys(interest: Interest) -> list[str | None]:
     """Where it stands among the coarse ones: by predicate, or at None for all."""
-    return [None] if interest.coarse is None else sorted(interest.coarse)
+    return [None] if interest.coarse is None else [*sorted(interest.coarse)]
