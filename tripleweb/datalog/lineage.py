@@ -253,9 +253,9 @@ def _is_start(relation: str, body: Body) -> bool:
 
 
 class LineageShape(Shape):
-    """The triggers of a lineage. With recursion, they take part in `Store.replay`. Without it, they are run on the state
-    after a whole delta: `triggers` for each triple that was added, `firsts` only where no value of its class went
-    (the value does not matter to the body), `reads` for what was added and for what was removed."""
+    """The triggers of a lineage. With recursion, they take part in `Store.replay`. Without it, they are run on the
+    state after a whole delta: `triggers` for each triple that was added, `firsts` only where no value of its class
+    went (the value does not matter to the body), `reads` for what was added and for what was removed."""
 
     plan: LineagePlan
 
@@ -275,7 +275,9 @@ class LineageShape(Shape):
         named: list[tuple[str, str, Heard]] = []
         self.triggers, self.firsts, self.reads = {}, {}, {}
         for body in self.plan.bodies:
-            names = Counter(name for literal in body.literals for name in _mentioned(literal))
+            names = Counter(body.head)
+            for literal in body.literals:
+                names.update(_mentioned(literal))
             for at, literal in enumerate(body.literals):
                 for predicate in sorted(set(predicates_of((literal,)))):
                     name = module.gain(body, at, Change(predicate), self._needs[body])
