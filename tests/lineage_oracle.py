@@ -44,7 +44,7 @@ def places(text: str, inputs: Sequence[Any], source: Source) -> set[Place]:
             {**names, **dict(zip(bound(binding), row, strict=True))} for names in starts for row in rows
         ]
     fitting = Fitting(source, query.kinds)
-    shown = _shown(query, [value for _, value in pairs], source)
+    shown = _shown(query, inputs, source)
     return {
         place
         for names in starts
@@ -87,10 +87,10 @@ def _solve(query: Query, clauses: list[Clause], names: Names, source: Source) ->
     if not clauses:
         yield names, frozenset()
         return
-    for at, clause in enumerate(clauses):
-        if not isinstance(clause, Call) or all(_is_bound(term, names) for term in clause.arguments):
-            break
-    rest = clauses[:at] + clauses[at + 1 :]
+    clause = next(
+        one for one in clauses if not isinstance(one, Call) or all(_is_bound(t, names) for t in one.arguments)
+    )
+    rest = [one for one in clauses if one is not clause]
     for more, used in _one(query, clause, names, source):
         for final, others in _solve(query, rest, more, source):
             yield final, used | others

@@ -254,7 +254,7 @@ def test_places_of_a_store_give_their_registers() -> None:
     assert [change.predicate for change in store.registers_at("p1", "post/title")] == ["_deleted"]
 
 
-# -- what can be asked of a server ------------------------------------------------------------------------------------
+# -- what can be asked of a server ----------------------------------------------------------------------------
 
 TRAVELS = {
     "[:find ?n :in $ ?x :where [?x :user/name ?n]]": "[:find ?n :in $ ?x :where [?x :user/name ?n]]",

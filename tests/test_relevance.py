@@ -21,6 +21,7 @@ from tests.partial_replicas import Server
 from tripleweb.change import DELETED, Change
 from tripleweb.datalog import lineage, needed, pull, recursion
 from tripleweb.datalog.builtins import inward
+from tripleweb.datalog.inputs import prepare
 from tripleweb.errors import BudgetError, QueryError
 from tripleweb.store import Delta
 from tripleweb.sync.relevance import Relevance
@@ -34,10 +35,11 @@ MORE = """
     [:find (pull ?a [*]) :where [?a :k/s "a"]]
     [:find (pull ?a [:k/n {:k/e 2} :k/none]) :where [?a :k/link _]]
     [:find (pull ?a [{[:k/_link :limit 1] [:k/n {:k/e [*]}]}]) ?n :where [?a :k/n ?n] :order-by [?n] :limit 2]
-    [:find (pull ?a [[:k/_e :limit 2] :k/c]) :where [?a :k/n _] (not [?a :k/s "a"]) :kinds {:k/c counter :k/n (number 0)}]
+    [:find (pull ?a [[:k/_e :limit 2] :k/c]) :where [?a :k/n _] (not [?a :k/s "a"]) :kinds {:k/c counter}]
     [:find (pull ?b [{:k/_link ...}]) (count ?a) :where [?a :k/e ?b]]
     [:find (pull ?b [:k/s]) :in $ % :where (reach "e1" ?b)] | [RULES]
-    [:find [(pull ?a [:k/many {:k/link [:k/s]}]) (get ?a :k/e :k/n)] :where [?a :k/n _] :order-by [?a :desc]]
+    [:find [(pull ?a [:k/many {:k/link [:k/s]}]) ?n] :where [?a :k/n ?n] :order-by [?n :desc]]
+    [:find (pull ?a [:k/many]) (get ?a :k/e :k/n) :where [?a :k/n _] :order-by [(get ?a :k/e :k/s) :desc] :limit 2]
     [:find ?a ?n :with ?m :where [?a :k/n ?n] [?a :k/many ?m] :order-by [?n :desc] :limit 2 :offset 1]
 """  # the rows of a Read that leads somewhere, trees of every kind, windows
 
@@ -105,12 +107,25 @@ def follow(names: Sequence[str], seed: int, steps: int = 22, most: int = 14) -> 
     return server
 
 
+def is_query(text: str, inputs: list[Any]) -> bool:
+    """Not all mixtures are."""
+    try:
+        prepare(text, inputs)
+    except QueryError:
+        return False
+    return True
+
+
 def follow_mixtures(seed: int, steps: int = 12, most: int = 6) -> int:
     """Random queries over two replicas; how many could not be compiled."""
     server, history = started(seed, 2)
     replicas = [server.replica() for _ in range(2)]
-    for number in range(most):
-        server.subscribe(replicas[number % 2], *Mixture(seed * 100 + number).query())
+    number = 0
+    while sum(len(replica.queries) for replica in replicas) < most:
+        text, inputs = Mixture(seed * 100 + number).query()
+        number += 1
+        if is_query(text, inputs):
+            server.subscribe(replicas[number % 2], text, inputs)
     go_on(server, history, f"seed {seed}", steps)
     return sum(interest.needed is None for replica in replicas for _, _, interest in replica.queries)
 
@@ -138,7 +153,7 @@ def test_more_random_queries(seed: int) -> None:
     follow([*CONSTRUCTS, "more"], seed, steps=25, most=20)
 
 
-# -- who holds what, and at what cost -----------------------------------------------------------------------------------
+# -- who holds what, and at what cost -------------------------------------------------------------------------
 
 POSTS = "[:find ?t ?s :in $ ?u :where [?p :post/author ?u] [?p :post/title ?t] [?p :post/score ?s]]"
 SHAPED = {
@@ -216,7 +231,8 @@ def test_equal_subscriptions_are_one_interest_until_it_is_closed() -> None:
     assert not list(server.relevance.holders("p0.0", "post/score"))
     everything = server.subscribe(one, "[:find ?p ?v :where [_ ?p ?v]]")
     whole = server.subscribe(one, "[:find ?a :where [?a :post/title _] [(missing? $ ?a :post/_reply)]]")
-    assert everything.coarse is None and whole.coarse == {"post/title", "post/reply"} and not whole.places
+    assert everything.coarse is None and whole.coarse is not None
+    assert whole.coarse >= {"post/title", "post/reply"} and not whole.places
     assert set(server.relevance.holders("p1.0", "post/title")) == {mine, everything, whole}
     assert set(server.relevance.holders("p1.0", "post/score")) == {mine, everything}
     assert set(server.relevance.holders_of("nobody")) == {everything, whole}
@@ -350,7 +366,7 @@ def test_a_deleted_entity_goes_wherever_something_of_it_is_held() -> None:
     assert replicas[0].store.deleted("p1.0") and not replicas[1].store.deleted("p1.0")
 
 
-# -- planted bugs ------------------------------------------------------------------------------------------------------
+# -- planted bugs ---------------------------------------------------------------------------------------------
 
 Patch = pytest.MonkeyPatch
 
