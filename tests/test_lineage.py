@@ -18,7 +18,7 @@ from tripleweb.datalog.needed import Lineages, Needed
 from tripleweb.datalog.portable import portable
 from tripleweb.datalog.query import parse
 from tripleweb.errors import BudgetError
-from tripleweb.store import Store
+from tripleweb.store import Delta, Store
 from tripleweb.terms import Ref, Value
 
 # subject, predicate, value; the subjects of a line are of one kind
@@ -189,7 +189,7 @@ def test_queries_that_differ_in_values_share_their_triggers() -> None:
     assert other._shape is not members[0]._shape
     for member in (*members, other):
         member.close()
-    assert lineages.changed(store_of().apply([])) == [] and not lineages._shapes and not lineages._triggers
+    assert lineages.changed(Delta()) == [] and not lineages._shapes and not lineages._triggers
 
 
 def test_a_first_load_that_costs_too_much_ends() -> None:

@@ -265,7 +265,6 @@ class LineageShape(Shape):
         self.reads: Heard = {}
         super().__init__(plan)
         self._finder: Finder | None = None
-        self._full = 0  # rows touched to evaluate the largest of its queries
 
     def _compile(self) -> None:
         if self.components:
@@ -314,5 +313,5 @@ class LineageShape(Shape):
 
     def allow_for(self, full: int) -> None:
         """What a trigger may cost, where a query took that many rows to evaluate."""
-        self._full = max(self._full, full)
-        self.allow(SLACK + DEAR * self._full, None)
+        self.full = max(self.full, full)
+        self.allow(SLACK + DEAR * self.full, None)

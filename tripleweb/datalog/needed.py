@@ -10,12 +10,14 @@ from nothing again. Three things find places:
   for want of a place beyond the window would stand within it;
 - for what is looked up of an entity (`pull`, `get`), the tree, where a change touches it.
 
+What must see a delta triple by triple (recursion, rows) gives up where a large one costs more than to begin anew.
 Invariants: while `trouble` is None and `find` was called, `held` and what `changed` gave hold all that is needed; a
 change costs nothing for the queries that do not care, however many there are.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,12 +29,14 @@ from tripleweb.datalog.builtins import inward
 from tripleweb.datalog.captured import Row
 from tripleweb.datalog.clauses import Binding, Variable
 from tripleweb.datalog.executor import Finder
+from tripleweb.datalog.joins import best
 from tripleweb.datalog.lineage import Found, Heard, LineagePlan, LineageShape, Needs, Parts
 from tripleweb.datalog.lookups import Lookup, lookups_of
 from tripleweb.datalog.maintained import Maintained, Plan, Shape, Template, bind_inputs
 from tripleweb.datalog.plan import Program
 from tripleweb.datalog.pull import UNIT_BYTES, Pulled, Readers, StandingPull, Triple, Visits
 from tripleweb.datalog.query import Aggregate, Query, variable_name
+from tripleweb.datalog.upkeep import AFRESH, FEW, TRIPLE
 from tripleweb.errors import BudgetError
 from tripleweb.ids import BYTES_MAX
 from tripleweb.store import Delta, Store
@@ -54,7 +58,7 @@ class Needed:
     ) -> None:
         self.held = held
         self.news: dict[Place, None] = {}  # needed and not held, since they were last taken
-        self.trouble: Exception | None = None  # why it follows no more
+        self.trouble: BaseException | None = None  # why it follows no more
         self._lineages = lineages
         query, store = program.query, lineages.store
         lookups = lookups_of(query, bind_inputs(program, inputs)[0])
@@ -87,15 +91,31 @@ class Needed:
     @property
     def price(self) -> float:
         """About how many rows `find` will look at."""
-        if self._shape is not None:
-            return self._shape.finder.module.price
-        assert self._rows is not None
-        return self._rows.price
+        plan = (
+            self._shape.plan
+            if self._shape is not None
+            else self._rows.plan
+            if self._rows is not None
+            else None
+        )
+        assert plan is not None
+        known, sizes = {*plan.constants, *plan.captured}, plan.sizes(())
+        return sum(best(body.literals[1:], known, sizes)[1] for body in plan.bodies)
 
     def find(self, units: float = inf) -> dict[Place, None]:
-        """All places that are needed now, found from nothing. Raises `BudgetError` where that takes more units."""
+        """All places that are needed now, found from nothing. Raises `BudgetError` where that takes more units; then it
+        follows no more until it was found again."""
         afresh, self.trouble = self.trouble is not None, None
         self._units = units
+        try:
+            return self._found(afresh)
+        except BaseException as error:
+            self.trouble = error
+            raise
+        finally:
+            self._units = inf
+
+    def _found(self, afresh: bool) -> dict[Place, None]:
         for pull in self._pulls:
             pull.close()
         out: dict[Place, None] = {}
@@ -121,7 +141,6 @@ class Needed:
                 self._rows = self._make_rows()
                 self._spend(self._rows.follow(self._units))
             self._take_rows(self._rows.standing_rows, (), out)
-        self._units = inf
         return out
 
     def close(self) -> None:
@@ -293,11 +312,6 @@ class _Rows(Maintained):
             self.log.append(entry)
             self._lineages.touched[self.needed] = None
 
-    @property
-    def price(self) -> float:
-        """About how many rows `follow` will look at."""
-        return self._prepared().module.price
-
     def follow(self, units: float) -> int:
         """Finds its rows, and follows them from now on; the units that it took."""
         self.start(units, None)
@@ -367,6 +381,7 @@ class Lineages:
         self._reads: Heard = {}
         self._replayed: list[Shape] = []
         self._replayed_for: frozenset[str] = frozenset()
+        self._is_collected = True  # these are up to date
 
     # -- who is followed
 
@@ -382,26 +397,27 @@ class Lineages:
         is_new = not len(shape.group)
         self._shapes[shape.plan.key or shape] = shape
         if shape.enter(row) or is_new:
-            self._collect()
+            self._is_collected = False
 
     def leave(self, shape: LineageShape, row: Row) -> None:
         shape.group.remove(row)
         if not len(shape.group):
             del self._shapes[shape.plan.key or shape]
-            self._collect()
+            self._is_collected = False
 
     def join(self, template: Template, rows: Maintained) -> None:
         self._templates[template.plan.key or template] = template
         if template.join(rows) or len(template.members) == 1:
-            self._collect()
+            self._is_collected = False
 
     def quit(self, template: Template, rows: Maintained) -> None:
         template.leave(rows)
         if not template.members:
             self._templates.pop(template.plan.key or template, None)
-            self._collect()
+            self._is_collected = False
 
     def _collect(self) -> None:
+        self._is_collected = True
         self._triggers, self._firsts, self._reads = {}, {}, {}
         self._replayed = list(self._templates.values())
         for shape in self._shapes.values():
@@ -421,6 +437,8 @@ class Lineages:
 
     def changed(self, delta: Delta) -> list[Needed]:
         """To be called once after each delta of the store: the queries with `news`, or with `trouble`."""
+        if not self._is_collected:
+            self._collect()
         self.readers.mark(delta.removed, delta.added)
         try:
             self._run(delta, self._triggers, self._firsts, self._reads)
@@ -490,6 +508,13 @@ class Lineages:
     def _replay(self, delta: Delta) -> None:
         """Has those see the delta triple by triple that must know what goes, too."""
         running = [shape for shape in self._replayed if shape.hears(delta.predicates)]
+        if len(delta.added) + len(delta.removed) > FEW:
+            heard = Counter(predicate for _, predicate, _ in (*delta.added, *delta.removed))
+            for shape in tuple(running):
+                full = AFRESH * len(shape.group) + shape.full
+                if sum(heard[predicate] for predicate in shape.predicates) * TRIPLE > full:
+                    running.remove(shape)
+                    self._fail(shape, BudgetError("more changed at once than it is worth to follow"))
         everybody = list(running)
         before = sum(shape.touched for shape in everybody)
 
