@@ -38,7 +38,7 @@ from tripleweb.datalog.pull import UNIT_BYTES, Pulled, Readers, StandingPull, Tr
 from tripleweb.datalog.query import Aggregate, Query, variable_name
 from tripleweb.datalog.upkeep import AFRESH, FEW, TRIPLE
 from tripleweb.errors import BudgetError
-from tripleweb.ids import BYTES_MAX
+from tripleweb.ids import check_id
 from tripleweb.store import Delta, Store
 from tripleweb.terms import Value
 
@@ -91,14 +91,9 @@ class Needed:
     @property
     def price(self) -> float:
         """About how many rows `find` will look at."""
-        plan = (
-            self._shape.plan
-            if self._shape is not None
-            else self._rows.plan
-            if self._rows is not None
-            else None
-        )
-        assert plan is not None
+        follower = self._shape or self._rows
+        assert follower is not None
+        plan = follower.plan
         known, sizes = {*plan.constants, *plan.captured}, plan.sizes(())
         return sum(best(body.literals[1:], known, sizes)[1] for body in plan.bodies)
 
@@ -124,14 +119,13 @@ class Needed:
             if shape.components and (afresh or not self._is_followed):
                 self._spend(shape.start(self._units))
             finder = shape.finder
-            work = 0
+            finder.scope.work[0] = work = 0
             for needs, function in zip(shape.plan.needs, finder.functions, strict=True):
                 finder.scope.limit[0] = self._units - work
                 found: dict[Row, None] = {}
                 work += function(found, *self._constants)
                 self._take(needs, found, (), out)
             self._spend(work + finder.scope.work[0])
-            finder.scope.work[0] = 0
             shape.allow_for(work)
             if not self._is_followed:
                 self._follow(shape)
@@ -216,7 +210,11 @@ class Needed:
 
 def _is_id(value: Any) -> bool:
     """True for what may have triples."""
-    return isinstance(value, str) and 0 < len(value) <= BYTES_MAX
+    try:
+        check_id(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _has_window(query: Query, lookups: Sequence[Lookup]) -> bool:
