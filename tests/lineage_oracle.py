@@ -87,9 +87,11 @@ def _solve(query: Query, clauses: list[Clause], names: Names, source: Source) ->
     if not clauses:
         yield names, frozenset()
         return
-    clause = next(
+    able = [
         one for one in clauses if not isinstance(one, Call) or all(_is_bound(t, names) for t in one.arguments)
-    )
+    ]
+    assert able  # or a rule wants to be told where to begin
+    clause = min(able, key=lambda one: isinstance(one, Or | RuleCall))
     rest = [one for one in clauses if one is not clause]
     for more, used in _one(query, clause, names, source):
         for final, others in _solve(query, rest, more, source):

@@ -18,9 +18,8 @@ change costs nothing for the queries that do not care, however many there are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -66,16 +65,16 @@ class Needed:
         for number, lookup in enumerate(lookups):
             roots.setdefault(variable_name(query.find[lookup.root]), []).append(number)
         plan = LineagePlan(program, inputs, store, roots, lineages.found.append)
-        self._make_rows: Callable[[], _Rows] | None = None
         self.is_window = _has_window(query, lookups) and plan.is_positive and not plan.recursion.relations
+        self._rows: _Rows | None = None  # while they are followed
+        self._rows_plan: Plan | None = None
+        self._columns: dict[int, int] = {}  # of its rows: look-up -> where its entities are
         if self.is_window:
-            columns = {number: lookup.root for number, lookup in enumerate(lookups)}
-            self._make_rows = partial(_Rows, lineages, Program(_window(query)), inputs, columns, self)
+            self._rows_plan = Plan(Program(_window(query)), inputs, store)
+            self._columns = {number: lookup.root for number, lookup in enumerate(lookups)}
         elif lookups and not plan.is_positive:
-            columns = {number: list(roots).index(name) for name in roots for number in roots[name]}
-            everything = Program(_all_of(query, list(roots)))
-            self._make_rows = partial(_Rows, lineages, everything, inputs, columns, self)
-        self._rows = self._make_rows() if self._make_rows is not None else None
+            self._rows_plan = Plan(Program(_all_of(query, list(roots))), inputs, store)
+            self._columns = {number: at for at, name in enumerate(roots) for number in roots[name]}
         self._shape = None if self.is_window else lineages.shape(plan)
         self._constants = list(plan.constants.values())
         self._pulls = [_Trees(lookup, store, query, lineages, self) for lookup in lookups]
@@ -91,9 +90,8 @@ class Needed:
     @property
     def price(self) -> float:
         """About how many rows `find` will look at."""
-        follower = self._shape or self._rows
-        assert follower is not None
-        plan = follower.plan
+        plan = self._shape.plan if self._shape is not None else self._rows_plan
+        assert plan is not None
         known, sizes = {*plan.constants, *plan.captured}, plan.sizes(())
         return sum(best(body.literals[1:], known, sizes)[1] for body in plan.bodies)
 
@@ -129,11 +127,16 @@ class Needed:
             shape.allow_for(work)
             if not self._is_followed:
                 self._follow(shape)
-        if self._make_rows is not None and self._rows is not None:
-            if afresh or not self._rows.is_followed:
-                self._rows.close()
-                self._rows = self._make_rows()
-                self._spend(self._rows.follow(self._units))
+        if self._rows_plan is not None:
+            if self._rows is not None and afresh:
+                self._lineages.quit(self._rows)
+                self._rows = None
+            if self._rows is None:
+                rows = _Rows(self._lineages, self._rows_plan, self)
+                rows.start(self._units, None)
+                self._spend(rows.full)
+                self._lineages.join(rows)
+                self._rows = rows
             self._take_rows(self._rows.standing_rows, (), out)
         return out
 
@@ -144,7 +147,7 @@ class Needed:
         if self._is_followed and self._shape is not None:
             self._lineages.leave(self._shape, (*self._constants, self))
         if self._rows is not None:
-            self._rows.close()
+            self._lineages.quit(self._rows)
 
     def fail(self, error: Exception) -> None:
         """Somebody found out that it cannot be followed."""
@@ -186,7 +189,7 @@ class Needed:
             if self.is_window:
                 for needs, found in self._rows.derivations(row):
                     self._take(needs, found, held, out)
-            for number, column in self._rows.roots.items():
+            for number, column in self._columns.items():
                 self._look(number, row[column], held, out)
 
     # -- what follows a change; the state of the store is the new one
@@ -283,68 +286,21 @@ class _Trees(StandingPull):
             yield from self.places(root)
 
 
-class _Rows(Maintained):
-    """The rows of a query, maintained: those in its window, or of the entities that are looked up. `roots`: in which
-    column the entities of a look-up are."""
+class _RowShape(Template):
+    """The shape of rows that are maintained; `derivations` finds those of a row."""
 
-    def __init__(
-        self,
-        lineages: Lineages,
-        program: Program,
-        inputs: Sequence[tuple[Binding, Any]],
-        roots: dict[int, int],
-        needed: Needed,
-    ) -> None:
-        plan = Plan(program, inputs, lineages.store)
-        super().__init__(plan, lineages.template(plan))
-        self.roots = roots
-        self.needed = needed
-        self.is_followed = False
-        self._lineages = lineages
-        self._finder: Finder | None = None
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
         self._needs: list[Needs] = []
-        self.row = (*plan.constants.values(), self._note)
-
-    def _note(self, entry: tuple[Row, int]) -> None:
-        if self.needed.trouble is None:
-            self.log.append(entry)
-            self._lineages.touched[self.needed] = None
-
-    def follow(self, units: float) -> int:
-        """Finds its rows, and follows them from now on; the units that it took."""
-        self.start(units, None)
-        self.is_followed = True
-        self._lineages.join(self.template, self)
-        return self.full
-
-    @property
-    def standing_rows(self) -> list[Row]:
-        """The rows as the engine has them."""
-        return [tuple(map(inward, row)) for row in self.standing.rows]
-
-    def changed(self) -> list[Row]:
-        """The rows that came, and those that are there and have a derivation more than before."""
-        again = {row[: len(self.plan.query.find)] for row, sign in self.log if sign > 0}
-        change = self.settle()
-        if self.needed.is_window:
-            return [row for row in self.standing_rows if row in again or change is not None]
-        return [] if change is None else [tuple(map(inward, row)) for row in change.added]
-
-    def close(self) -> None:
-        super().close()
-        if self.is_followed:
-            self.is_followed = False
-            self._lineages.quit(self.template, self)
+        self._finder: Finder | None = None
 
     def _prepared(self) -> Finder:
-        """What finds the derivations of a row."""
         if self._finder is None or not self._finder.fits:
             plan = self.plan
-            width = len(plan.query.find)
             bodies: list[tuple[Body, list[str]]] = []
             self._needs = []
             for body in plan.bodies:
-                names = [*plan.constants, *body.head[:width]]
+                names = [*plan.constants, *body.head[: len(plan.query.find)]]
                 parts = Parts({*names, *plan.captured})
                 parts.add(body.literals[1:], {})
                 for part in parts.all():
@@ -353,13 +309,52 @@ class _Rows(Maintained):
             self._finder = Finder(plan, bodies)
         return self._finder
 
-    def derivations(self, row: Row) -> Iterable[tuple[Needs, Iterable[Row]]]:
-        """All derivations of a row, by what they need."""
+    def derivations(self, constants: Iterable[Any], row: Row) -> Iterator[tuple[Needs, Iterable[Row]]]:
+        """All derivations of a row of the query with these constants, by what they need."""
         finder = self._prepared()
         for needs, function in zip(self._needs, finder.functions, strict=True):
             found: dict[Row, None] = {}
-            function(found, *self.plan.constants.values(), *row)
+            function(found, *constants, *row)
             yield needs, found
+
+
+class _Rows(Maintained):
+    """The rows of a query, maintained: those in its window, or of the entities that are looked up."""
+
+    def __init__(self, lineages: Lineages, plan: Plan, needed: Needed) -> None:
+        self.shape = lineages.row_shape(plan)
+        super().__init__(plan, self.shape)
+        self.needed = needed
+        self._lineages = lineages
+        self.row = (*plan.constants.values(), self._note)
+
+    def _note(self, entry: tuple[Row, int]) -> None:
+        if self.needed.trouble is None:
+            self.log.append(entry)
+            self._lineages.touched[self.needed] = None
+
+    @property
+    def standing_rows(self) -> list[Row]:
+        """The rows as the engine has them."""
+        return [tuple(map(inward, row)) for row in self.standing.rows]
+
+    def changed(self) -> list[Row]:
+        """The rows that came; of a window also those that are there and have a derivation more."""
+        again = {row[: len(self.plan.query.find)] for row, sign in self.log if sign > 0}
+        change = self.settle()
+        came = [] if change is None else [tuple(map(inward, row)) for row in change.added]
+        if not self.needed.is_window:
+            return came
+        return [row for row in self.standing_rows if row in again or row in came]
+
+    def derivations(self, row: Row) -> Iterator[tuple[Needs, Iterable[Row]]]:
+        """All derivations of a row, by what they need."""
+        return self.shape.derivations(self.plan.constants.values(), row)
+
+
+def _key(plan: Plan) -> object | None:
+    """Equal for plans whose rows can share a shape: it matters which cells are found and which are kept beside."""
+    return None if plan.key is None else (plan.key, len(plan.query.find))
 
 
 class Lineages:
@@ -372,7 +367,7 @@ class Lineages:
         self.touched: dict[Needed, None] = {}
         self.work = 0  # rows that triggers looked at
         self._shapes: dict[object, LineageShape] = {}
-        self._templates: dict[object, Template] = {}  # of rows
+        self._row_shapes: dict[object, _RowShape] = {}
         # all triggers that run after a delta, as `LineageShape` has them
         self._triggers: Heard = {}
         self._firsts: Heard = {}
@@ -387,9 +382,8 @@ class Lineages:
         found = None if plan.key is None else self._shapes.get(plan.key)
         return found or LineageShape(plan)
 
-    def template(self, plan: Plan) -> Template:
-        found = None if plan.key is None else self._templates.get(plan.key)
-        return found or Template(plan)
+    def row_shape(self, plan: Plan) -> _RowShape:
+        return self._row_shapes.get(_key(plan)) or _RowShape(plan)
 
     def enter(self, shape: LineageShape, row: Row) -> None:
         is_new = not len(shape.group)
@@ -403,21 +397,23 @@ class Lineages:
             del self._shapes[shape.plan.key or shape]
             self._is_collected = False
 
-    def join(self, template: Template, rows: Maintained) -> None:
-        self._templates[template.plan.key or template] = template
-        if template.join(rows) or len(template.members) == 1:
+    def join(self, rows: _Rows) -> None:
+        shape = rows.shape
+        self._row_shapes[_key(shape.plan) or shape] = shape
+        if shape.join(rows) or len(shape.members) == 1:
             self._is_collected = False
 
-    def quit(self, template: Template, rows: Maintained) -> None:
-        template.leave(rows)
-        if not template.members:
-            self._templates.pop(template.plan.key or template, None)
+    def quit(self, rows: _Rows) -> None:
+        shape = rows.shape
+        shape.leave(rows)
+        if not shape.members:
+            self._row_shapes.pop(_key(shape.plan) or shape, None)
             self._is_collected = False
 
     def _collect(self) -> None:
         self._is_collected = True
         self._triggers, self._firsts, self._reads = {}, {}, {}
-        self._replayed = list(self._templates.values())
+        self._replayed = list(self._row_shapes.values())
         for shape in self._shapes.values():
             if shape.components:
                 self._replayed.append(shape)
@@ -495,7 +491,7 @@ class Lineages:
                 self._fail(shape, error)
 
     def _fail(self, shape: Shape, error: Exception) -> None:
-        if isinstance(shape, Template):
+        if isinstance(shape, _RowShape):
             for member in shape.members.values():
                 assert isinstance(member, _Rows)
                 member.needed.fail(error)
