@@ -46,6 +46,7 @@ class Server:
         self.replicas: list[Replica] = []
         self.seq = 0
         self.shipped = 0  # registers
+        self.reloads = 0
         self._changes: list[Change] = []
         self._revived: list[str] = []
 
@@ -110,13 +111,18 @@ class Server:
         self.shipped += len(changes)
         replica.store.apply(changes)
 
-    def commit(self, delta: Delta) -> None:
+    def commit(self, delta: Delta, reload: bool = True) -> None:
+        """Ships what the replicas need of a delta. What cannot be followed is loaded again, or raises its trouble."""
         self.seq += 1
         out: dict[Replica, dict[Place, None]] = {}
         news = self.relevance.changed(delta, self.seq)
         for interest, places in news.items():
             if interest.trouble is not None:
-                raise interest.trouble
+                if not reload:
+                    raise interest.trouble
+                self.reloads += 1
+                self.relevance.load(interest, self.seq)
+                places = list(interest.since(self.seq - 1))
             assert set(places) == set(interest.since(self.seq - 1))
             for replica in interest.readers:
                 out.setdefault(replica, {}).update(dict.fromkeys(places))

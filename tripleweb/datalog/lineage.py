@@ -17,6 +17,7 @@ reads; so nothing needs to be counted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,6 +43,7 @@ from tripleweb.datalog.maintained import DEAR, SLACK, Plan, Shape
 from tripleweb.datalog.plan import Program
 from tripleweb.store import Store
 
+Heard = dict[str, list[Callable[..., int]]]  # triggers by predicate
 Found = tuple["Needs", Row, int]  # the row: subjects and roots, and the sink
 
 
@@ -123,7 +125,7 @@ class Parts:
         return self._parts.setdefault(literals, _Part(literals))
 
     def _free(self, literal: Literal) -> set[str]:
-        return {*inputs_of(literal), *outputs_of(literal)} - self._known
+        return set(_mentioned(literal)) - self._known
 
     def _ground(self, literals: Iterable[Literal]) -> tuple[Literal, ...]:
         return tuple(literal for literal in literals if not self._free(literal))
@@ -183,6 +185,11 @@ def _plain(literals: Iterable[Literal]) -> list[Literal]:
 def _bound(literals: Iterable[Literal]) -> Iterator[str]:
     for literal in literals:
         yield from outputs_of(literal)
+
+
+def _mentioned(literal: Literal) -> Iterator[str]:
+    yield from inputs_of(literal)
+    yield from outputs_of(literal)
 
 
 def _leads(one: Literal, other: Literal, literals: Sequence[Literal]) -> bool:
@@ -246,38 +253,42 @@ def _is_start(relation: str, body: Body) -> bool:
 
 
 class LineageShape(Shape):
-    """The triggers of a lineage. Without recursion they are run on the state after a whole delta: `triggers` for what
-    was added, `reads` for both what was added and what was removed. With it, they take part in `Store.replay`."""
+    """The triggers of a lineage. With recursion, they take part in `Store.replay`. Without it, they are run on the
+    state after a whole delta: `triggers` for each triple that was added, `firsts` only where no value of its class
+    went (the value does not matter to the body), `reads` for what was added and for what was removed."""
 
     plan: LineagePlan
 
     def __init__(self, plan: LineagePlan) -> None:
         self._needs = dict(zip(plan.bodies, plan.needs, strict=True))
-        self.reads: dict[str, list[Callable[..., int]]] = {}
+        self.firsts: Heard = {}
+        self.reads: Heard = {}
         super().__init__(plan)
         self._finder: Finder | None = None
-        self._full = 0  # rows touched to evaluate the largest of its queries
 
     def _compile(self) -> None:
         if self.components:
             super()._compile()
             return
         module = Module(self.plan.sizes(range(100 if self._grown else 1)), self._scope.constants)
-        named: list[tuple[str, str, bool]] = []
+        named: list[tuple[str, str, Heard]] = []
+        self.triggers, self.firsts, self.reads = {}, {}, {}
         for body in self.plan.bodies:
-            for predicate in sorted(set(predicates_of(body.literals))):
-                change = Change(predicate)
-                for at, literal in enumerate(body.literals):
-                    if change.touches(literal):
-                        name = module.gain(body, at, change, self._needs[body])
-                        named.append((predicate, name, isinstance(literal, Read)))
+            names = Counter(body.head)
+            for literal in body.literals:
+                names.update(_mentioned(literal))
+            for at, literal in enumerate(body.literals):
+                for predicate in sorted(set(predicates_of((literal,)))):
+                    name = module.gain(body, at, Change(predicate), self._needs[body])
+                    alone = isinstance(literal, Triple) and names[literal.value] == 1
+                    kept = (
+                        self.reads if isinstance(literal, Read) else self.firsts if alone else self.triggers
+                    )
+                    named.append((predicate, name, kept))
         functions = module.bind(self._scope)
-        self.triggers, self.reads = {}, {}
-        for predicate, name, reads in named:
-            self.triggers.setdefault(predicate, []).append(functions[name])
-            if reads:
-                self.reads.setdefault(predicate, []).append(functions[name])
-        self.predicates = frozenset(self.triggers)
+        for predicate, name, kept in named:
+            kept.setdefault(predicate, []).append(functions[name])
+        self.predicates = frozenset((*self.triggers, *self.firsts, *self.reads))
         self.source = module.source
 
     def _written(self, module: Module, body: Body, change: Change) -> list[str]:
@@ -302,5 +313,5 @@ class LineageShape(Shape):
 
     def allow_for(self, full: int) -> None:
         """What a trigger may cost, where a query took that many rows to evaluate."""
-        self._full = max(self._full, full)
-        self.allow(SLACK + DEAR * self._full, None)
+        self.full = max(self.full, full)
+        self.allow(SLACK + DEAR * self.full, None)

@@ -118,6 +118,7 @@ class Shape:
         self._scope = plan.scope(self.group)
         self._scope.within = [inf]  # `work` only grows here
         self.components: list[Component] = plan.recursion.compile(self._scope, plan.bodies)
+        self.full = 0  # rows touched to evaluate its queries
         self._touched = 0
         self._grown = False
         self._compile()
@@ -207,21 +208,20 @@ class Template(Shape):
 
     def __init__(self, plan: Plan) -> None:
         self.members: dict[int, Maintained] = {}  # by id()
-        self._full = 0  # rows touched to evaluate its members
         self.trouble: Exception | None = None  # why its queries follow no more
         super().__init__(plan)
 
     def join(self, member: Maintained) -> bool:
         """From now on the triggers serve this query, too. True if they were made anew, for more of them."""
         self.members[id(member)] = member
-        self._full += member.full
-        self.allow(SLACK + DEAR * self._full, member.most)
+        self.full += member.full
+        self.allow(SLACK + DEAR * self.full, member.most)
         return self.enter(member.row)
 
     def leave(self, member: Maintained) -> None:
         """The triggers serve this query no more."""
         del self.members[id(member)]
-        self._full -= member.full
+        self.full -= member.full
         self.group.remove(member.row)
         member.close()
 

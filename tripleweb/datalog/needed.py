@@ -10,15 +10,16 @@ from nothing again. Three things find places:
   for want of a place beyond the window would stand within it;
 - for what is looked up of an entity (`pull`, `get`), the tree, where a change touches it.
 
+What must see a delta triple by triple (recursion, rows) gives up where a large one costs more than to begin anew.
 Invariants: while `trouble` is None and `find` was called, `held` and what `changed` gave hold all that is needed; a
 change costs nothing for the queries that do not care, however many there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -27,19 +28,20 @@ from tripleweb.datalog.builtins import inward
 from tripleweb.datalog.captured import Row
 from tripleweb.datalog.clauses import Binding, Variable
 from tripleweb.datalog.executor import Finder
-from tripleweb.datalog.lineage import Found, LineagePlan, LineageShape, Needs, Parts
+from tripleweb.datalog.joins import best
+from tripleweb.datalog.lineage import Found, Heard, LineagePlan, LineageShape, Needs, Parts
 from tripleweb.datalog.lookups import Lookup, lookups_of
 from tripleweb.datalog.maintained import Maintained, Plan, Shape, Template, bind_inputs
 from tripleweb.datalog.plan import Program
 from tripleweb.datalog.pull import UNIT_BYTES, Pulled, Readers, StandingPull, Triple, Visits
 from tripleweb.datalog.query import Aggregate, Query, variable_name
+from tripleweb.datalog.upkeep import AFRESH, FEW, TRIPLE
 from tripleweb.errors import BudgetError
-from tripleweb.ids import BYTES_MAX
+from tripleweb.ids import check_id
 from tripleweb.store import Delta, Store
 from tripleweb.terms import Value
 
 Place = tuple[str, str]  # (subject, predicate)
-Heard = dict[str, list[Callable[..., int]]]  # triggers by predicate
 
 
 class Needed:
@@ -55,7 +57,7 @@ class Needed:
     ) -> None:
         self.held = held
         self.news: dict[Place, None] = {}  # needed and not held, since they were last taken
-        self.trouble: Exception | None = None  # why it follows no more
+        self.trouble: BaseException | None = None  # why it follows no more
         self._lineages = lineages
         query, store = program.query, lineages.store
         lookups = lookups_of(query, bind_inputs(program, inputs)[0])
@@ -63,16 +65,16 @@ class Needed:
         for number, lookup in enumerate(lookups):
             roots.setdefault(variable_name(query.find[lookup.root]), []).append(number)
         plan = LineagePlan(program, inputs, store, roots, lineages.found.append)
-        self._make_rows: Callable[[], _Rows] | None = None
         self.is_window = _has_window(query, lookups) and plan.is_positive and not plan.recursion.relations
+        self._rows: _Rows | None = None  # while they are followed
+        self._rows_plan: Plan | None = None
+        self._columns: dict[int, int] = {}  # of its rows: look-up -> where its entities are
         if self.is_window:
-            columns = {number: lookup.root for number, lookup in enumerate(lookups)}
-            self._make_rows = partial(_Rows, lineages, Program(_window(query)), inputs, columns, self)
+            self._rows_plan = Plan(Program(_window(query)), inputs, store)
+            self._columns = {number: lookup.root for number, lookup in enumerate(lookups)}
         elif lookups and not plan.is_positive:
-            columns = {number: list(roots).index(name) for name in roots for number in roots[name]}
-            everything = Program(_all_of(query, list(roots)))
-            self._make_rows = partial(_Rows, lineages, everything, inputs, columns, self)
-        self._rows = self._make_rows() if self._make_rows is not None else None
+            self._rows_plan = Plan(Program(_all_of(query, list(roots))), inputs, store)
+            self._columns = {number: at for at, name in enumerate(roots) for number in roots[name]}
         self._shape = None if self.is_window else lineages.shape(plan)
         self._constants = list(plan.constants.values())
         self._pulls = [_Trees(lookup, store, query, lineages, self) for lookup in lookups]
@@ -88,15 +90,25 @@ class Needed:
     @property
     def price(self) -> float:
         """About how many rows `find` will look at."""
-        if self._shape is not None:
-            return self._shape.finder.module.price
-        assert self._rows is not None
-        return self._rows.price
+        plan = self._shape.plan if self._shape is not None else self._rows_plan
+        assert plan is not None
+        known, sizes = {*plan.constants, *plan.captured}, plan.sizes(())
+        return sum(best(body.literals[1:], known, sizes)[1] for body in plan.bodies)
 
     def find(self, units: float = inf) -> dict[Place, None]:
-        """All places that are needed now, found from nothing. Raises `BudgetError` where that takes more units."""
+        """All places that are needed now, found from nothing. Raises `BudgetError` where that takes more units; then it
+        follows no more until it was found again."""
         afresh, self.trouble = self.trouble is not None, None
         self._units = units
+        try:
+            return self._found(afresh)
+        except BaseException as error:
+            self.trouble = error
+            raise
+        finally:
+            self._units = inf
+
+    def _found(self, afresh: bool) -> dict[Place, None]:
         for pull in self._pulls:
             pull.close()
         out: dict[Place, None] = {}
@@ -105,24 +117,27 @@ class Needed:
             if shape.components and (afresh or not self._is_followed):
                 self._spend(shape.start(self._units))
             finder = shape.finder
-            work = 0
+            finder.scope.work[0] = work = 0
             for needs, function in zip(shape.plan.needs, finder.functions, strict=True):
                 finder.scope.limit[0] = self._units - work
                 found: dict[Row, None] = {}
                 work += function(found, *self._constants)
                 self._take(needs, found, (), out)
             self._spend(work + finder.scope.work[0])
-            finder.scope.work[0] = 0
             shape.allow_for(work)
             if not self._is_followed:
                 self._follow(shape)
-        if self._make_rows is not None and self._rows is not None:
-            if afresh or not self._rows.is_followed:
-                self._rows.close()
-                self._rows = self._make_rows()
-                self._spend(self._rows.follow(self._units))
+        if self._rows_plan is not None:
+            if self._rows is not None and afresh:
+                self._lineages.quit(self._rows)
+                self._rows = None
+            if self._rows is None:
+                rows = _Rows(self._lineages, self._rows_plan, self)
+                rows.start(self._units, None)
+                self._spend(rows.full)
+                self._lineages.join(rows)
+                self._rows = rows
             self._take_rows(self._rows.standing_rows, (), out)
-        self._units = inf
         return out
 
     def close(self) -> None:
@@ -132,7 +147,7 @@ class Needed:
         if self._is_followed and self._shape is not None:
             self._lineages.leave(self._shape, (*self._constants, self))
         if self._rows is not None:
-            self._rows.close()
+            self._lineages.quit(self._rows)
 
     def fail(self, error: Exception) -> None:
         """Somebody found out that it cannot be followed."""
@@ -174,7 +189,7 @@ class Needed:
             if self.is_window:
                 for needs, found in self._rows.derivations(row):
                     self._take(needs, found, held, out)
-            for number, column in self._rows.roots.items():
+            for number, column in self._columns.items():
                 self._look(number, row[column], held, out)
 
     # -- what follows a change; the state of the store is the new one
@@ -198,7 +213,11 @@ class Needed:
 
 def _is_id(value: Any) -> bool:
     """True for what may have triples."""
-    return isinstance(value, str) and 0 < len(value) <= BYTES_MAX
+    try:
+        check_id(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _has_window(query: Query, lookups: Sequence[Lookup]) -> bool:
@@ -233,9 +252,11 @@ class _Trees(StandingPull):
         self, lookup: Lookup, store: Store, query: Query, lineages: Lineages, needed: Needed
     ) -> None:
         super().__init__(lookup.pattern, store, query.fields, needed.spend, lineages.readers)
+        self._store = store
         self._lineages = lineages
         self._needed = needed
         self._places: dict[Place, None] = {}
+        self._leads = lookup.pattern.leads  # where a value says which entities come next
 
     def _look(self, root: str, visits: Visits) -> Pulled:
         visits.places = self._places
@@ -249,6 +270,9 @@ class _Trees(StandingPull):
         return list(self._places)
 
     def note(self, triple: Triple) -> None:
+        place = triple[:2]
+        if triple[1] not in self._leads and place in self._needed.held and self._store.values(*place):
+            return  # a value for another one, at the end of a branch: the tree has the places that it had
         super().note(triple)
         if self.stale:
             self._lineages.touched[self._needed] = None
@@ -262,73 +286,21 @@ class _Trees(StandingPull):
             yield from self.places(root)
 
 
-class _Rows(Maintained):
-    """The rows of a query, maintained: those in its window, or of the entities that are looked up. `roots`: in which
-    column the entities of a look-up are."""
+class _RowShape(Template):
+    """The shape of rows that are maintained; `derivations` finds those of a row."""
 
-    def __init__(
-        self,
-        lineages: Lineages,
-        program: Program,
-        inputs: Sequence[tuple[Binding, Any]],
-        roots: dict[int, int],
-        needed: Needed,
-    ) -> None:
-        plan = Plan(program, inputs, lineages.store)
-        super().__init__(plan, lineages.template(plan))
-        self.roots = roots
-        self.needed = needed
-        self.is_followed = False
-        self._lineages = lineages
-        self._finder: Finder | None = None
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
         self._needs: list[Needs] = []
-        self.row = (*plan.constants.values(), self._note)
-
-    def _note(self, entry: tuple[Row, int]) -> None:
-        if self.needed.trouble is None:
-            self.log.append(entry)
-            self._lineages.touched[self.needed] = None
-
-    @property
-    def price(self) -> float:
-        """About how many rows `follow` will look at."""
-        return self._prepared().module.price
-
-    def follow(self, units: float) -> int:
-        """Finds its rows, and follows them from now on; the units that it took."""
-        self.start(units, None)
-        self.is_followed = True
-        self._lineages.join(self.template, self)
-        return self.full
-
-    @property
-    def standing_rows(self) -> list[Row]:
-        """The rows as the engine has them."""
-        return [tuple(map(inward, row)) for row in self.standing.rows]
-
-    def changed(self) -> list[Row]:
-        """The rows that came, and those that are there and have a derivation more than before."""
-        again = {row[: len(self.plan.query.find)] for row, sign in self.log if sign > 0}
-        change = self.settle()
-        if self.needed.is_window:
-            return [row for row in self.standing_rows if row in again or change is not None]
-        return [] if change is None else [tuple(map(inward, row)) for row in change.added]
-
-    def close(self) -> None:
-        super().close()
-        if self.is_followed:
-            self.is_followed = False
-            self._lineages.quit(self.template, self)
+        self._finder: Finder | None = None
 
     def _prepared(self) -> Finder:
-        """What finds the derivations of a row."""
         if self._finder is None or not self._finder.fits:
             plan = self.plan
-            width = len(plan.query.find)
             bodies: list[tuple[Body, list[str]]] = []
             self._needs = []
             for body in plan.bodies:
-                names = [*plan.constants, *body.head[:width]]
+                names = [*plan.constants, *body.head[: len(plan.query.find)]]
                 parts = Parts({*names, *plan.captured})
                 parts.add(body.literals[1:], {})
                 for part in parts.all():
@@ -337,13 +309,52 @@ class _Rows(Maintained):
             self._finder = Finder(plan, bodies)
         return self._finder
 
-    def derivations(self, row: Row) -> Iterable[tuple[Needs, Iterable[Row]]]:
-        """All derivations of a row, by what they need."""
+    def derivations(self, constants: Iterable[Any], row: Row) -> Iterator[tuple[Needs, Iterable[Row]]]:
+        """All derivations of a row of the query with these constants, by what they need."""
         finder = self._prepared()
         for needs, function in zip(self._needs, finder.functions, strict=True):
             found: dict[Row, None] = {}
-            function(found, *self.plan.constants.values(), *row)
+            function(found, *constants, *row)
             yield needs, found
+
+
+class _Rows(Maintained):
+    """The rows of a query, maintained: those in its window, or of the entities that are looked up."""
+
+    def __init__(self, lineages: Lineages, plan: Plan, needed: Needed) -> None:
+        self.shape = lineages.row_shape(plan)
+        super().__init__(plan, self.shape)
+        self.needed = needed
+        self._lineages = lineages
+        self.row = (*plan.constants.values(), self._note)
+
+    def _note(self, entry: tuple[Row, int]) -> None:
+        if self.needed.trouble is None:
+            self.log.append(entry)
+            self._lineages.touched[self.needed] = None
+
+    @property
+    def standing_rows(self) -> list[Row]:
+        """The rows as the engine has them."""
+        return [tuple(map(inward, row)) for row in self.standing.rows]
+
+    def changed(self) -> list[Row]:
+        """The rows that came; of a window also those that are there and have a derivation more."""
+        again = {row[: len(self.plan.query.find)] for row, sign in self.log if sign > 0}
+        change = self.settle()
+        came = [] if change is None else [tuple(map(inward, row)) for row in change.added]
+        if not self.needed.is_window:
+            return came
+        return [row for row in self.standing_rows if row in again or row in came]
+
+    def derivations(self, row: Row) -> Iterator[tuple[Needs, Iterable[Row]]]:
+        """All derivations of a row, by what they need."""
+        return self.shape.derivations(self.plan.constants.values(), row)
+
+
+def _key(plan: Plan) -> object | None:
+    """Equal for plans whose rows can share a shape: it matters which cells are found and which are kept beside."""
+    return None if plan.key is None else (plan.key, len(plan.query.find))
 
 
 class Lineages:
@@ -356,11 +367,14 @@ class Lineages:
         self.touched: dict[Needed, None] = {}
         self.work = 0  # rows that triggers looked at
         self._shapes: dict[object, LineageShape] = {}
-        self._templates: dict[object, Template] = {}  # of rows
-        self._heard: Heard = {}  # triggers that run after a delta, for what was added
-        self._reads: Heard = {}  # and for what was removed
+        self._row_shapes: dict[object, _RowShape] = {}
+        # all triggers that run after a delta, as `LineageShape` has them
+        self._triggers: Heard = {}
+        self._firsts: Heard = {}
+        self._reads: Heard = {}
         self._replayed: list[Shape] = []
         self._replayed_for: frozenset[str] = frozenset()
+        self._is_collected = True  # these are up to date
 
     # -- who is followed
 
@@ -368,41 +382,47 @@ class Lineages:
         found = None if plan.key is None else self._shapes.get(plan.key)
         return found or LineageShape(plan)
 
-    def template(self, plan: Plan) -> Template:
-        found = None if plan.key is None else self._templates.get(plan.key)
-        return found or Template(plan)
+    def row_shape(self, plan: Plan) -> _RowShape:
+        return self._row_shapes.get(_key(plan)) or _RowShape(plan)
 
     def enter(self, shape: LineageShape, row: Row) -> None:
         is_new = not len(shape.group)
         self._shapes[shape.plan.key or shape] = shape
         if shape.enter(row) or is_new:
-            self._collect()
+            self._is_collected = False
 
     def leave(self, shape: LineageShape, row: Row) -> None:
         shape.group.remove(row)
         if not len(shape.group):
             del self._shapes[shape.plan.key or shape]
-            self._collect()
+            self._is_collected = False
 
-    def join(self, template: Template, rows: Maintained) -> None:
-        self._templates[template.plan.key or template] = template
-        if template.join(rows) or len(template.members) == 1:
-            self._collect()
+    def join(self, rows: _Rows) -> None:
+        shape = rows.shape
+        self._row_shapes[_key(shape.plan) or shape] = shape
+        if shape.join(rows) or len(shape.members) == 1:
+            self._is_collected = False
 
-    def quit(self, template: Template, rows: Maintained) -> None:
-        template.leave(rows)
-        if not template.members:
-            self._templates.pop(template.plan.key or template, None)
-            self._collect()
+    def quit(self, rows: _Rows) -> None:
+        shape = rows.shape
+        shape.leave(rows)
+        if not shape.members:
+            self._row_shapes.pop(_key(shape.plan) or shape, None)
+            self._is_collected = False
 
     def _collect(self) -> None:
-        self._heard, self._reads = {}, {}
-        self._replayed = list(self._templates.values())
+        self._is_collected = True
+        self._triggers, self._firsts, self._reads = {}, {}, {}
+        self._replayed = list(self._row_shapes.values())
         for shape in self._shapes.values():
             if shape.components:
                 self._replayed.append(shape)
                 continue
-            for mine, all_ in ((shape.triggers, self._heard), (shape.reads, self._reads)):
+            for mine, all_ in (
+                (shape.triggers, self._triggers),
+                (shape.firsts, self._firsts),
+                (shape.reads, self._reads),
+            ):
                 for predicate, triggers in mine.items():
                     all_.setdefault(predicate, []).extend(triggers)
         self._replayed_for = frozenset().union(*(shape.predicates for shape in self._replayed))
@@ -411,11 +431,11 @@ class Lineages:
 
     def changed(self, delta: Delta) -> list[Needed]:
         """To be called once after each delta of the store: the queries with `news`, or with `trouble`."""
+        if not self._is_collected:
+            self._collect()
         self.readers.mark(delta.removed, delta.added)
         try:
-            self._run(self._heard, delta.added)
-            if self._reads:
-                self._run(self._reads, delta.removed)
+            self._run(delta, self._triggers, self._firsts, self._reads)
         except Exception:  # noqa: BLE001 (which shape it was is found out one by one)
             self._one_by_one(delta)
         if self._replayed and not self._replayed_for.isdisjoint(delta.predicates):
@@ -437,7 +457,21 @@ class Lineages:
         self.touched.clear()
         return [needed for needed in out if needed.news or needed.trouble is not None]
 
-    def _run(self, heard: Heard, triples: Iterable[Triple]) -> None:
+    def _run(self, delta: Delta, triggers: Heard, firsts: Heard, reads: Heard) -> None:
+        self._call(triggers, delta.added)
+        if firsts:
+            added = delta.added
+            if delta.removed:
+                gone = {(subject, predicate, value.__class__) for subject, predicate, value in delta.removed}
+                added = [
+                    triple for triple in added if (triple[0], triple[1], triple[2].__class__) not in gone
+                ]
+            self._call(firsts, added)
+        if reads:
+            self._call(reads, delta.added)
+            self._call(reads, delta.removed)
+
+    def _call(self, heard: Heard, triples: Iterable[Triple]) -> None:
         for subject, predicate, value in triples:
             triggers = heard.get(predicate)
             if triggers is not None:
@@ -452,16 +486,14 @@ class Lineages:
             if shape.components:
                 continue
             try:
-                self._run(shape.triggers, delta.added)
-                self._run(shape.reads, delta.removed)
+                self._run(delta, shape.triggers, shape.firsts, shape.reads)
             except Exception as error:  # noqa: BLE001 (its owners will hear of it)
                 self._fail(shape, error)
 
     def _fail(self, shape: Shape, error: Exception) -> None:
-        if isinstance(shape, Template):
-            shape.trouble = error
+        if isinstance(shape, _RowShape):
             for member in shape.members.values():
-                member.log.clear()
+                assert isinstance(member, _Rows)
                 member.needed.fail(error)
         else:
             for row in shape.group.members:
@@ -469,19 +501,34 @@ class Lineages:
 
     def _replay(self, delta: Delta) -> None:
         """Has those see the delta triple by triple that must know what goes, too."""
-        running = dict.fromkeys(shape for shape in self._replayed if shape.hears(delta.predicates))
+        running = [shape for shape in self._replayed if shape.hears(delta.predicates)]
+        if len(delta.added) + len(delta.removed) > FEW:
+            heard = Counter(predicate for _, predicate, _ in (*delta.added, *delta.removed))
+            for shape in tuple(running):
+                full = AFRESH * len(shape.group) + shape.full
+                if sum(heard[predicate] for predicate in shape.predicates) * TRIPLE > full:
+                    running.remove(shape)
+                    self._fail(shape, BudgetError("more changed at once than it is worth to follow"))
+        everybody = list(running)
+        before = sum(shape.touched for shape in everybody)
 
-        def each(call: Callable[[Shape], object]) -> None:
-            for shape in list(running):
-                try:
-                    call(shape)
-                except Exception as error:  # noqa: BLE001 (its owners will hear of it)
-                    del running[shape]
-                    self._fail(shape, error)
+        def fails(shape: Shape, error: Exception) -> None:
+            running.remove(shape)
+            self._fail(shape, error)
 
         def step(predicate: str, subject: str, row: int, value: Value, sign: int) -> None:
-            each(lambda shape: shape.step(predicate, subject, row, value, sign))
+            for shape in tuple(running):
+                try:
+                    shape.step(predicate, subject, row, value, sign)
+                except Exception as error:  # noqa: BLE001 (its owners will hear of it)
+                    fails(shape, error)
 
-        before = sum(shape.touched for shape in running)
-        self.store.replay(delta, step, lambda predicate: each(lambda shape: shape.gone(predicate)))
-        self.work += sum(shape.touched for shape in running) - before
+        def gone(predicate: str) -> None:
+            for shape in tuple(running):
+                try:
+                    shape.gone(predicate)
+                except Exception as error:  # noqa: BLE001 (its owners will hear of it)
+                    fails(shape, error)
+
+        self.store.replay(delta, step, gone if any(shape.components for shape in running) else None)
+        self.work += sum(shape.touched for shape in everybody) - before

@@ -179,8 +179,10 @@ class _Asked:
     def _either(self, clause: Or, final: set[str]) -> str:
         """A disjunction; a branch of which nothing is left is true."""
         inner = final.intersection(clause.variables)
+        left = [each for branch in clause.branches for each in branch if not self._is_called(each)]
+        there = final.intersection(variables(*left))
         required = [name for name in clause.variables[: clause.required] if name in final]
-        others = [name for name in clause.variables[clause.required :] if name in final]
+        others = [name for name in clause.variables[clause.required :] if name in there]
         if not required and not others:
             raise _Whole
         shared = [f"[{' '.join(required)}]"] * bool(required) + others

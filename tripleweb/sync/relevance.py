@@ -43,7 +43,7 @@ class Interest:
         self.swept = 0  # how many places it had when they were last found from nothing
 
     @property
-    def trouble(self) -> Exception | None:
+    def trouble(self) -> BaseException | None:
         """Why it follows no more."""
         return None if self.needed is None else self.needed.trouble
 
@@ -135,8 +135,8 @@ class Relevance:
         return interest
 
     def load(self, interest: Interest, seq: int, units: float = float("inf")) -> None:
-        """Finds every place, from nothing, as of the commit `seq`. Raises `BudgetError` where that takes more units of
-        work; then it holds what it held."""
+        """Finds every place, from nothing, as of the commit `seq`; the new ones come in with that. Raises `BudgetError`
+        where it takes more units of work: then it holds what it held, and has `trouble`."""
         if interest.needed is not None:
             for place in interest.needed.find(units):
                 if place not in interest.places:
@@ -183,7 +183,7 @@ class Relevance:
         return interest.trouble is not None or len(interest.places) > interest.swept * 1.5 + SLACK
 
     def sweep(self, interest: Interest, seq: int, units: float = float("inf")) -> list[Place]:
-        """Finds every place anew; those that were held and are not needed, which it holds no more."""
+        """Finds every place anew; those that were held and are not needed, which it holds no more. Raises as `load`."""
         if interest.needed is None:
             return []
         needed = interest.needed.find(units)
@@ -272,4 +272,4 @@ class Relevance:
 
 def _coarse_keys(interest: Interest) -> Sequence[str | None]:
     """Where it stands among the coarse ones: by predicate, or at None for all."""
-    return [None] if interest.coarse is None else sorted(interest.coarse)
+    return [None] if interest.coarse is None else [*sorted(interest.coarse)]
