@@ -20,7 +20,7 @@ from tests.bench.sync.kid import Broken
 from tests.bench.sync.table import tables
 
 QUICK = Sizes(
-    clients=(1, 3), writes=50, bursts=2, seconds=0.2, paced=20, paced_clients=(1, 3), users=10, repetitions=2,
+    clients=(1, 3), writes=100, bursts=2, seconds=0.2, paced=20, paced_clients=(1, 3), users=10, repetitions=2,
     missed=(20, 50), connections=10, kills=1, real_clients=2,
 )  # fmt: skip
 
