@@ -18,7 +18,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -31,7 +31,14 @@ from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores
 from tripleweb.storage.writer import Writer
 from tripleweb.sync import messages
-from tripleweb.sync.messages import FRAME_BYTES_MAX, TRANSACTION_BYTES_MAX, ClientFrame, Fault, Push
+from tripleweb.sync.messages import (
+    FRAME_BYTES_MAX,
+    TRANSACTION_BYTES_MAX,
+    ClientFrame,
+    Confirm,
+    Fault,
+    Push,
+)
 from tripleweb.sync.records import Commit
 from tripleweb.sync.server import Actor, Limits, TenantCore
 from tripleweb.view import View
@@ -51,6 +58,8 @@ class HubLimits:
     slice_s: float = 0.02  # work between two turns of the loop
     slice_steps_max: int = 4  # evaluation steps in it, each bounded by the core
     thread_bytes: int = 32 << 10  # a larger frame is taken in a thread, not on the loop
+    direct_bytes: int = 4 << 10  # a smaller one as it comes,
+    direct_max: int = 64  # so many of them between two turns of the app's task
     uncommitted_bytes_max: int = 32 << 20  # taken in while a commit is on its way to the disk
     # less than `unsent_bytes_max`: whoever follows gets it in one message
     transaction_bytes_max: int = TRANSACTION_BYTES_MAX + FRAME_BYTES_MAX
@@ -91,6 +100,8 @@ class Tenant:
         self._in_flight: Commit | None = None
         self._flight_ends = 0.0
         self._uncommitted = 0  # bytes taken in since the last commit left
+        self._direct = 0  # frames that may be taken as they come, before the task has its turn
+        self._failure: Exception | None = None  # of one of them
         self._wake = asyncio.Event()
         self._landing = asyncio.Event()  # of the commit that is out
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -144,13 +155,22 @@ class Tenant:
         self.used_at = self._loop.time()
         self._wake.set()
 
-    async def take(self, line: Line, frame: ClientFrame, size: int) -> None:
-        """Returns when the core has taken the frame, or never will."""
-        if not self.ending:
-            arrival = _Arrival(line, frame, size, self._loop.create_future())
-            self._inbox.append(arrival)
-            self._wake.set()
-            await arrival.taken
+    def take(self, line: Line, frame: ClientFrame, size: int) -> Awaitable[None] | None:
+        """None if the core has taken the frame, or never will; else that is so when it is awaited."""
+        if self.ending:
+            return None
+        self._wake.set()
+        if self._direct and size <= self.limits.direct_bytes and isinstance(frame, Push | Confirm):
+            if not (self._inbox or self._is_choked or line.carried):
+                self._direct -= 1
+                try:
+                    self._receive_now(line, frame, size)
+                except Exception as error:  # noqa: BLE001 - the task ends by it, as by one of its own
+                    self._failure, self._direct = error, 0
+                return None
+        arrival = _Arrival(line, frame, size, self._loop.create_future())
+        self._inbox.append(arrival)
+        return arrival.taken
 
     def post(self, note: Callable[[Line], None], line: Line) -> None:
         """Has `note(line)` called by the task, after what came before it."""
@@ -174,9 +194,13 @@ class Tenant:
             self._storage, self._core = await self._hub.in_thread(self._open)
             self.ready.set_result(None)
             while not self.ending or self._in_flight is not None:
+                self._direct = self.limits.direct_max
                 await self._rest()
+                self._direct = 0
                 while await self._slice():
+                    self._direct = self.limits.direct_max
                     await asyncio.sleep(0)
+                    self._direct = 0
         except asyncio.CancelledError:  # the hub waits no longer
             if not self.ready.done():
                 self.ready.set_exception(ProtocolError("closing", "the server is stopping"))
@@ -187,7 +211,7 @@ class Tenant:
         except Exception as error:  # noqa: BLE001 - whatever it is, what is in memory is no longer to be trusted
             failure = error
             _log.exception("app %s is closed here, to be read again from storage", self.app)
-        self.ending = True
+        self.ending, self._direct = True, 0
         try:
             await self._shut(failure)
         finally:
@@ -213,6 +237,10 @@ class Tenant:
 
     async def _rest(self) -> None:
         """Until there is something to do."""
+        if self._wake.is_set() and not self._is_overdue:
+            self._wake.clear()
+            await asyncio.sleep(0)  # what the sockets have by now is taken together
+            return
         patience = None
         if self._in_flight is not None:
             patience = self._flight_ends - self._loop.time()
@@ -221,6 +249,8 @@ class Tenant:
         try:
             async with asyncio.timeout(patience):
                 await self._wake.wait()
+            if self._is_overdue:
+                raise TimeoutError
         except TimeoutError:
             if self._in_flight is not None:
                 raise StorageError(f"a commit took longer than {self.limits.commit_s} seconds") from None
@@ -229,6 +259,8 @@ class Tenant:
 
     async def _slice(self) -> bool:
         """A bounded piece of what there is to do; True if there is more of it."""
+        if self._failure is not None:
+            raise self._failure
         ends = time.monotonic() + self.limits.slice_s
         steps, stalled = 0, False
         while time.monotonic() < ends:
@@ -242,6 +274,10 @@ class Tenant:
         sent = await self._pump()
         is_working = self._core.has_work() and (sent or not stalled)
         return is_working or bool(self._landed) or (bool(self._inbox) and not self._is_choked)
+
+    @property
+    def _is_overdue(self) -> bool:
+        return self._in_flight is not None and not self._landed and self._loop.time() > self._flight_ends
 
     @property
     def _is_choked(self) -> bool:
@@ -267,22 +303,37 @@ class Tenant:
         line, frame = arrival.line, arrival.frame
         if line.number not in self.lines:
             return
-        weight = line.carried + arrival.bytes
-        self._uncommitted += arrival.bytes
-        is_partial = isinstance(frame, Push) and bool(frame.transactions) and frame.transactions[-1].more
-        line.carried = weight if is_partial else 0
         try:
-            if weight > self.limits.transaction_bytes_max:
-                raise ProtocolError(
-                    "size", f"a transaction has at most {self.limits.transaction_bytes_max:,} bytes"
-                )
-            if weight > self.limits.thread_bytes:
+            if self._weigh(line, frame, arrival.bytes) > self.limits.thread_bytes:
                 await self._hub.in_thread(self._core.receive, line.number, frame, self._hub.now_ms())
             else:
                 self._core.receive(line.number, frame, self._hub.now_ms())
         except ProtocolError as error:
-            self._core.disconnect(line.number, self._hub.now_ms())
-            line.fault(error.code, str(error))
+            self._refuse(line, error)
+
+    def _receive_now(self, line: Line, frame: ClientFrame, size: int) -> None:
+        """A small frame, as it comes."""
+        try:
+            self._weigh(line, frame, size)
+            self._core.receive(line.number, frame, self._hub.now_ms())
+        except ProtocolError as error:
+            self._refuse(line, error)
+
+    def _weigh(self, line: Line, frame: ClientFrame, size: int) -> int:
+        """The bytes of a frame, and of what has come of its transaction before. Raises `ProtocolError`."""
+        weight = line.carried + size
+        self._uncommitted += size
+        is_partial = isinstance(frame, Push) and bool(frame.transactions) and frame.transactions[-1].more
+        line.carried = weight if is_partial else 0
+        if weight > self.limits.transaction_bytes_max:
+            raise ProtocolError(
+                "size", f"a transaction has at most {self.limits.transaction_bytes_max:,} bytes"
+            )
+        return weight
+
+    def _refuse(self, line: Line, error: ProtocolError) -> None:
+        self._core.disconnect(line.number, self._hub.now_ms())
+        line.fault(error.code, str(error))
 
     def _connect(self, line: Line) -> None:
         if line.number in self.lines:

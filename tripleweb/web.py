@@ -16,8 +16,9 @@ import asyncio
 import base64
 import binascii
 import logging
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -119,9 +120,8 @@ class Sync(Endpoint, WebSocketHandler):
             self.write_message(messages.encode(Fault(code, str(error) or "opening the app takes too long")))
             self.close(CLOSE_CODES[code] if isinstance(error, ProtocolError) else CLOSED_BY_FAILURE, code)
 
-    async def on_message(self, data: str | bytes) -> None:
-        if self.line is not None:
-            await self.line.receive(data)
+    def on_message(self, data: str | bytes) -> Awaitable[None] | None:
+        return None if self.line is None else self.line.take_in(data)
 
     def on_close(self) -> None:
         if self.line is not None:
@@ -149,14 +149,43 @@ class _Socket:
     def __init__(self, handler: WebSocketHandler) -> None:
         self._handler = handler
 
-    async def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> Awaitable[Any] | None:
+        """`write_message` would make a task for each message, which is most of what a small one costs; so the frame goes
+        to the stream itself where nothing is compressed."""
+        connection = self._handler.ws_connection
+        stream = getattr(connection, "stream", None)
+        if connection is None or connection.is_closing() or stream is None:
+            raise ConnectionError("the socket is closed")
         try:
-            await self._handler.write_message(data)
+            if getattr(connection, "_compressor", None) is not None:
+                return _passed_on(self._handler.write_message(data))
+            sent = stream.write(_head(len(data)) + data)
         except (WebSocketClosedError, StreamClosedError) as error:
             raise ConnectionError("the socket is closed") from error
+        if sent.done() and sent.exception() is None:
+            return None
+        return _passed_on(sent)
 
     def close(self, code: int, reason: str) -> None:
         self._handler.close(code, reason)
+
+
+async def _passed_on(sent: Awaitable[None]) -> None:
+    try:
+        await sent
+    except (WebSocketClosedError, StreamClosedError) as error:
+        raise ConnectionError("the socket is closed") from error
+
+
+def _head(size: int) -> bytes:
+    """What precedes a text message of a server (RFC 6455, 5.2): whole, not masked.
+
+    >>> _head(5).hex(), _head(300).hex(), _head(70_000).hex()
+    ('8105', '817e012c', '817f0000000000011170')
+    """
+    if size < 126:
+        return bytes((0x81, size))
+    return struct.pack("!BBH", 0x81, 126, size) if size < 65_536 else struct.pack("!BBQ", 0x81, 127, size)
 
 
 # -- without Jupyter ---------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -186,12 +186,13 @@ class SqliteTenant:
             self._file.ease()
             with self._file.transaction() as connection:
                 self._check_continues(commit)
-                connection.executemany(
-                    'INSERT INTO log (seq, replica, number, id, "by", at, body) VALUES (?, ?, ?, ?, ?, ?, ?)',
+                _insert(
+                    connection,
+                    'INSERT INTO log (seq, replica, number, id, "by", at, body) VALUES ',
                     [(e.seq, e.replica, e.number, e.id, e.by, e.at, e.body) for e in commit.entries],
                 )
-                connection.executemany(
-                    "INSERT INTO receipts (replica, number, id, body) VALUES (?, ?, ?, ?)", commit.receipts
+                _insert(
+                    connection, "INSERT INTO receipts (replica, number, id, body) VALUES ", commit.receipts
                 )
                 rows = commit.replicas.items()
                 connection.executemany(
@@ -278,6 +279,18 @@ class SqliteTenant:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Many rows a statement: each step of SQLite's lets go of the interpreter's lock, and getting it back from a busy
+    event loop takes longer than the row."""
+    at = 0
+    for many in (64, 8, 1):  # few different statements, so that they stay prepared
+        while len(rows) - at >= many:
+            row = f"({', '.join('?' * len(rows[at]))})"
+            values = [value for each in rows[at : at + many] for value in each]
+            connection.execute(statement + ", ".join([row] * many), values)
+            at += many
 
 
 def _outranks(new: Any, new_type: str | None, old: Any, old_type: str | None) -> bool:

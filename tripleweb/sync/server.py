@@ -42,7 +42,7 @@ from tripleweb.sync.messages import (
     register_to_wire,
 )
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
-from tripleweb.sync.tail import Tail, parts, pokes
+from tripleweb.sync.tail import Shared, Tail, parts, pokes
 from tripleweb.terms import from_wire, to_wire
 
 Conn = Hashable
@@ -129,6 +129,8 @@ class TenantCore:
         self._in_flight: Commit | None = None
         self._durable_batch = 0
         self._jobs: deque[tuple[Conn, int, Iterator[None]]] = deque()
+        self._showing: dict[Conn, None] = {}  # connections that have displays, or had some
+        self._may_send = True  # False: nothing has happened since that could let a frame leave
 
     # -- connections -------------------------------------------------------------------------------------------
 
@@ -146,6 +148,7 @@ class TenantCore:
             self.connections[conn].paused = True
 
     def resume(self, conn: Conn) -> None:
+        self._may_send = True
         if conn in self.connections:
             self.connections[conn].paused = False
 
@@ -162,6 +165,8 @@ class TenantCore:
             return
         if len(link.out) > self.limits.unread_max:
             raise ProtocolError("overload", "much is asked for, and what is answered is not read")
+        if not isinstance(frame, messages.Push | messages.Confirm):  # those wait for a commit, but see `_push`
+            self._may_send = True
         if isinstance(frame, Hello):
             self._hello(conn, link, frame, now_ms)
         elif isinstance(frame, messages.Ping):
@@ -224,6 +229,7 @@ class TenantCore:
 
     def _expel(self, link: _Connection, message: str) -> None:
         """Takes the identity from a connection: it has to say hello with another. All that it waited for is dropped."""
+        self._may_send = True
         link.out.append((0, Fault("replaced", message)))
         link.replica, link.rekeying = "", True
         link.generation += 1
@@ -260,6 +266,7 @@ class TenantCore:
         if pushed.number > row.last + 1:
             raise ProtocolError("order", f"transaction {pushed.number} came where {row.last + 1} was due")
         if pushed.number <= row.last:
+            self._may_send = True
             held = self._receipts.get(link.replica, {}).get(pushed.number)
             if held is not None and held[0] == pushed.id:
                 link.receipts.append((held[2], held[1]))
@@ -405,8 +412,12 @@ class TenantCore:
         """Displays whose predicates a delta touches are stale."""
         if not delta:
             return
-        predicates = delta.predicates
-        for conn, link in self.connections.items():
+        for conn in list(self._showing):
+            link = self.connections.get(conn)
+            if link is None or not link.displays:
+                del self._showing[conn]
+                continue
+            predicates = delta.predicates
             for display in link.displays.values():
                 if display.query.predicates is None or not predicates.isdisjoint(display.query.predicates):
                     display.stale = True
@@ -442,6 +453,7 @@ class TenantCore:
                 link.out.append((0, Failed(subscription.id, "query", str(error))))
                 return
             link.displays[subscription.id] = display
+            self._showing[conn] = None
             self._schedule(conn, link, display)
         else:
             link.out.append(
@@ -504,6 +516,7 @@ class TenantCore:
     def committed(self, commit: Commit, now_ms: int) -> None:
         """`commit` is durable: what waited for it may leave."""
         assert commit is self._in_flight
+        self._may_send = True
         self._in_flight = None
         self._durable_batch = commit.batch
         self.durable_seq = commit.seq
@@ -511,7 +524,10 @@ class TenantCore:
     def frames_to_send(self) -> list[tuple[Conn, ServerFrame]]:
         """Everything that may leave now, in order for each connection. A fault is a connection's last frame."""
         out: list[tuple[Conn, ServerFrame]] = []
-        shared: dict[tuple[int, int], list[ServerFrame]] = {}
+        if not self._may_send:
+            return out
+        self._may_send = False
+        shared = Shared()
         for conn, link in self.connections.items():
             if link.paused:
                 continue
@@ -521,44 +537,41 @@ class TenantCore:
                 out.extend((conn, frame) for frame in self._pokes(link, shared))
         return out
 
-    def _pokes(
-        self, link: _Connection, shared: dict[tuple[int, int], list[ServerFrame]]
-    ) -> list[ServerFrame]:
+    def _pokes(self, link: _Connection, shared: Shared) -> list[ServerFrame]:
         """Takes a connection from where it stands to what is durable, in as many pokes as that needs."""
+        if not (link.receipts or link.entering) and (frames := shared.get(link.seq, link.replica)):
+            link.seq = self.durable_seq
+            return frames
         durable = sum(1 for batch, _ in link.receipts if batch <= self._durable_batch)
         if not (durable or link.entering or (link.triples and link.seq < self.durable_seq)):
             return []
         if not link.triples:
             link.seq = self.durable_seq
-        if (
-            link.triples and link.seq < self._tail.floor
-        ):  # it was slow for longer than the tail is: from nothing again
+        if link.triples and link.seq < self._tail.floor:  # slow for longer than the tail is: from nothing again
             self._reload(link)
             return []
         receipts = [receipt for _, receipt in link.receipts[:durable]]
         del link.receipts[:durable]
-        catching_up = bool(link.entering)
-        frames: list[ServerFrame] = []
+        begin, catching_up = link.seq, bool(link.entering)
+        is_common = bool(link.triples) and not (receipts or catching_up)
+        frames = []
         while True:
             least = link.loaded if None in link.entering.values() else 0
-            since, (upto, told) = (
-                link.seq,
-                self._tail.stretch(link.seq, self.durable_seq, receipts, least, self.limits),
-            )
+            since = link.seq
+            upto, told = self._tail.stretch(since, self.durable_seq, receipts, least, self.limits)
             entries = self._tail.between(since, upto)
             # its own entries a replica has, unless it comes back
             others = entries if catching_up else [entry for entry in entries if entry.replica != link.replica]
-            if catching_up or told or len(others) < len(entries):
-                frames.extend(pokes(self.epoch, since, upto, link.entering, others, told, self.limits))
-            else:
-                if (since, upto) not in shared:
-                    shared[since, upto] = list(pokes(self.epoch, since, upto, {}, others, [], self.limits))
-                frames.extend(shared[since, upto])
+            is_common = is_common and len(others) == len(entries)
+            frames.extend(pokes(self.epoch, since, upto, link.entering, others, told, self.limits))
             link.seq = upto
             link.entering.clear()
             receipts = receipts[len(told) :]
             if upto == self.durable_seq and not receipts:
-                return frames
+                break
+        if is_common:
+            shared.put(begin, frames, self._tail.between(begin, self.durable_seq))
+        return frames
 
     def _reload(self, link: _Connection) -> None:
         link.seq = self.seq
@@ -582,6 +595,7 @@ class TenantCore:
             if link.paused or len(link.out) > 100:
                 self._jobs.append((conn, generation, job))
                 continue
+            self._may_send = True
             try:
                 next(job)
             except StopIteration:
