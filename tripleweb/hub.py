@@ -68,8 +68,12 @@ class HubLimits:
     unsent_bytes_max: int = 256 << 20  # more at once ends the connection
     open_s: float = 60
     commit_s: float = 60
+    confirmed_s: float = 1  # what clients have confirmed waits so long for a commit to go with
     send_s: float = 60  # for one message
     goodbye_s: float = 2  # for what is still to be sent when an app closes
+
+
+_SMALL = (Push, Confirm)  # what may be taken as it comes
 
 
 @dataclass(slots=True)
@@ -98,7 +102,7 @@ class Tenant:
         self._inbox: deque[_Arrival | Callable[[], None]] = deque()
         self._landed: deque[tuple[Commit, Exception | None]] = deque()
         self._in_flight: Commit | None = None
-        self._flight_ends = 0.0
+        self._flight_ends = self._left_at = 0.0
         self._uncommitted = 0  # bytes taken in since the last commit left
         self._direct = 0  # frames that may be taken as they come, before the task has its turn
         self._failure: Exception | None = None  # of one of them
@@ -160,7 +164,7 @@ class Tenant:
         if self.ending:
             return None
         self._wake.set()
-        if self._direct and size <= self.limits.direct_bytes and isinstance(frame, Push | Confirm):
+        if self._direct and size <= self.limits.direct_bytes and type(frame) in _SMALL:
             if not (self._inbox or self._is_choked or line.carried):
                 self._direct -= 1
                 try:
@@ -244,6 +248,8 @@ class Tenant:
         patience = None
         if self._in_flight is not None:
             patience = self._flight_ends - self._loop.time()
+        elif self._core.confirmations_wait:
+            patience = self.limits.confirmed_s
         elif self.is_idle:
             patience = self.limits.linger_s
         try:
@@ -254,7 +260,8 @@ class Tenant:
         except TimeoutError:
             if self._in_flight is not None:
                 raise StorageError(f"a commit took longer than {self.limits.commit_s} seconds") from None
-            self.ending = self.is_idle or self.ending
+            lingered = self._loop.time() >= self.used_at + self.limits.linger_s
+            self.ending = (self.is_idle and lingered) or self.ending
         self._wake.clear()
 
     async def _slice(self) -> bool:
@@ -355,10 +362,14 @@ class Tenant:
         self._core.set_role(line.number, line.actor.role)
 
     def _commit(self) -> None:
-        if self._in_flight is None and (commit := self._core.take_commit()) is not None:
+        if self._in_flight is not None:
+            return
+        now = self._loop.time()
+        urgent = not self.ending and now < self._left_at + self.limits.confirmed_s
+        if (commit := self._core.take_commit(urgent)) is not None:
             assert self._storage is not None
             self._in_flight, self._uncommitted = commit, 0
-            self._flight_ends = self._loop.time() + self.limits.commit_s
+            self._left_at, self._flight_ends = now, now + self.limits.commit_s
             self._hub.writer.submit(self._storage, commit, self._note_landing)
 
     def _note_landing(self, commit: Commit, error: Exception | None) -> None:

@@ -2,7 +2,7 @@
 
 A message goes to the socket at once where nothing waits before it, and only what the socket does not pass on is waited
 for by the line's task. Invariants: at most one frame of a line is on its way in; what waits to be sent has a bound, and
-every message a deadline; messages leave in order; a fault is the last thing said. `hub` says what becomes of the frames.
+every message a deadline; messages leave in order; a fault is the last thing said. `hub` says what becomes of frames.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class Line:
         self._outlet = outlet
         self._queue: deque[bytes] = deque()
         self._is_free = True  # nothing waits to be sent, and nothing is on its way
-        self._sending: tuple[Awaitable[Any], int] | None = None  # a message on its way that is to be waited for
+        self._sending: tuple[Awaitable[Any], int] | None = (
+            None  # a message on its way that is to be waited for
+        )
         self._more = asyncio.Event()
         self._goodbye: tuple[int, str] | None = None
         self.task = asyncio.create_task(self._write())

@@ -28,7 +28,12 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.websocket import (
+    WebSocketClosedError,
+    WebSocketHandler,
+    WebSocketProtocol,
+    WebSocketProtocol13,
+)
 
 from tripleweb import endpoints, places
 from tripleweb.access import Access, Grant, os_user
@@ -44,6 +49,7 @@ from tripleweb.sync.server import Actor, Limits
 
 SYNC = endpoints.APP + "/sync"
 PING_S = 20
+_AHEAD = 64 << 10  # bytes
 
 # Who sends a request; the role is left open. None: nobody who is known here.
 Authenticate = Callable[[HTTPServerRequest], Actor | None]
@@ -130,6 +136,12 @@ class Sync(Endpoint, WebSocketHandler):
     def on_pong(self, data: bytes) -> None:
         """Tornado counts pongs by itself."""
 
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        plain = super().get_websocket_protocol()
+        if not isinstance(plain, WebSocketProtocol13):
+            return plain
+        return _ReadingAhead(self, plain.mask_outgoing, plain.params)
+
     @property
     def max_message_size(self) -> int:
         return FRAME_BYTES_MAX
@@ -143,15 +155,38 @@ class Sync(Endpoint, WebSocketHandler):
         return PING_S
 
 
+class _ReadingAhead(WebSocketProtocol13):
+    """Tornado asks its stream three times a frame, which costs more than a small frame is worth; here the stream is
+    asked when what it gave is used up. Where Tornado does not call this by its name, it is as if it were not there."""
+
+    _ahead = b""
+    _at = 0
+
+    async def _read_bytes(self, n: int) -> bytes:
+        begin, end = self._at, self._at + n
+        if end > len(self._ahead):
+            had = self._ahead[begin:]
+            while len(had) < n:
+                rest = n - len(had)
+                many = rest >= _AHEAD
+                had += await self.stream.read_bytes(rest if many else _AHEAD, partial=not many)
+            self._ahead, begin, end = had, 0, n
+        self._at = end
+        self._wire_bytes_in += n
+        return self._ahead[begin:end]
+
+
 class _Socket:
     """The `Outlet` of a handler."""
+
+    _framed = (b"", b"")  # the last message and its frame: most go to many sockets, one after the other
 
     def __init__(self, handler: WebSocketHandler) -> None:
         self._handler = handler
 
     def write(self, data: bytes) -> Awaitable[Any] | None:
-        """`write_message` would make a task for each message, which is most of what a small one costs; so the frame goes
-        to the stream itself where nothing is compressed."""
+        """`write_message` would make a task for each message, which is most of what a small one costs; so the frame
+        goes to the stream itself where nothing is compressed."""
         connection = self._handler.ws_connection
         stream = getattr(connection, "stream", None)
         if connection is None or connection.is_closing() or stream is None:
@@ -159,7 +194,9 @@ class _Socket:
         try:
             if getattr(connection, "_compressor", None) is not None:
                 return _passed_on(self._handler.write_message(data))
-            sent = stream.write(_head(len(data)) + data)
+            if _Socket._framed[0] is not data:
+                _Socket._framed = data, _head(len(data)) + data
+            sent = stream.write(_Socket._framed[1])
         except (WebSocketClosedError, StreamClosedError) as error:
             raise ConnectionError("the socket is closed") from error
         if sent.done() and sent.exception() is None:

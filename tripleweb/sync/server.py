@@ -165,7 +165,7 @@ class TenantCore:
             return
         if len(link.out) > self.limits.unread_max:
             raise ProtocolError("overload", "much is asked for, and what is answered is not read")
-        if not isinstance(frame, messages.Push | messages.Confirm):  # those wait for a commit, but see `_push`
+        if not isinstance(frame, (messages.Push, messages.Confirm)):  # these wait for a commit
             self._may_send = True
         if isinstance(frame, Hello):
             self._hello(conn, link, frame, now_ms)
@@ -502,16 +502,23 @@ class TenantCore:
 
     # -- leaving -----------------------------------------------------------------------------------------------
 
-    def take_commit(self) -> Commit | None:
-        """What must become durable now; None while another commit is out or nothing changed."""
+    def take_commit(self, urgent: bool = False) -> Commit | None:
+        """What must become durable now; None while another commit is out or nothing changed. `urgent`: nor where there
+        are confirmations only, which can wait for the next one, since a client that is not believed says them again."""
         building = self._building
-        if self._in_flight is not None or not (building.entries or building.receipts or building.replicas):
+        is_due = building.entries or building.receipts or (building.replicas and not urgent)
+        if self._in_flight is not None or not is_due:
             return None
         building.seq, building.time = self.seq, self.clock.last
         building.replicas = {replica: replace(row) for replica, row in building.replicas.items()}
         self._in_flight = building
         self._building = Commit(building.batch + 1, self.seq, self.clock.last)
         return building
+
+    @property
+    def confirmations_wait(self) -> bool:
+        """True if there is something to commit that is not urgent."""
+        return bool(self._building.replicas)
 
     def committed(self, commit: Commit, now_ms: int) -> None:
         """`commit` is durable: what waited for it may leave."""
@@ -547,7 +554,9 @@ class TenantCore:
             return []
         if not link.triples:
             link.seq = self.durable_seq
-        if link.triples and link.seq < self._tail.floor:  # slow for longer than the tail is: from nothing again
+        if (
+            link.triples and link.seq < self._tail.floor
+        ):  # slow for longer than the tail is: from nothing again
             self._reload(link)
             return []
         receipts = [receipt for _, receipt in link.receipts[:durable]]

@@ -1,4 +1,6 @@
-"""pycrdt and pycrdt-websocket on uvicorn, stored by `SQLiteYStore`: a map an entity. Its clients also speak to y-websocket.
+"""pycrdt and pycrdt-websocket on uvicorn, stored by `SQLiteYStore`: a map an entity.
+
+Its clients also speak to y-websocket.
 
 `python -m tests.bench.peers.pycrdt_sync ROLE PORT FOLDER`, the roles being server, writer and reader.
 """

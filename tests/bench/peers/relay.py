@@ -1,6 +1,6 @@
-"""A bound, not a product: the least sync server on Tornado. Triples and their order in SQLite (write-ahead log, full sync),
-commits of what came within a millisecond, then each frame encoded once for everybody. Without identity, tenants, receipts,
-schema or subscriptions, and on one thread.
+"""A bound, not a product: the least sync server on Tornado. Triples and their order in SQLite (write-ahead log, full
+sync), commits of what came within a millisecond, then each frame encoded once for everybody. Without identity, tenants,
+receipts, schema or subscriptions, and on one thread.
 
 `python -m tests.bench.peers.relay ROLE PORT FOLDER`, the roles being server, writer and reader.
 """

@@ -1,4 +1,4 @@
-"""What the storage layout allows without sockets: commits through the writer's thread, full sync, as the hub makes them.
+"""What the storage layout allows without sockets: commits through the writer's thread, full sync, as the hub does.
 
 `one_by_one`: commits of one change, the next one when the last has landed. `commits_of_50` and `commits_of_1000`:
 whole transactions of one change each, so many to a commit.

@@ -262,9 +262,7 @@ class Engine:
             figure = {"callback": self._delays(cast.server, writer, reader, 1)}
         with self.running() as cast:
             writer, reader = self._audience(cast, self.sizes.real_clients, "real-")
-            told = [
-                self._one_burst(cast.server, writer, reader, n) for n in range(1, self.sizes.bursts + 1)
-            ]
+            told = [self._one_burst(cast.server, writer, reader, n) for n in range(1, self.sizes.bursts + 1)]
         rates = [one["delivered_per_s"] for one in told]
         figure[f"burst_{self.sizes.real_clients}"] = {
             "delivered_per_s": round(statistics.median(rates)),

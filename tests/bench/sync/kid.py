@@ -89,7 +89,9 @@ class Kid:
 
     def cpu_s(self) -> float:
         """Seconds of processor that it has used, in steps of the system's tick; 0 where there is no /proc."""
-        return self._of_proc("stat", lambda text: sum(map(int, text.rpartition(")")[2].split()[11:13])) / TICKS)
+        return self._of_proc(
+            "stat", lambda text: sum(map(int, text.rpartition(")")[2].split()[11:13])) / TICKS
+        )
 
     def rss(self) -> int:
         """Bytes of memory that it holds; 0 where there is no /proc."""

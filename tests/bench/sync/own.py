@@ -26,7 +26,7 @@ APP = "bench"
 
 class _Transaction(msgspec.Struct):
     stamp: str
-    changes: list[tuple[str, str, str, str, Any]]
+    changes: list[Any]  # of [subject, predicate, slot, kind, value]
 
 
 class _Receipt(msgspec.Struct):
