@@ -39,13 +39,14 @@ from tripleweb import endpoints, places
 from tripleweb.access import Access, Grant, os_user
 from tripleweb.endpoints import Endpoint, Refusal, Site, grant_actor
 from tripleweb.errors import ProtocolError, StorageError
-from tripleweb.hub import Hub, HubLimits
+from tripleweb.hub import Hub
 from tripleweb.inquiry import BUDGET_S, UNITS_A_SECOND
 from tripleweb.line import CLOSE_CODES, CLOSED_BY_FAILURE, Line
 from tripleweb.storage import TenantStores
 from tripleweb.sync import messages
 from tripleweb.sync.messages import FRAME_BYTES_MAX, Fault
 from tripleweb.sync.server import Actor, Limits
+from tripleweb.tenant import HubLimits
 
 SYNC = endpoints.APP + "/sync"
 PING_S = 20
@@ -171,9 +172,11 @@ class _ReadingAhead(WebSocketProtocol13):
                 many = rest >= _AHEAD
                 had += await self.stream.read_bytes(rest if many else _AHEAD, partial=not many)
             self._ahead, begin, end = had, 0, n
-        self._at = end
         self._wire_bytes_in += n
-        return self._ahead[begin:end]
+        data, self._at = self._ahead[begin:end], end
+        if end == len(self._ahead):
+            self._ahead, self._at = b"", 0
+        return data
 
 
 class _Socket:

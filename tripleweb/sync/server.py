@@ -42,7 +42,7 @@ from tripleweb.sync.messages import (
     register_to_wire,
 )
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
-from tripleweb.sync.tail import Shared, Tail, parts, pokes
+from tripleweb.sync.tail import Shared, Tail, parts
 from tripleweb.terms import from_wire, to_wire
 
 Conn = Hashable
@@ -410,9 +410,7 @@ class TenantCore:
 
     def _notice(self, delta: Delta) -> None:
         """Displays whose predicates a delta touches are stale."""
-        if not delta:
-            return
-        for conn in list(self._showing):
+        for conn in list(self._showing) if delta else ():
             link = self.connections.get(conn)
             if link is None or not link.displays:
                 del self._showing[conn]
@@ -515,11 +513,6 @@ class TenantCore:
         self._building = Commit(building.batch + 1, self.seq, self.clock.last)
         return building
 
-    @property
-    def confirmations_wait(self) -> bool:
-        """True if there is something to commit that is not urgent."""
-        return bool(self._building.replicas)
-
     def committed(self, commit: Commit, now_ms: int) -> None:
         """`commit` is durable: what waited for it may leave."""
         assert commit is self._in_flight
@@ -546,39 +539,27 @@ class TenantCore:
 
     def _pokes(self, link: _Connection, shared: Shared) -> list[ServerFrame]:
         """Takes a connection from where it stands to what is durable, in as many pokes as that needs."""
-        if not (link.receipts or link.entering) and (frames := shared.get(link.seq, link.replica)):
-            link.seq = self.durable_seq
-            return frames
+        if link.triples and not (link.receipts or link.entering):
+            if frames := shared.get(link.seq, link.replica):
+                link.seq = self.durable_seq
+                return frames
         durable = sum(1 for batch, _ in link.receipts if batch <= self._durable_batch)
         if not (durable or link.entering or (link.triples and link.seq < self.durable_seq)):
             return []
         if not link.triples:
             link.seq = self.durable_seq
-        if (
-            link.triples and link.seq < self._tail.floor
-        ):  # slow for longer than the tail is: from nothing again
+        # slow for longer than the tail is: from nothing again
+        if link.triples and link.seq < self._tail.floor:
             self._reload(link)
             return []
         receipts = [receipt for _, receipt in link.receipts[:durable]]
         del link.receipts[:durable]
-        begin, catching_up = link.seq, bool(link.entering)
-        is_common = bool(link.triples) and not (receipts or catching_up)
-        frames = []
-        while True:
-            least = link.loaded if None in link.entering.values() else 0
-            since = link.seq
-            upto, told = self._tail.stretch(since, self.durable_seq, receipts, least, self.limits)
-            entries = self._tail.between(since, upto)
-            # its own entries a replica has, unless it comes back
-            others = entries if catching_up else [entry for entry in entries if entry.replica != link.replica]
-            is_common = is_common and len(others) == len(entries)
-            frames.extend(pokes(self.epoch, since, upto, link.entering, others, told, self.limits))
-            link.seq = upto
-            link.entering.clear()
-            receipts = receipts[len(told) :]
-            if upto == self.durable_seq and not receipts:
-                break
-        if is_common:
+        begin, link.seq = link.seq, self.durable_seq
+        entering, link.entering = link.entering, {}
+        frames, is_common = self._tail.lead(
+            self.epoch, begin, self.durable_seq, entering, link.loaded, link.replica, receipts, self.limits
+        )
+        if is_common and link.triples:
             shared.put(begin, frames, self._tail.between(begin, self.durable_seq))
         return frames
 

@@ -87,6 +87,33 @@ class Tail:
             told += 1
         return upto, receipts[:told]
 
+    def lead(
+        self,
+        epoch: str,
+        since: int,
+        durable: int,
+        entering: dict[str, int | None],
+        loaded: int,
+        replica: str,
+        receipts: list[Receipt],
+        limits: FrameLimits,
+    ) -> tuple[list[ServerFrame], bool]:
+        """The pokes that take a replica from `since` to `durable`, as many as that needs, and whether they are the same
+        for others. `entering` is told by the first one, which reaches as far as `loaded` where there was a load."""
+        frames: list[ServerFrame] = []
+        is_common, catching_up = not (receipts or entering), bool(entering)
+        while True:
+            least = loaded if None in entering.values() else 0
+            upto, told = self.stretch(since, durable, receipts, least, limits)
+            entries = self.between(since, upto)
+            # its own entries a replica has, unless it comes back
+            others = entries if catching_up else [entry for entry in entries if entry.replica != replica]
+            is_common = is_common and len(others) == len(entries)
+            frames.extend(pokes(epoch, since, upto, entering, others, told, limits))
+            since, entering, receipts = upto, {}, receipts[len(told) :]
+            if upto == durable and not receipts:
+                return frames, is_common
+
 
 class Shared:
     """Pokes that take everybody who stands at some seq to what is durable now; but a replica is not told its own."""

@@ -52,6 +52,12 @@ class Sizes:
     subscriptions: int = 1_000
 
 
+QUICK = Sizes(
+    clients=(1, 3), writes=100, bursts=2, seconds=0.2, paced=20, paced_clients=(1, 3), users=10, repetitions=2,
+    missed=(20, 50), connections=10, kills=1, real_clients=2,
+)  # fmt: skip
+
+
 class Engine:
     """One engine's processes, and what is measured with them."""
 

@@ -13,16 +13,13 @@ from typing import Any
 from tests.bench.live.installed import NotInstalled
 from tests.bench.live.race import calibration_ms, machine
 from tests.bench.sync.ceiling import ceiling
-from tests.bench.sync.figures import ONLY_OWN, Engine, Sizes, names
-from tests.bench.sync.installed import ENGINES, words
+from tests.bench.sync.figures import ONLY_OWN, QUICK, Engine, Sizes, names
+from tests.bench.sync.installed import ENGINES, PINS, words
 from tests.bench.sync.judged import verdicts
 from tests.bench.sync.kid import Broken
 from tests.bench.sync.table import tables
 
-QUICK = Sizes(
-    clients=(1, 3), writes=100, bursts=2, seconds=0.2, paced=20, paced_clients=(1, 3), users=10, repetitions=2,
-    missed=(20, 50), connections=10, kills=1, real_clients=2,
-)  # fmt: skip
+__all__ = ["PINS", "race"]
 
 
 def race(flags: Sequence[str] = ()) -> dict[str, Any]:
