@@ -30,8 +30,8 @@ import tripleweb
 from notebooks.server import JupyterServer
 from tests.faults.processes import wait_until
 from tests.test_web import hostile_frames
-from tripleweb.hub import HubLimits
 from tripleweb.storage.memory import MemoryStores
+from tripleweb.tenant import HubLimits
 from tripleweb.web import WebServer
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]

@@ -19,7 +19,7 @@ import pytest
 from tripleweb.clock import pack, stamp_text
 from tripleweb.datalog import evaluate
 from tripleweb.errors import ProtocolError, StorageError
-from tripleweb.hub import Hub, HubLimits, Line
+from tripleweb.hub import Hub, Line
 from tripleweb.storage import App
 from tripleweb.storage.memory import MemoryStores, MemoryTenant
 from tripleweb.sync import messages
@@ -41,6 +41,7 @@ from tripleweb.sync.messages import (
 )
 from tripleweb.sync.records import Commit, TenantState
 from tripleweb.sync.server import Actor, Limits, TenantCore
+from tripleweb.tenant import HubLimits
 
 DEADLINE = 20
 

@@ -20,7 +20,6 @@ from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, w
 from tripleweb.access import Grant
 from tripleweb.clock import pack, stamp_text
 from tripleweb.errors import StorageError
-from tripleweb.hub import HubLimits
 from tripleweb.storage import App
 from tripleweb.storage.memory import MemoryStores
 from tripleweb.storage.sqlite import SqliteStores
@@ -36,6 +35,7 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
+from tripleweb.tenant import HubLimits
 from tripleweb.web import WebServer
 
 API = "api/tripleweb/v1/"

@@ -31,7 +31,7 @@ from tripleweb.sync.display import Display
 from tripleweb.sync.messages import Failed, Part, Poke, Receipt, ServerFrame, Subscription
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest, Relevance
-from tripleweb.sync.tail import FrameLimits, Tail, Told, parts, pokes, told
+from tripleweb.sync.tail import FrameLimits, Shared, Tail, Told, parts, pokes, told
 
 Conn = Hashable
 Failure = tuple[str, str]  # code and message
@@ -625,7 +625,7 @@ class Feeds:
 
     def frames(self) -> Iterator[tuple[Conn, ServerFrame]]:
         """Everything that may leave now, in order for each connection."""
-        shared: dict[tuple[int, int], list[ServerFrame]] = {}
+        shared = Shared()
         for feed in list(self.due):
             if feed.paused:
                 continue
@@ -639,17 +639,23 @@ class Feeds:
             ):
                 del self.due[feed]
 
-    def _pokes(self, feed: Feed, shared: dict[tuple[int, int], list[ServerFrame]]) -> Iterator[ServerFrame]:
+    def _pokes(self, feed: Feed, shared: Shared) -> Iterator[ServerFrame]:
         """Takes a feed from where it stands to what is durable, in as many pokes as that needs."""
         durable_seq = self.log.durable_seq
-        durable = sum(1 for batch, _ in feed.receipts if self.log.is_durable(batch))
         if feed.whole and feed.seq < self.tail.floor:
             self.again(feed)
             return
+        is_common = bool(feed.whole) and not (feed.receipts or feed.entering or feed.reset)
+        if is_common and (frames := shared.get(feed.seq, feed.replica)) is not None:
+            feed.seq = durable_seq
+            yield from frames
+            return
         if not feed.whole and feed.holding is None:  # it writes only
             feed.seq = durable_seq
+        durable = sum(1 for batch, _ in feed.receipts if self.log.is_durable(batch))
         receipts = [receipt for _, receipt in feed.receipts[:durable]]
         del feed.receipts[:durable]
+        begin, made = feed.seq, list[ServerFrame]()
         while (
             receipts
             or feed.entering
@@ -660,33 +666,26 @@ class Feeds:
             since, least = feed.seq, feed.loaded if None in feed.entering.values() else 0
             reach = self.tail.reach(since, durable_seq, self.limits) if feed.whole else durable_seq
             upto, said = told(since, reach, receipts, self.limits, least)
-            entries: list[Told] = []
             forget: list[Place] = []
-            key = since, upto
-            if not feed.whole:
-                upto, entries, loads, forget = self._drain(feed, upto)
-                said = [receipt for receipt in said if receipt.seq <= upto]
-                yield from loads
-            else:
-                found = self.tail.between(since, upto)
+            if feed.whole:
+                entries = self.tail.between(since, upto)
                 # its own entries a replica has, unless it comes back
-                others = found if feed.entering else [one for one in found if one.replica != feed.replica]
-                is_shared = len(others) == len(found) and not (said or feed.entering or feed.reset)
-                if is_shared and key in shared:
-                    yield from shared[key]
-                    feed.seq = upto
-                    continue
-                entries = [Told(entry) for entry in others]
-            poke = Poke(self.log.epoch, since, upto, dict(feed.entering), [], said, forget, feed.reset)
+                others = entries if feed.entering else [one for one in entries if one.replica != feed.replica]
+                is_common = is_common and len(others) == len(entries)
+                tells = [Told(entry) for entry in others]
+            else:
+                upto, tells, loads, forget = self._drain(feed, upto)
+                said = [receipt for receipt in said if receipt.seq <= upto]
+                made += loads
+            poke = Poke(self.log.epoch, since, upto, feed.entering, [], said, forget, feed.reset)
             if feed.reset and feed.holding is not None:
                 poke.ticket = feed.holding.ticket
-            frames: list[ServerFrame] = list(pokes(poke, entries, self.limits))
-            if feed.whole and is_shared:
-                shared[key] = frames
-            yield from frames
-            feed.seq, feed.reset, feed.is_nudged = upto, False, False
-            feed.entering.clear()
+            made += pokes(poke, tells, self.limits)
+            feed.seq, feed.reset, feed.is_nudged, feed.entering = upto, False, False, {}
             receipts = receipts[len(said) :]
+        if is_common and made:
+            shared.put(begin, made, self.tail.between(begin, durable_seq))
+        yield from made
 
     def _drain(self, feed: Feed, upto: int) -> tuple[int, list[Told], list[Part], list[Place]]:
         """(how far the next poke goes, its transactions, the parts before it, what is forgotten after it)."""

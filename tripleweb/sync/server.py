@@ -120,6 +120,7 @@ class TenantCore:
         self._building = Commit(1, self.seq, self.clock.last)
         self._in_flight: Commit | None = None
         self._durable_batch = 0
+        self._may_send = True  # False: nothing has happened since that could let a frame leave
 
     # -- connections -------------------------------------------------------------------------------------------
 
@@ -139,6 +140,7 @@ class TenantCore:
             self.connections[conn].feed.paused = True
 
     def resume(self, conn: Conn) -> None:
+        self._may_send = True
         if conn in self.connections:
             self.connections[conn].feed.paused = False
             self.feeds.due[self.connections[conn].feed] = None
@@ -161,6 +163,8 @@ class TenantCore:
             return
         if len(link.feed.out) > self.limits.unread_max:
             raise ProtocolError("overload", "much is asked for, and what is answered is not read")
+        if not isinstance(frame, (messages.Push, messages.Confirm)):  # these wait for a commit
+            self._may_send = True
         if isinstance(frame, Hello):
             self._hello(conn, link, frame, now_ms)
         elif isinstance(frame, messages.Ping):
@@ -257,6 +261,7 @@ class TenantCore:
         if pushed.number - row.confirmed > self.limits.unconfirmed_max:
             raise ProtocolError("overload", "too many receipts are kept for this replica: confirm them first")
         if pushed.number <= row.last:
+            self._may_send = True
             held = self._receipts.get(link.replica, {}).get(pushed.number)
             if held is not None and held[0] == pushed.id:
                 self.feeds.tell_receipt(link.feed, held[1], held[2])
@@ -410,10 +415,12 @@ class TenantCore:
     def is_durable(self, batch: int) -> bool:
         return batch <= self._durable_batch
 
-    def take_commit(self) -> Commit | None:
-        """What must become durable now; None while another commit is out or nothing changed."""
+    def take_commit(self, urgent: bool = False) -> Commit | None:
+        """What must become durable now; None while another commit is out or nothing changed. `urgent`: nor where there
+        are confirmations only, which can wait for the next one, since a client that is not believed says them again."""
         building = self._building
-        if self._in_flight is not None or not (building.entries or building.receipts or building.replicas):
+        is_due = building.entries or building.receipts or (building.replicas and not urgent)
+        if self._in_flight is not None or not is_due:
             return None
         building.seq, building.time = self.seq, self.clock.last
         building.replicas = {replica: replace(row) for replica, row in building.replicas.items()}
@@ -424,12 +431,16 @@ class TenantCore:
     def committed(self, commit: Commit, now_ms: int) -> None:
         """`commit` is durable: what waited for it may leave."""
         assert commit is self._in_flight
+        self._may_send = True
         self._in_flight = None
         self._durable_batch = commit.batch
         self.durable_seq = commit.seq
 
     def frames_to_send(self) -> list[tuple[Conn, ServerFrame]]:
         """Everything that may leave now, in order for each connection. A fault is a connection's last frame."""
+        if not self._may_send:
+            return []
+        self._may_send = False
         return list(self.feeds.frames())
 
     def has_work(self) -> bool:
@@ -439,6 +450,7 @@ class TenantCore:
     def step(self) -> bool:
         """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers
         (call again after `frames_to_send` or `resume`)."""
+        self._may_send = True
         return self.feeds.step()
 
     @property
@@ -448,8 +460,10 @@ class TenantCore:
 
     def evaluate(self) -> None:
         """The longest-waiting evaluation that is no slice. Nothing else may be called meanwhile."""
+        self._may_send = True
         self.feeds.evaluate()
 
     def tick(self, now_ms: int) -> None:
         """To be called every few seconds: forgets replicas that have been away for long."""
+        self._may_send = True
         self.feeds.tick(now_ms)

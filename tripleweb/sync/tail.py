@@ -14,7 +14,7 @@ import msgspec
 
 from tripleweb.change import Change
 from tripleweb.sync import messages
-from tripleweb.sync.messages import Part, Poke, Receipt
+from tripleweb.sync.messages import Part, Poke, Receipt, ServerFrame
 from tripleweb.sync.records import Entry
 
 
@@ -118,6 +118,20 @@ def told(
             break
         count += 1
     return upto, receipts[:count]
+
+
+class Shared:
+    """Pokes that take everybody who stands at some seq to what is durable now; but a replica is not told its own."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[list[ServerFrame], set[str]]] = {}
+
+    def get(self, since: int, replica: str) -> list[ServerFrame] | None:
+        frames, writers = self._held.get(since, (None, ()))
+        return None if replica in writers else frames
+
+    def put(self, since: int, frames: list[ServerFrame], entries: Iterable[Entry]) -> None:
+        self._held[since] = frames, {entry.replica for entry in entries}
 
 
 def parts(registers: Iterable[Change], limits: FrameLimits) -> Iterator[Part]:
