@@ -37,7 +37,7 @@ def level(*dbs: Database) -> None:
         db.flush(10)
     for db in dbs:
         for _ in range(2):  # the second answer comes after what was on its way when the first one came
-            assert db._session.describe(10) is not None
+            assert db._loading.describe(10) is not None
 
 
 def later(db: Database) -> None:

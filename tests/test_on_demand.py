@@ -108,6 +108,7 @@ def test_witnesses_of_a_negation_are_there() -> None:
     post(everything, "cyd1", "cyd")
     peers.settle()
     right(peers, kim, SILENT)
+    assert ("cyd1", "post/author", Ref("cyd")) in kim.triples
 
 
 def test_what_was_needed_stays_current() -> None:
@@ -181,6 +182,7 @@ def test_what_another_query_needs_is_kept() -> None:
     peers.settle()
     right(peers, kim, NAMES)
     right(peers, kim, POSTS, "ada")
+    assert "bob1" not in subjects(kim)
 
 
 def test_what_is_pending_is_seen_whatever_is_forgotten() -> None:
@@ -414,9 +416,9 @@ def test_who_is_told_nothing_for_long_is_moved_along() -> None:
 def test_equal_subscriptions_share_one_result() -> None:
     peers, _ = world()
     asking(peers, "kim", mine=(POSTS, "ada"))
-    before = peers.server.feeds.relevance.work
+    before = peers.server.readers.relevance.work
     lee = asking(peers, "lee", mine=(POSTS, "ada"), again=(POSTS, "ada"))
-    assert peers.server.feeds.relevance.work == before
+    assert peers.server.readers.relevance.work == before
     right(peers, lee, POSTS, "ada")
 
 
@@ -428,8 +430,8 @@ def test_nothing_is_kept_of_who_has_gone_for_long() -> None:
     kim.disconnect()
     peers.now_ms += peers.limits.held_ms + 1
     peers.server.tick(peers.now_ms)
-    assert not list(peers.server.feeds.relevance.holders("ada1", "post/title"))
-    assert not list(peers.server.feeds.relevance.holders("own", "post/title"))
+    assert not list(peers.server.readers.relevance.holders("ada1", "post/title"))
+    assert not list(peers.server.readers.relevance.holders("own", "post/title"))
 
 
 def test_a_client_of_before_gets_the_whole_app() -> None:

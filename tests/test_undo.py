@@ -406,7 +406,7 @@ def settled(*dbs: Database) -> None:
         db.flush(10)
     for db in dbs:
         for _ in range(2):  # the second answer comes after what was on its way when the first one came
-            assert db._session.describe(10) is not None
+            assert db._loading.describe(10) is not None
 
 
 def test_undo_travels(connect: Callable[..., Database]) -> None:

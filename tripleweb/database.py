@@ -27,8 +27,9 @@ from tripleweb.datalog.explain import COLUMNS, explain
 from tripleweb.datalog.inputs import ITEMS_MAX
 from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.discovery import Unreachable
-from tripleweb.errors import IncompleteError, NoServerError, StorageError, TriplewebError
+from tripleweb.errors import NoServerError, StorageError, TriplewebError
 from tripleweb.ids import check_app, check_id, kind_of
+from tripleweb.loading import Loading
 from tripleweb.pen import Block, Pen
 from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.select import Compiled, Selection
@@ -169,6 +170,7 @@ class Database:
 
     def __init__(self, session: Session, schema: Schema | None = None) -> None:
         self._session = session
+        self._loading = Loading(session)
         self._lives: LiveQueries | None = None
         self._executor = Executor(session.store)
         self._queries: dict[str, Query] = {}  # by their text, with the schema's kinds
@@ -324,7 +326,7 @@ class Database:
         parsed = self._parsed(query_text)
         inputs = _repeatable(inputs)
         asked = self._ask(parsed, inputs)
-        self._load(asked, timeout, strict)
+        self._loading.load(asked, timeout, strict)
         return self._answer(parsed, inputs, asked=asked)
 
     def live(self, query_text: str, /, *inputs: Any, timeout: float = 10) -> LiveFrame:
@@ -379,7 +381,7 @@ class Database:
         with self._session.lock:
             parsed, rules = self._parsed(query_text), self._rules.rules or None
             told = explain(self._executor, parsed, inputs, rules, clock=perf_counter, budget=_budget())
-            attrs = self._attrs() | told.facts
+            attrs = self._loading.attrs() | told.facts
         return result_frame(tuple(COLUMNS), told.rows, kinds=COLUMNS, attrs=attrs)
 
     async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
@@ -393,10 +395,10 @@ class Database:
     ) -> dict[str, Any] | None:
         """What is known of an entity as one kind: a dict with `id`; None if there is none. Loads as `q` does."""
         subject = check_id(id)
-        if self._session.subscriptions is not None:
+        if self._session.is_partial:
             fields = self.schema.fields(kind)
             wanted = " ".join(f'"{kind}/{name}"' for name in fields) if fields else "*"
-            self._load(
+            self._loading.load(
                 self._ask(self._parsed(f"[:find (pull ?e [{wanted}]) :in $ ?e]"), (subject,)), timeout, strict
             )
         with self._session.lock:
@@ -404,42 +406,23 @@ class Database:
 
     def kinds(self, *, timeout: float = 10, strict: bool = False) -> list[str]:
         """The kinds that there is data of, sorted."""
-        return sorted({kind_of(predicate) for predicate in self._predicates(timeout, strict)})
+        return sorted({kind_of(predicate) for predicate in self._loading.predicates(timeout, strict)})
 
     def fields(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> list[str]:
         """The fields of a kind that there is data of, sorted."""
-        names = self._predicates(timeout, strict)
+        names = self._loading.predicates(timeout, strict)
         return sorted(field_of(name) for name in names if kind_of(name) == kind)
-
-    def _predicates(self, timeout: float, strict: bool) -> frozenset[str]:
-        """What there is data of: here, and at the server where not all of it is here."""
-        session = self._session
-        found: dict[str, int] | None = {}
-        if session.subscriptions is None:
-            self._load(None, timeout, strict)
-        elif not session.within_transaction:
-            if session.state == "connecting":
-                session.wait_for(lambda: session.state != "connecting", timeout)
-            found = session.describe(timeout)
-        if found is None:
-            self._say_incomplete(strict)
-        with session.lock:
-            return frozenset((*(found or ()), *session.store.predicates()))
 
     def frame(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> pd.DataFrame:
         """All entities of a kind as a DataFrame: `id`, then its fields. Raises `SchemaError` for an unknown kind."""
         from tripleweb.frame import kind_frame
 
-        asked = None
         self.schema.fields(kind)
-        with self._session.lock:
-            if self._session.subscriptions is not None:
-                asked = self._session.subscriptions.ask_predicates([f"{kind}/"])
-                self._session.wake()
-        self._load(asked, timeout, strict)
+        asked = self._loading.ask_kind(kind)
+        self._loading.load(asked, timeout, strict)
         with self._session.lock:
             frame = kind_frame(self._session.store, self.schema, kind)
-            frame.attrs["tripleweb"] = self._attrs(asked)
+            frame.attrs["tripleweb"] = self._loading.attrs(asked)
         return frame
 
     def _parsed(self, text: str) -> Query:
@@ -455,15 +438,7 @@ class Database:
 
     def _ask(self, parsed: Query, inputs: Sequence[Any]) -> Asked | None:
         """Asks the server for what a query needs; None where nothing is to be asked."""
-        session = self._session
-        if session.subscriptions is None:
-            return None
-        with session.lock:
-            rules = str(self._rules) or None
-            asked = session.subscriptions.ask(parsed, inputs, rules)
-            if not session.core.is_live(asked.id):
-                session.wake()
-            return asked
+        return self._loading.ask(parsed, inputs, str(self._rules) or None)
 
     def _answer(
         self,
@@ -478,7 +453,7 @@ class Database:
         with self._session.lock:
             rules = self._rules.rules or None
             result = self._executor.run(parsed, inputs, rules, _budget())
-            attrs = self._attrs(asked)
+            attrs = self._loading.attrs(asked)
         known = columns or columns_of(parsed, self.schema)
         attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}
         return shape(result, parsed.shape, kinds=known.kinds, nullable=known.nullable, attrs=attrs)
@@ -499,37 +474,6 @@ class Database:
             return self._lives.open(
                 live, live.inputs, inputs, kinds=known.kinds, nullable=known.nullable, timeout=timeout
             )
-
-    def _settle(self, asked: Asked | None, timeout: float) -> bool:
-        """Waits for what the server has, as long as that makes sense; True if all of it was here at some time."""
-        session = self._session
-        if not session.is_whole:
-            raise TriplewebError(session.orphaned)
-        if session.app and session.is_settling(asked) and not session.within_transaction:
-            session.wait_for(lambda: not session.is_settling(asked), timeout)
-        return session.is_complete(asked)
-
-    def _load(self, asked: Asked | None, timeout: float, strict: bool) -> None:
-        """What is asked for is here, or it is said that it is not."""
-        if not self._settle(asked, timeout):
-            self._say_incomplete(strict, asked)
-
-    def _say_incomplete(self, strict: bool, asked: Asked | None = None) -> None:
-        session = self._session
-        reason = session.core.reason if asked is None or asked.failure is None else asked.failure.message
-        said = f"not all of {session.app} is here ({session.state}{f': {reason}' if reason else ''})"
-        if strict:
-            raise IncompleteError(said)
-        warnings.warn(f"{said}; the answer may lack some of it", stacklevel=4)
-
-    def _attrs(self, asked: Asked | None = None) -> dict[str, Any]:
-        """What an answer of this moment is worth; flat JSON. Called with the lock held."""
-        session = self._session
-        return {
-            "complete": session.is_complete(asked),
-            "scope": "local" if not session.app else "app" if session.subscriptions is None else "query",
-            "position": session.position,
-        }
 
     # -- sync --------------------------------------------------------------------------------------------------
 
@@ -611,6 +555,7 @@ class _Host:
         self.wait_for = session.wait_for
         self._session = session
         self._database = database
+        self._loading = database._loading
 
     @property
     def state(self) -> str:
@@ -626,17 +571,15 @@ class _Host:
 
     def follow(self, parsed: Query, inputs: Sequence[Any]) -> Asked | None:
         asked = self._database._ask(parsed, inputs)
-        if asked is not None and self._session.subscriptions is not None:
-            self._session.subscriptions.hold(asked)
+        self._loading.hold(asked)
         return asked
 
     def unfollow(self, asked: Asked | None) -> None:
-        if asked is not None and self._session.subscriptions is not None:
-            self._session.subscriptions.release(asked)
+        self._loading.release(asked)
 
     def settle(self, asked: Asked | None, timeout: float) -> bool:
-        return self._database._settle(asked, timeout)
+        return self._loading.settle(asked, timeout)
 
     def attrs(self, asked: Asked | None) -> dict[str, Any]:
         with self.lock:
-            return self._database._attrs(asked)
+            return self._loading.attrs(asked)

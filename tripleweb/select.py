@@ -161,7 +161,7 @@ class Selection:
         made = self._compiled(timeout, strict)
         parsed = database._parsed(made.text)
         asked = database._ask(parsed, made.inputs)
-        database._load(asked, timeout, strict)
+        database._loading.load(asked, timeout, strict)
         frame: pd.DataFrame = database._answer(parsed, made.inputs, made, asked)
         return frame
 
@@ -188,7 +188,7 @@ class Selection:
         """The query of it. Without a schema it depends on what there is, which is loaded first."""
         database = self._database
         session, schema = database._session, database.schema
-        names = database._predicates(timeout, strict) if schema.is_open else ()
+        names = database._loading.predicates(timeout, strict) if schema.is_open else ()
         loaded: set[str] = set()
         while True:
             with session.lock:
@@ -197,7 +197,7 @@ class Selection:
                     made, error = compiler.compile(self), None
                 except SchemaError as misfit:
                     made, error = None, misfit
-            fresh = [] if session.subscriptions is None else [p for p in compiler.led if p not in loaded]
+            fresh = [] if not session.is_partial else [p for p in compiler.led if p not in loaded]
             if made is not None and not fresh:
                 return made
             if error is not None and not fresh:
@@ -205,7 +205,7 @@ class Selection:
             for predicate in fresh:  # what its references lead to
                 loaded.add(predicate)
                 led = database._parsed(f"[:find (pull ?v [*]) :where [_ {predicate_text(predicate)} ?v]]")
-                database._load(database._ask(led, ()), timeout, strict)
+                database._loading.load(database._ask(led, ()), timeout, strict)
 
 
 def _text(path: Any) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import queue
 import threading
 import time
 import weakref
@@ -23,10 +22,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from tripleweb import lifetime
+from tripleweb.callbacks import Callbacks
 from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError, RejectedError, StorageError, TriplewebError
 from tripleweb.fates import Fates
-from tripleweb.ids import nano_id
 from tripleweb.link import Link, Pace
 from tripleweb.shield import Shield
 from tripleweb.storage.replica import Replica, check_belongs
@@ -35,9 +34,6 @@ from tripleweb.subscriptions import Asked, Subscriptions
 from tripleweb.sync.client import APP, ClientCore
 from tripleweb.sync.messages import (
     ClientFrame,
-    Describe,
-    Described,
-    Failed,
     Fault,
     Receipt,
     ServerFrame,
@@ -125,13 +121,13 @@ class Session:
         ] = {}  # whom callbacks or displays need is kept alive here, by their watcher
         self._fault: Fault | None = None
         self._expelled = False  # the server has ended this connection for good
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] | None = None
+        self._callbacks = Callbacks(app or "local")
         self._compaction: Iterator[None] | None = None
         # of a replica that loads what is asked; others have the whole app
-        self.subscriptions = Subscriptions(self.core) if app and partial else None
+        self.is_partial = bool(app) and partial
+        self.subscriptions = Subscriptions(self.core)
         self._ticked = time.monotonic()
-        self._answers: dict[str, Described | None] = {}  # to questions that somebody waits for
-        if self.subscriptions is not None:
+        if self.is_partial:
             self.subscriptions.restore(state.meta.get("asked", ()))
         elif app:
             self.core.subscribe(Subscription(APP))
@@ -171,42 +167,19 @@ class Session:
     @property
     def position(self) -> str | None:
         """How far the server's log is in here, as text; None where there is no server or nothing came yet."""
-        at = self.core.cursors.get(APP) if self.subscriptions is None else self.core.at or None
+        at = self.core.cursors.get(APP) if not self.is_partial else self.core.at or None
         return None if at is None else f"{self.core.epoch}:{at}"
 
     def is_settling(self, asked: Asked | None = None) -> bool:
         """True while waiting makes sense: on the way to the server, or to its present state, as far as it is asked."""
         if self.state != "online":
             return self.state == "connecting"
-        if asked is None or self.subscriptions is None:
-            return not self.core.caught_up
-        return not self.subscriptions.is_settled(asked)
-
-    def is_complete(self, asked: Asked | None = None) -> bool:
-        """True if all that is asked has been here at some time (offline: as of then)."""
-        if asked is None or self.subscriptions is None:
-            return self.core.complete
-        return self.subscriptions.is_complete(asked)
+        return not (self.core.caught_up if asked is None else asked.is_settled)
 
     def wake(self) -> None:
         """There may be something to send."""
         if self._link is not None:
             self._link.wake()
-
-    def describe(self, timeout: float) -> dict[str, int] | None:
-        """The server's predicates and how many triples each has; None where it cannot be asked."""
-        name = nano_id(os.urandom, 8)
-        with self.lock:
-            if self._tx is not None or not self.core.ask(Describe(name)):
-                return None
-            self._answers[name] = None
-            self.wake()
-        try:
-            self.wait_for(lambda: self._answers[name] is not None or self.state != "online", timeout)
-        finally:
-            with self.lock:
-                found = self._answers.pop(name)
-        return None if found is None else found.predicates
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -400,13 +373,7 @@ class Session:
     def submit(self, job: Callable[[], None]) -> None:
         """Runs `job` on the thread of the callbacks: one after the other, outside of the lock."""
         with self.lock:
-            if self.closed:
-                return
-            if self._jobs is None:
-                self._jobs = queue.SimpleQueue()
-                name = f"tripleweb-callbacks-{self.app or 'local'}"
-                threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True).start()
-            self._jobs.put(job)
+            self._callbacks.submit(job)
 
     # -- waiting -----------------------------------------------------------------------------------------------
 
@@ -536,10 +503,8 @@ class Session:
         try:
             if update.commit is not None:
                 self.save_received(update.commit, update.receipts)
-            if isinstance(update.frame, Failed) and self.subscriptions is not None:
-                self.subscriptions.failed(update.frame)
-            elif isinstance(update.frame, Described) and update.frame.id in self._answers:
-                self._answers[update.frame.id] = update.frame
+            if update.frame is not None:
+                self.subscriptions.heard(update.frame)
         finally:
             self._tell(update.delta, state=before != (self.core.state, self.core.caught_up))
 
@@ -563,8 +528,7 @@ class Session:
 
     def link_tick(self) -> None:
         passed, self._ticked = time.monotonic() - self._ticked, time.monotonic()
-        if self.subscriptions is not None:
-            self.subscriptions.tick(passed)
+        self.subscriptions.tick(passed)
         self.core.ping(self._now())
 
     def link_down(self, reason: str, refused: bool) -> None:
@@ -612,8 +576,7 @@ class Session:
             self._compaction = None
             if self.app:
                 self.core.disconnected("closed")
-            if self._jobs is not None:
-                self._jobs.put(None)
+            self._callbacks.close()
             self.changed.notify_all()
         lifetime.remove(self)
         if self._link is not None:
@@ -622,7 +585,8 @@ class Session:
 
     def forked(self, parent: int, whole: bool) -> None:
         """This is a fork of the process that the session lives in: see `lifetime`."""
-        self._jobs = self._link = self._compaction = None
+        self._link = self._compaction = None
+        self._callbacks.orphan()
         self._waiting = 0
         if whole and not self.app and self.replica.path == ":memory:":
             return
@@ -633,13 +597,3 @@ class Session:
         if self.app:
             self.core.disconnected(self.orphaned)
         self.replica.close()
-
-
-def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    """The thread of the callbacks. A job is expected to deal with its own exceptions; one that does not is logged."""
-    while (job := jobs.get()) is not None:
-        try:
-            job()
-        except Exception:
-            log.exception("a callback failed")
-        del job  # what it holds is not kept alive until the next one comes

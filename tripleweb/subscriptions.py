@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from hashlib import blake2b
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from tripleweb.datalog.portable import portable
 from tripleweb.datalog.query import Query
 from tripleweb.sync import messages
 from tripleweb.sync.client import APP, ClientCore
-from tripleweb.sync.messages import Failed, Subscription
+from tripleweb.sync.messages import Describe, Described, Failed, ServerFrame, Subscription
 from tripleweb.terms import normalise, to_wire
 
 TTL_S = 300.0
@@ -32,14 +33,25 @@ _TICK_MAX_S = 60.0  # a longer one is a machine that slept
 class Asked:
     """One thing that the server is asked for."""
 
-    __slots__ = ("failure", "holds", "id", "idle_s", "subscription")
+    __slots__ = ("_core", "failure", "holds", "id", "idle_s", "subscription")
 
-    def __init__(self, subscription: Subscription) -> None:
+    def __init__(self, core: ClientCore, subscription: Subscription) -> None:
+        self._core = core
         self.subscription = subscription
         self.id = subscription.id
         self.holds = 0  # live frames
         self.idle_s = 0.0  # since it was last used
         self.failure: Failed | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """True if nothing more comes of waiting for it on this connection."""
+        return self.failure is not None or self._core.is_live(self.id)
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all of it has been here at some time, and is here now, or was when the connection was lost."""
+        return self.failure is None and self.id in self._core.cursors
 
 
 class Subscriptions:
@@ -49,6 +61,8 @@ class Subscriptions:
         self._core = core
         self._ttl_s = ttl_s
         self._asked: dict[str, Asked] = {}
+        self._numbers = count(1)
+        self._descriptions: dict[str, Described | None] = {}  # that somebody waits for
         self._keys: dict[
             Hashable, Asked
         ] = {}  # how it was asked for last, so that it is found without reading it
@@ -85,7 +99,7 @@ class Subscriptions:
         else:
             said = messages.encode(msgspec.structs.replace(subscription, cursor=None))
             subscription.id = "q" + blake2b(said, digest_size=9).hexdigest()
-        return self._asked.get(subscription.id) or Asked(subscription)
+        return self._asked.get(subscription.id) or Asked(self._core, subscription)
 
     def _use(self, asked: Asked) -> Asked:
         asked.idle_s = 0.0
@@ -94,7 +108,7 @@ class Subscriptions:
         return asked
 
     def _open(self, subscription: Subscription, asked: Asked | None = None) -> None:
-        asked = asked or Asked(subscription)
+        asked = asked or Asked(self._core, subscription)
         asked.failure = None
         self._asked[asked.id] = asked
         self._core.subscribe(subscription)
@@ -109,12 +123,31 @@ class Subscriptions:
         asked.holds -= 1
         asked.idle_s = 0.0
 
-    def failed(self, frame: Failed) -> None:
-        """The server does not load it."""
-        asked = self._asked.get(frame.id)
-        if asked is not None:
+    def heard(self, frame: ServerFrame) -> None:
+        """Takes what the server says beside the data: that it does not load something, or what there is."""
+        if isinstance(frame, Failed) and (asked := self._asked.get(frame.id)) is not None:
             asked.failure = frame
             self._core.unsubscribe(frame.id)
+        elif isinstance(frame, Described) and frame.id in self._descriptions:
+            self._descriptions[frame.id] = frame
+
+    def describe(self) -> str | None:
+        """Asks what there is: a name for `described`, None where there is nobody to be asked. To be ended by
+        `forget`."""
+        name = f"d{next(self._numbers)}"
+        if not self._core.ask(Describe(name)):
+            return None
+        self._descriptions[name] = None
+        return name
+
+    def described(self, name: str) -> dict[str, int] | None:
+        """The server's predicates, and how many triples each has; None as long as it has not said so."""
+        said = self._descriptions.get(name)
+        return None if said is None else said.predicates
+
+    def forget(self, name: str) -> None:
+        """Nobody waits for a description any more."""
+        self._descriptions.pop(name, None)
 
     def tick(self, passed_s: float) -> bool:
         """Some time has passed while connected; True if something is asked for no more."""
@@ -127,14 +160,6 @@ class Subscriptions:
                     self._core.unsubscribe(asked.id)
                     ended = True
         return ended
-
-    def is_settled(self, asked: Asked) -> bool:
-        """True if nothing more comes of waiting for it on this connection."""
-        return asked.failure is not None or self._core.is_live(asked.id)
-
-    def is_complete(self, asked: Asked) -> bool:
-        """True if all of it has been here at some time, and is here now, or was when the connection was lost."""
-        return asked.failure is None and asked.id in self._core.cursors
 
 
 def _to_wire(value: Any) -> Any:

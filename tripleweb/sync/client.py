@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tripleweb.change import COUNTER, DELETED, Change, Key
-from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text, unpack
+from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp
 from tripleweb.errors import ProtocolError, TriplewebError
 from tripleweb.ids import nano_id, replica_id
 from tripleweb.store import Delta, Store, net
@@ -29,14 +29,13 @@ from tripleweb.sync.messages import (
     Hello,
     Part,
     Poke,
-    PushedTransaction,
     Receipt,
     ServerFrame,
     Subscription,
     Welcome,
 )
-from tripleweb.sync.records import FATES_MAX, LOST_MAX, Fate, LocalCommit, LocalState, Pending
-from tripleweb.terms import to_wire
+from tripleweb.sync.outbox import fates_of, pushes
+from tripleweb.sync.records import LocalCommit, LocalState, Pending
 from tripleweb.transaction import Transaction
 
 APP = "app"  # the subscription to the whole app
@@ -276,29 +275,11 @@ class ClientCore:
 
     def _pushes(self) -> list[ClientFrame]:
         """The pending transactions that were not yet pushed on this connection, in frames of bounded size."""
-        frames: list[ClientFrame] = []
-        batch: list[PushedTransaction] = []
-        limits = self.limits
-        changes, size = 0, 0
-        first = next(iter(self.outbox), self.next)
-        for number in range(max(first, self._sent + 1), min(self.next, first + limits.in_flight_max)):
-            pending = self.outbox[number]
-            self._sent = number
-            stamp = stamp_text(pending.time, self.replica)
-            piece: list[messages.WireChange] = []
-            for change in pending.changes:
-                if changes >= limits.frame_changes_max or size >= limits.frame_bytes_max:
-                    if piece:
-                        batch.append(PushedTransaction(number, pending.id, stamp, piece, more=True))
-                    frames.append(messages.Push(batch))
-                    batch, piece, changes, size = [], [], 0, 0
-                piece.append(messages.change_to_wire(change))
-                changes += 1
-                size += messages.wire_bytes(change)
-            batch.append(PushedTransaction(number, pending.id, stamp, piece))
-        if batch:
-            frames.append(messages.Push(batch))
-        return frames
+        limits, first = self.limits, next(iter(self.outbox), self.next)
+        numbers = range(max(first, self._sent + 1), min(self.next, first + limits.in_flight_max))
+        self._sent = max(self._sent, numbers.stop - 1)
+        due = [self.outbox[number] for number in numbers]
+        return list(pushes(due, self.replica, limits.frame_changes_max, limits.frame_bytes_max))
 
     # -- receiving ---------------------------------------------------------------------------------------------
 
@@ -460,7 +441,7 @@ class ClientCore:
         """Takes a decided transaction out of the outbox, and the store to what the server says of it."""
         del self.outbox[pending.number]
         step.commit.decided.append(pending.number)
-        step.commit.fates.extend(self._fates(pending, receipt))
+        step.commit.fates.extend(fates_of(pending, receipt, self.limits.fates_max))
         if full:  # the load is newer than what the receipt remembers
             pass
         elif current or receipt.absent:
@@ -612,24 +593,3 @@ class ClientCore:
             change.predicate,
             COUNTER + self.replica if change.slot == COUNTER else change.slot,
         )
-
-    def _fates(self, pending: Pending, receipt: Receipt) -> Iterable[Fate]:
-        lost = receipt.losses
-        written = unpack(pending.time)[0]
-        restamped = parse_stamp(receipt.stamp)[0] != pending.time
-        fallen = 0
-        for i, change in enumerate(pending.changes):
-            stands = i not in lost and receipt.outcome != "rejected"
-            if stands and i >= self.limits.fates_max:
-                continue
-            fallen += not stands
-            if fallen > LOST_MAX + FATES_MAX + 1:  # more than are kept: who keeps them sees that and says it
-                break
-            reason, by = lost.get(i, (receipt.reason, ""))
-            if receipt.outcome == "rejected":
-                outcome = "rejected"
-            elif i in lost:
-                outcome = "superseded"
-            else:
-                outcome = "restamped" if restamped else "applied"
-            yield Fate(written, change.subject, change.predicate, to_wire(change.value), outcome, by, reason)

@@ -35,7 +35,7 @@ class Interest:
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
-        self.readers: set[Any] = set()
+        self.readers: dict[Any, None] = {}  # in order, so that a run is the same whatever the hashes
         self.places: dict[Place, int] = {}
         self.coarse: frozenset[str] | None = frozenset()
         self.is_loaded = False

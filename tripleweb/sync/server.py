@@ -25,7 +25,7 @@ from tripleweb.errors import ProtocolError
 from tripleweb.ids import nano_id
 from tripleweb.store import Fate, Store
 from tripleweb.sync import messages
-from tripleweb.sync.feed import Conn, Feed, Feeds
+from tripleweb.sync.feed import Conn, Feed
 from tripleweb.sync.messages import (
     PROTOCOL,
     ClientFrame,
@@ -38,6 +38,7 @@ from tripleweb.sync.messages import (
     Welcome,
     register_to_wire,
 )
+from tripleweb.sync.readers import Readers
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 from tripleweb.sync.tail import Tail
 from tripleweb.terms import from_wire, to_wire
@@ -112,7 +113,7 @@ class TenantCore:
         self.replicas = state.replicas
         self.connections: dict[Conn, _Connection] = {}
         self._tail = Tail(state.tail, state.seq, self.limits.tail_max)
-        self.feeds = Feeds(self, self.store, self._tail, self.limits, partial(nano_id, random_bytes, 12))
+        self.readers = Readers(self, self.store, self._tail, self.limits, partial(nano_id, random_bytes, 12))
         self._receipts: dict[str, dict[int, tuple[str, Receipt, int]]] = {}
         for (replica, number), (tx_id, body) in sorted(state.receipts.items()):
             receipt = messages.decode_receipt(body)
@@ -132,7 +133,7 @@ class TenantCore:
         """A connection is gone; its work is dropped."""
         link = self.connections.pop(conn, None)
         if link is not None:
-            self.feeds.leave(link.feed, now_ms)
+            self.readers.leave(link.feed, now_ms)
 
     def pause(self, conn: Conn) -> None:
         """The connection reads slowly: it gets nothing new until `resume`, then one larger poke."""
@@ -143,7 +144,7 @@ class TenantCore:
         self._may_send = True
         if conn in self.connections:
             self.connections[conn].feed.paused = False
-            self.feeds.due[self.connections[conn].feed] = None
+            self.readers.due[self.connections[conn].feed] = None
 
     def exceed(self, conn: Conn) -> None:
         """The transaction that is coming in is too large: it is no longer kept, and rejected at its end."""
@@ -168,7 +169,7 @@ class TenantCore:
         if isinstance(frame, Hello):
             self._hello(conn, link, frame, now_ms)
         elif isinstance(frame, messages.Ping):
-            self.feeds.say(link.feed, messages.Pong(now_ms, frame.now))
+            self.readers.say(link.feed, messages.Pong(now_ms, frame.now))
         elif not link.replica:
             if not link.rekeying:
                 raise ProtocolError("order", f"the first frame is hello, not {type(frame).__name__.lower()}")
@@ -178,11 +179,11 @@ class TenantCore:
         elif isinstance(frame, messages.Confirm):
             self._confirm(link.replica, frame.number)
         elif isinstance(frame, messages.Subscribe):
-            self.feeds.subscribe(link.feed, frame.subscription)
+            self.readers.subscribe(link.feed, frame.subscription)
         elif isinstance(frame, messages.Unsubscribe):
-            self.feeds.unsubscribe(link.feed, frame.id)
+            self.readers.unsubscribe(link.feed, frame.id)
         elif isinstance(frame, messages.Describe):
-            self.feeds.describe(link.feed, frame.id)
+            self.readers.describe(link.feed, frame.id)
 
     def _hello(self, conn: Conn, link: _Connection, hello: Hello, now_ms: int) -> None:
         low, high = hello.protocol
@@ -199,7 +200,7 @@ class TenantCore:
         # a client that keeps nothing says so by a `next` beyond every number; else a lost receipt is a lost tail
         shortened = row is not None and hello.confirmed < row.confirmed and hello.next < _NUMBER_MAX
         rekey = row is not None and (row.user != link.actor.user or hello.next <= last or shortened)
-        self.feeds.leave(link.feed, now_ms)
+        self.readers.leave(link.feed, now_ms)
         feed = Feed(conn, link.feed.out, hello.replica, paused=link.feed.paused)
         fresh = self.connections[conn] = _Connection(link.actor, feed, rekeying=rekey)
         if not rekey:
@@ -213,9 +214,9 @@ class TenantCore:
             PROTOCOL, self.server_id, self.epoch, self.durable_seq, last, actor.user, actor.session, actor.role,
             now_ms, tolerance, [messages.LINEAGE], rekey=rekey,
         )  # fmt: skip
-        self.feeds.say(feed, welcome)
+        self.readers.say(feed, welcome)
         if not rekey:
-            self.feeds.begin(feed, hello, now_ms)
+            self.readers.begin(feed, hello, now_ms)
 
     def _replace(self, conn: Conn, hello: Hello, now_ms: int) -> None:
         """One replica, one connection: an older one is a half-open socket of the same process, or a copy."""
@@ -225,9 +226,9 @@ class TenantCore:
 
     def _expel(self, link: _Connection, message: str, now_ms: int) -> None:
         """Takes the identity from a connection: it has to say hello with another. All that it waited for is dropped."""
-        self.feeds.leave(link.feed, now_ms)
+        self.readers.leave(link.feed, now_ms)
         link.feed = Feed(link.feed.conn, link.feed.out, paused=link.feed.paused)
-        self.feeds.say(link.feed, Fault("replaced", message))
+        self.readers.say(link.feed, Fault("replaced", message))
         link.replica, link.rekeying = "", True
 
     def _confirm(self, replica: str, number: int) -> None:
@@ -264,7 +265,7 @@ class TenantCore:
             self._may_send = True
             held = self._receipts.get(link.replica, {}).get(pushed.number)
             if held is not None and held[0] == pushed.id:
-                self.feeds.tell_receipt(link.feed, held[1], held[2])
+                self.readers.tell_receipt(link.feed, held[1], held[2])
             else:  # the number is taken by another transaction: this replica is a copy
                 self._expel(link, f"number {pushed.number} of this replica is taken", now_ms)
             return
@@ -288,8 +289,8 @@ class TenantCore:
         self._building.receipts.append((link.replica, pushed.number, pushed.id, messages.encode(receipt)))
         batch = self._building.batch
         self._receipts.setdefault(link.replica, {})[pushed.number] = (pushed.id, receipt, batch)
-        self.feeds.wrote(link.feed, pushed.keys(link.replica), parse_stamp(receipt.stamp), now_ms)
-        self.feeds.tell_receipt(link.feed, receipt, batch)
+        self.readers.wrote(link.feed, pushed.keys(link.replica), parse_stamp(receipt.stamp), now_ms)
+        self.readers.tell_receipt(link.feed, receipt, batch)
 
     def _decide(
         self, link: _Connection, row: ReplicaRow, pushed: PushedTransaction, sent_time: int, now_ms: int
@@ -323,7 +324,7 @@ class TenantCore:
         stands = [c for c, fate in zip(changes, fates, strict=True) if fate is None or fate[0] == "reset"]
         if stands:
             entry = self._log(link, receipt, stands, now_ms)
-            self.feeds.tell(entry, delta, link.feed)
+            self.readers.tell(entry, delta, link.feed)
         if any(fates) or time != sent_time:
             self._tell_current(receipt, [c.key for c in changes], fates)
         return receipt
@@ -441,29 +442,29 @@ class TenantCore:
         if not self._may_send:
             return []
         self._may_send = False
-        return list(self.feeds.frames())
+        return list(self.readers.frames())
 
     def has_work(self) -> bool:
         """True if `step` has something to do."""
-        return self.feeds.has_work()
+        return self.readers.has_work()
 
     def step(self) -> bool:
         """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers
         (call again after `frames_to_send` or `resume`)."""
         self._may_send = True
-        return self.feeds.step()
+        return self.readers.step()
 
     @property
     def is_heavy(self) -> bool:
         """True if something waits for `evaluate`, which takes as long as a query may: call it beside the loop."""
-        return self.feeds.is_heavy
+        return self.readers.is_heavy
 
     def evaluate(self) -> None:
         """The longest-waiting evaluation that is no slice. Nothing else may be called meanwhile."""
         self._may_send = True
-        self.feeds.evaluate()
+        self.readers.evaluate()
 
     def tick(self, now_ms: int) -> None:
         """To be called every few seconds: forgets replicas that have been away for long."""
         self._may_send = True
-        self.feeds.tick(now_ms)
+        self.readers.tick(now_ms)

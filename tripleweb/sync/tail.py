@@ -29,6 +29,20 @@ class FrameLimits(Protocol):
     def frame_bytes(self) -> int: ...
 
 
+class Log(Protocol):
+    """Where the tenant stands."""
+
+    epoch: str
+    seq: int
+    durable_seq: int
+
+    def last_batch(self) -> int:
+        """The commit that must be durable before the store's present content may be shown."""
+        ...
+
+    def is_durable(self, batch: int) -> bool: ...
+
+
 class Tail:
     """The last `keep` to `2 * keep` entries of the log."""
 
