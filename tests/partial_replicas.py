@@ -78,7 +78,7 @@ class Server:
     def subscribe(self, replica: Replica, text: str, inputs: Sequence[Any] = ()) -> Interest:
         asked, sent = portable(text, inputs)
         interest = self.relevance.open(asked, sent)
-        interest.readers.add(replica)
+        interest.readers[replica] = None
         replica.queries.append((text, list(inputs), interest))
         if not interest.is_loaded:
             self.relevance.load(interest, self.seq)
@@ -97,7 +97,7 @@ class Server:
         _, _, interest = replica.queries.pop(number)
         places = self.places(interest)
         if all(interest is not other for _, _, other in replica.queries):
-            interest.readers.discard(replica)
+            interest.readers.pop(replica, None)
         if not interest.readers:
             self.relevance.close(interest)
         self.forget(replica, places)
