@@ -365,7 +365,7 @@ class Lineages:
         self.readers = Readers()  # of what is looked up
         self.found: list[Found] = []  # by triggers, until the end of the change
         self.touched: dict[Needed, None] = {}
-        self.work = 0  # rows that triggers looked at
+        self._work = 0  # rows that triggers looked at, where their shapes do not count them
         self._shapes: dict[object, LineageShape] = {}
         self._row_shapes: dict[object, _RowShape] = {}
         # all triggers that run after a delta, as `LineageShape` has them
@@ -375,6 +375,12 @@ class Lineages:
         self._replayed: list[Shape] = []
         self._replayed_for: frozenset[str] = frozenset()
         self._is_collected = True  # these are up to date
+
+    @property
+    def work(self) -> int:
+        """The rows that triggers looked at so far."""
+        counted = (*self._shapes.values(), *self._row_shapes.values())
+        return self._work + sum(shape.touched for shape in counted)
 
     # -- who is followed
 
@@ -395,6 +401,7 @@ class Lineages:
         shape.group.remove(row)
         if not len(shape.group):
             del self._shapes[shape.plan.key or shape]
+            self._work += shape.touched
             self._is_collected = False
 
     def join(self, rows: _Rows) -> None:
@@ -407,7 +414,8 @@ class Lineages:
         shape = rows.shape
         shape.leave(rows)
         if not shape.members:
-            self._row_shapes.pop(_key(shape.plan) or shape, None)
+            del self._row_shapes[_key(shape.plan) or shape]
+            self._work += shape.touched
             self._is_collected = False
 
     def _collect(self) -> None:
@@ -478,7 +486,7 @@ class Lineages:
                 row = self.store.place(subject, predicate)[1]
                 seen = inward(value)
                 for trigger in triggers:
-                    self.work += trigger(subject, row, seen, value, 1)
+                    self._work += trigger(subject, row, seen, value, 1)
 
     def _one_by_one(self, delta: Delta) -> None:
         """Runs the triggers of each shape by itself, since one of them fails. To find things twice is harmless."""
@@ -509,8 +517,6 @@ class Lineages:
                 if sum(heard[predicate] for predicate in shape.predicates) * TRIPLE > full:
                     running.remove(shape)
                     self._fail(shape, BudgetError("more changed at once than it is worth to follow"))
-        everybody = list(running)
-        before = sum(shape.touched for shape in everybody)
 
         def fails(shape: Shape, error: Exception) -> None:
             running.remove(shape)
@@ -531,4 +537,3 @@ class Lineages:
                     fails(shape, error)
 
         self.store.replay(delta, step, gone if any(shape.components for shape in running) else None)
-        self.work += sum(shape.touched for shape in everybody) - before

@@ -10,7 +10,7 @@ out means nothing; what it depends on holds all that the answer of the query dep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 from tripleweb.datalog.clauses import (
@@ -76,10 +76,8 @@ def _size(value: Any, most: int) -> int:
     """How many items there are in an input, those of collections in it among them; counts no further than `most`."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         return 1
-    if not hasattr(value, "__len__"):
-        return most  # it can be gone through once only, and that is not for us
-    if len(value) >= most or hasattr(value, "itertuples"):  # type: ignore[arg-type]
-        return most
+    if not isinstance(value, Sized) or len(value) >= most or hasattr(value, "itertuples"):
+        return most  # what can be gone through once only is not for us to use up
     return sum(_size(item, most) for item in (value.values() if isinstance(value, Mapping) else value))
 
 

@@ -306,7 +306,9 @@ class Readers:
         seq = entry.seq
         for interest, places in self.relevance.changed(delta, seq).items():
             self._ship(interest.readers, places, seq)
-            if interest not in self._swept and self.relevance.is_stale(interest):
+            if interest.trouble is not None:  # what it needs is not known: nobody is told more before it is
+                self._find_again(interest)
+            elif interest not in self._swept and self.relevance.is_stale(interest):
                 self._swept.add(interest)
                 self._evaluations.append((interest, partial(self._sweep, interest)))
         reached: dict[Feed, dict[int, None]] = {}
@@ -435,23 +437,44 @@ class Readers:
         try:
             self.relevance.load(interest, self.log.seq, self.limits.query_units)
         except QueryError as error:
-            return "budget" if isinstance(error, BudgetError) else "query", str(error)
+            return _failure(error)
         return None
+
+    def _find_again(self, interest: Interest) -> None:
+        """Its triggers have failed, or would have cost more than to find all from nothing."""
+        waiting = [one.feed for one in interest.readers if one.feed is not None]
+        for feed in waiting:
+            feed.loads += 1
+        interest.is_loaded = False
+        self._evaluations.append((interest, partial(self._found_again, interest, self.log.seq, waiting)))
+
+    def _found_again(
+        self, interest: Interest, seq: int, waiting: list[Feed], failure: Failure | None
+    ) -> None:
+        for feed in waiting:
+            feed.loads -= 1
+            self.due[feed] = None
+        if failure is None:
+            self._ship(interest.readers, list(interest.since(seq - 1)), self.log.seq)
+        else:
+            self._fail_all(interest, failure)
+
+    def _fail_all(self, interest: Interest, failure: Failure) -> None:
+        for holding in list(interest.readers):
+            for name in [name for name, one in holding.interests.items() if one is interest]:
+                self._end_subscription(holding, name, failure)
 
     def _sweep(self, interest: Interest, failure: Failure | None) -> None:
         """What an interest needed once and needs no more is followed no more."""
         self._swept.discard(interest)
-        readers = list(interest.readers)
+        if not interest.readers or not interest.is_loaded:
+            return
         try:
             dropped = self.relevance.sweep(interest, self.log.seq, self.limits.query_units)
         except QueryError as error:
-            if interest.trouble is not None:  # nobody follows it, and nobody can find it anew
-                failure = "budget" if isinstance(error, BudgetError) else "query", str(error)
-                for holding in readers:
-                    for name in [name for name, one in holding.interests.items() if one is interest]:
-                        self._end_subscription(holding, name, failure)
+            self._fail_all(interest, _failure(error))
             return
-        for holding in readers:
+        for holding in list(interest.readers):
             self._forget(holding, dropped)
 
     def _show(self, display: Display) -> None:
@@ -538,6 +561,10 @@ class Readers:
                 not feed.whole or feed.seq == self.log.seq
             ):
                 del self.due[feed]
+
+
+def _failure(error: QueryError) -> Failure:
+    return "budget" if isinstance(error, BudgetError) else "query", str(error)
 
 
 def _said(subscription: Subscription) -> bytes:

@@ -13,7 +13,7 @@ closed. Nothing here may run while the store is changing or is being read elsewh
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any
 
 from tripleweb.datalog.bodies import Unsupported
@@ -210,26 +210,23 @@ class Relevance:
                 self._hold(interest, place, seq)
         return out
 
-    def holders(self, subject: str, predicate: str) -> Iterable[Interest]:
-        """Who holds a place, coarse ones among them."""
+    def holders(self, subject: str, predicate: str) -> Collection[Interest]:
+        """Who holds a place, coarse ones among them; to be gone through before anything else is called here."""
         held = self._held.get((subject, predicate))
-        coarse = self._coarse
-        if not coarse:
-            return () if held is None else held if type(held) is dict else (held,)  # type: ignore[return-value]
-        found: dict[Interest, None] = {}
-        if held is not None:
-            found.update(held if isinstance(held, dict) else {held: None})
-        for name in (predicate, f"{kind_of(predicate)}/", None):
-            found.update(coarse.get(name, {}))
+        if held is None and not self._coarse:
+            return ()
+        found = _all(held)
+        if self._coarse:
+            found = dict(found)
+            for name in (predicate, f"{kind_of(predicate)}/", None):
+                found.update(self._coarse.get(name, {}))
         return found
 
-    def holders_of(self, subject: str) -> Iterable[Interest]:
+    def holders_of(self, subject: str) -> Collection[Interest]:
         """Who holds any place of an entity. Coarse ones do: they hold what it could have."""
         found: dict[Interest, None] = {}
         for predicate in self._predicates:
-            held = self._held.get((subject, predicate))
-            if held is not None:
-                found.update(held if isinstance(held, dict) else {held: None})
+            found.update(_all(self._held.get((subject, predicate))))
         for several in self._coarse.values():
             found.update(several)
         return found
@@ -268,6 +265,10 @@ class Relevance:
             del self._predicates[place[1]]
         else:
             self._predicates[place[1]] -= 1
+
+
+def _all(held: Interest | dict[Interest, None] | None) -> dict[Interest, None]:
+    return {} if held is None else held if isinstance(held, dict) else {held: None}
 
 
 def _coarse_keys(interest: Interest) -> Sequence[str | None]:
