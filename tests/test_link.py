@@ -386,11 +386,11 @@ def test_a_server_may_ask_to_be_left_alone_for_a_while(
     server: Server, peer: Notes, links: list[Link], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float | None] = []
-    sleep = Link._sleep
+    pause = Link._sleep
 
     async def noted(link: Link, seconds: float | None) -> None:
         pauses.append(seconds)
-        await sleep(link, 0 if seconds else seconds)
+        await pause(link, 0 if seconds else seconds)
 
     monkeypatch.setattr(Link, "_sleep", noted)
 

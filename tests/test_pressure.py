@@ -6,6 +6,7 @@ import asyncio
 import copy
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,7 +78,9 @@ def test_a_flood_is_slowed_down_not_refused(monkeypatch: pytest.MonkeyPatch) -> 
         for number in range(29):
             await busy.receive(messages.encode(Ping(number)).decode())
         await calm.receive(messages.encode(Ping(1)).decode())
+        deadline = time.monotonic() + 10
         while len(outlets[0].said) < 30 or not outlets[1].said:
+            assert time.monotonic() < deadline
             await sleep(0.001)
         counts = len(outlets[0].said), len(outlets[1].said)
         monkeypatch.undo()
