@@ -13,7 +13,7 @@ closed. Nothing here may run while the store is changing or is being read elsewh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tripleweb.datalog.bodies import Unsupported
