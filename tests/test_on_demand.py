@@ -170,6 +170,27 @@ def test_what_nothing_asks_for_any_more_is_forgotten_and_not_deleted() -> None:
     right(peers, kim, POSTS, "bob")
 
 
+def test_the_whole_app_is_forgotten_too() -> None:
+    """… but for what else is asked for, and what was written."""
+    peers, everything = world()
+    kim = asking(peers, mine=(POSTS, "ada"))
+    kim.core.subscribe(Subscription("app"))
+    peers.settle()
+    assert kim.triples == triples(peers.server.store)
+    kim.set("own", "post/title", "mine")
+    peers.settle()
+    kim.core.unsubscribe("app")
+    everything.set("bob", "user/name", "Bobby")
+    everything.set("ada1", "post/title", "new")
+    peers.settle()
+    assert subjects(kim) == {"ada1", "ada2", "own"}
+    right(peers, kim, POSTS, "ada")
+    assert "app" not in kim.core.cursors
+    kim.ask("names", NAMES)
+    peers.settle()
+    right(peers, kim, NAMES)
+
+
 def test_what_another_query_needs_is_kept() -> None:
     peers, everything = world()
     kim = asking(peers, mine=(POSTS, "ada"), names=(NAMES,), silent=(SILENT,))

@@ -367,9 +367,11 @@ class Database:
                 self._queries.clear()
         return self._rules
 
-    def explain(self, query_text: str, /, *inputs: Any) -> pd.DataFrame:
-        """Runs a query over what is here and says how, a row a step; `datalog.explain` tells of the columns, `attrs`
-        whether a live frame of it follows by triggers, or why not. Raises `QueryError`.
+    def explain(
+        self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False
+    ) -> pd.DataFrame:
+        """Runs a query as `q` does and says how, a row a step; `datalog.explain` tells of the columns, `attrs` whether a
+        live frame of it follows by triggers, or why not. Raises `QueryError`.
 
         >>> db = open()
         >>> ada = db.insert("user", name="Ada", age=36)
@@ -378,10 +380,16 @@ class Database:
         """
         from tripleweb.frame import result_frame
 
+        parsed, inputs = self._parsed(query_text), _repeatable(inputs)
+        asked = self._ask(parsed, inputs)
+        self._loading.load(asked, timeout, strict)
+        there = self._loading.predicates(timeout, strict) if self._session.is_partial else ()
         with self._session.lock:
-            parsed, rules = self._parsed(query_text), self._rules.rules or None
-            told = explain(self._executor, parsed, inputs, rules, clock=perf_counter, budget=_budget())
-            attrs = self._loading.attrs() | told.facts
+            rules, budget = self._rules.rules or None, _budget()
+            told = explain(
+                self._executor, parsed, inputs, rules, clock=perf_counter, budget=budget, there=there
+            )
+            attrs = self._loading.attrs(asked) | told.facts
         return result_frame(tuple(COLUMNS), told.rows, kinds=COLUMNS, attrs=attrs)
 
     async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:

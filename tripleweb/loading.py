@@ -7,7 +7,8 @@ comes with a warning (`strict`: an `IncompleteError`), and says so in `attrs`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tripleweb.datalog.query import Query
@@ -59,8 +60,20 @@ class Loading:
         if not session.is_whole:
             raise TriplewebError(session.orphaned)
         if session.app and session.is_settling(asked) and not session.within_transaction:
-            session.wait_for(lambda: not session.is_settling(asked), timeout)
+            with self._held(asked):
+                session.wait_for(lambda: not session.is_settling(asked), timeout)
         return self._is_complete(asked)
+
+    @contextmanager
+    def _held(self, asked: Asked | None) -> Iterator[None]:
+        """Whatever else is asked for meanwhile, this is not given up."""
+        with self._session.lock:
+            self.hold(asked)
+        try:
+            yield
+        finally:
+            with self._session.lock:
+                self.release(asked)
 
     def load(self, asked: Asked | None, timeout: float, strict: bool) -> None:
         """What is asked for is here, or it is said that it is not."""
@@ -73,10 +86,10 @@ class Loading:
         found: dict[str, int] | None = {}
         if not session.is_partial:
             self.load(None, timeout, strict)
-        elif not session.within_transaction:
-            found = self.describe(timeout)
-        if found is None:
-            self._say_incomplete(strict)
+        else:
+            found = None if session.within_transaction else self.describe(timeout)
+            if found is None:
+                self._say_incomplete(strict)
         with session.lock:
             return frozenset((*(found or ()), *session.store.predicates()))
 

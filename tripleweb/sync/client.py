@@ -191,7 +191,7 @@ class ClientCore:
         if subscription is not None and self._introduced:
             self._queue.append(messages.Unsubscribe(name))
         self._live.discard(name)
-        if subscription is not None and not messages.is_whole(subscription):
+        if subscription is not None and (self.ticket or not messages.is_whole(subscription)):
             self.cursors.pop(name, None)  # what it brought will be forgotten
 
     def is_live(self, name: str) -> bool:

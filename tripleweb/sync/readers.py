@@ -269,6 +269,8 @@ class Readers:
             feed.whole.pop(name, None)
             if not feed.whole:
                 self._whole.pop(feed, None)
+                if feed.holding is not None:
+                    self.again(feed)  # of all that came, it is to keep what else it asks for
         if feed.holding is not None and name in feed.holding.interests:
             self._leave(feed.holding, name)
         if feed.entering.get(name) is not None:  # a load under way is told to its end
@@ -332,7 +334,7 @@ class Readers:
     def wrote(self, feed: Feed, keys: Iterable[Key], stamp: tuple[int, str], now_ms: int) -> None:
         """A replica has pushed changes of these registers, whatever became of them: it asked for these places."""
         holding = feed.holding
-        if holding is None or feed.whole:
+        if holding is None:
             return
         fresh: list[Place] = []
         for place in dict.fromkeys((subject, predicate) for subject, predicate, _ in keys):
