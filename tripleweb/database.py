@@ -124,7 +124,7 @@ def connect(
         return shelf.unsent(app, (session.core.server_id, session.core.user), besides)
 
     def begin(left: ReplicaFile) -> Session:
-        helper = _begin(left, app=app, url=session.url)
+        helper = _begin(left, app=app, url=session.url, partial=True)  # it loads no more than it had
         helper.connect(place.token, label=label, locate=discovery.follow(place))
         return helper
 

@@ -594,6 +594,7 @@ class Session:
         if self._tx is not None and whole:
             self._abandon(self._tx)
         self.closed, self.is_whole, self._tx = True, whole, None
+        self._callbacks.close()
         if self.app:
             self.core.disconnected(self.orphaned)
         self.replica.close()
