@@ -143,7 +143,9 @@ class Feed:
                 entries.append(one)
                 size += len(one.body)
             elif isinstance(one, Places):
-                return at, entries, loads, one.places
+                # what has been asked for again meanwhile came, whole, in parts that have left or leave now
+                held = self.holding
+                return at, entries, loads, [p for p in one.places if held is None or not held.holds(p)]
             else:
                 loads += one
         return upto, entries, loads, []
