@@ -383,7 +383,7 @@ class Readers:
         self.due[feed] = None
         if feed.whole:
             feed.entering = dict.fromkeys(feed.whole)
-            feed.reset = feed.holding is not None
+            feed.reset = True
             self._begin_load(feed, self._load(feed, self.store.registers()))
         elif (holding := feed.holding) is not None:
             feed.reset = True
