@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import tripleweb
 from tests.live_host import wait_until
 from tests.stores import SCHEMA, Connect, level, online
 from tripleweb import Ref
@@ -267,7 +266,8 @@ def test_attrs(db: Database) -> None:
 
 
 def test_an_insert_merges_with_what_is_not_here(connect: Connect, writer: Database) -> None:
-    """`insert` …: an existing id= merges; required fields are demanded unless the id already has a value for them here."""
+    """`insert` …: an existing id= merges; required fields are demanded unless the id already has a value for them
+    here."""
     db = connect(schema=SCHEMA)
     with pytest.raises(SchemaError, match="required"):
         db.insert("user", id="ada", age=37)
@@ -316,3 +316,28 @@ def test_what_is_written_is_here(db: Database, server: WebServer, connect: Conne
     level(other)
     wait_until(lambda: db._session.store.values("note", "note/text") == ["theirs"])
     assert db.q("[:find ?t . :where [_ :note/text ?t]]", strict=True) == "theirs"
+
+
+def test_undo_of_what_was_never_loaded(db: Database, writer: Database) -> None:
+    """`db.undo()` takes back this session's last transaction as a new one, where its values still stand: what others
+    had written there comes back, although it was not here."""
+    writer.add("post", "ada1", tags=["t1"])
+    level(writer)
+    before = {
+        subject: dict(writer.get(kind, subject) or {})
+        for kind, subject in (("user", "ada"), ("post", "ada1"))
+    }
+    db.update("user", "ada", age=37, name=None, manager=Ref("bob"))
+    assert db.undo().empty
+    db.add("post", "ada1", tags={Ref("t1"), Ref("t2")})
+    assert db.undo().empty
+    db.insert_frame("user", pd.DataFrame({"k": ["ada", "bob"], "name": ["Ada", "Rob"]}), id="k")
+    assert db.undo().empty
+    level(db, writer)
+    assert {kind: writer.get(kind, id) for kind, id in (("user", "ada"), ("post", "ada1"))} == {
+        "user": before["ada"], "post": before["ada1"]
+    }  # fmt: skip
+    assert writer.get("user", "bob")["name"] == "Bob" and writer.fields("user") == ["active", "age", "name"]
+    assert db.redo().empty
+    level(db, writer)
+    assert writer.get("user", "bob")["name"] == "Rob" and writer.get("user", "ada")["name"] == "Ada"

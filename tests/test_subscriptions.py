@@ -84,8 +84,12 @@ def test_an_id_says_what_is_asked_for() -> None:
     """… in every process: a replica that is opened again finds it."""
     kim = Kim()
     inputs: list[Any] = ["Ada"]
-    found = [kim.ask(AGES, *inputs).id, kim.asked.ask_predicates(["user/"]).id, kim.ask(ANY, str.isupper, GOOD).id]
-    code = f"""
+    found = [
+        kim.ask(AGES, *inputs).id,
+        kim.asked.ask_predicates(["user/"]).id,
+        kim.ask(ANY, str.isupper, GOOD).id,
+    ]
+    code = """
 from tests.test_subscriptions import *
 kim = Kim()
 print(kim.ask(AGES, "Ada").id, kim.asked.ask_predicates(["user/"]).id, kim.ask(ANY, str.isupper, GOOD).id)
@@ -104,7 +108,14 @@ print(kim.ask(AGES, "Ada").id, kim.asked.ask_predicates(["user/"]).id, kim.ask(A
 
 def test_inputs_are_equal_only_where_their_types_are() -> None:
     assert key_of((1, "a")) == key_of([1, "a"])
-    for one, other in ((1, True), (1, 1.0), ([1], [True]), ("a", Ref("a")), ([], {}), ({"a": 1}, {"a": True})):
+    for one, other in (
+        (1, True),
+        (1, 1.0),
+        ([1], [True]),
+        ("a", Ref("a")),
+        ([], {}),
+        ({"a": 1}, {"a": True}),
+    ):
         assert key_of(one) != key_of(other)
     assert key_of({1}) is None and key_of(range(3)) == key_of(range(3)) and key_of([[{}.keys()]]) is None
     assert key_of(list(range(5_000))) is None

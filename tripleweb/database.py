@@ -15,6 +15,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from time import perf_counter
@@ -49,6 +50,7 @@ log = logging.getLogger("tripleweb")
 
 Query = query.Query
 _QUERIES_MAX = 500
+_UNDO_WAITS_S = 5.0
 Path = str | os.PathLike[str]
 
 
@@ -287,9 +289,10 @@ class Database:
     def undo(self) -> pd.DataFrame:
         """Takes back this session's last transaction by a new one, where its values still stand; called again, the one
         before it. Returns what it left alone: a frame of `subject predicate value reason`, the reason being one of
-        `newer reset deleted rejected limits`.
+        `newer reset deleted rejected limits counter unseen`.
 
-        Counters count back; a delete is for ever. Raises `TriplewebError` if there is nothing to undo, and within a
+        Counters count back; a delete is for ever. What had not been loaded comes back as the server has told it, for
+        which this waits some seconds while online. Raises `TriplewebError` if there is nothing to undo, and within a
         transaction.
 
         >>> db = open()
@@ -307,7 +310,11 @@ class Database:
     def _take_back(self, redo: bool) -> pd.DataFrame:
         from tripleweb.frame import result_frame
 
-        return result_frame(tuple(_LEFT), self._session.take_back(redo), kinds=_LEFT)
+        session = self._session
+        if session.is_partial and session.state == "online" and not session.within_transaction:
+            with suppress(TimeoutError):  # what it wrote over may come with the receipt
+                session.flush(_UNDO_WAITS_S)
+        return result_frame(tuple(_LEFT), session.take_back(redo), kinds=_LEFT)
 
     # -- asking ------------------------------------------------------------------------------------------------
 
@@ -370,8 +377,8 @@ class Database:
     def explain(
         self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False
     ) -> pd.DataFrame:
-        """Runs a query as `q` does and says how, a row a step; `datalog.explain` tells of the columns, `attrs` whether a
-        live frame of it follows by triggers, or why not. Raises `QueryError`.
+        """Runs a query as `q` does and says how, a row a step; `datalog.explain` tells of the columns, `attrs` whether
+        a live frame of it follows by triggers, or why not. Raises `QueryError`.
 
         >>> db = open()
         >>> ada = db.insert("user", name="Ada", age=36)

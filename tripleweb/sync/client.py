@@ -337,6 +337,7 @@ class ClientCore:
             told = [
                 (r, parse_stamp(r.stamp)[0], [messages.register_from_wire(wire) for wire in r.current])
                 for r in poke.receipts
+                if r.triples_stood is not None  # or it raises
             ]
         except ValueError as error:
             raise ProtocolError("malformed", str(error)) from None
