@@ -285,6 +285,59 @@ def test_counting_where_others_count() -> None:
     assert ("bob1", "post/likes", 10) in kim.triples
 
 
+def test_counting_beside_what_is_forgotten() -> None:
+    """What is pending is counted once, whatever a poke has forgotten."""
+    peers, _ = world()
+    kim = asking(peers, mine=(POSTS, "ada"), likes=("[:find ?n :where [?p :post/likes ?n]]",))
+    kim.write(lambda tx: tx.increment("bob1", "post/likes", 2))
+    peers.settle()
+    kim.core.unsubscribe("mine")
+    kim.up()
+    kim.write(lambda tx: tx.increment("bob1", "post/likes", 3))
+    peers.down()
+    assert ("bob1", "post/likes", 5) in kim.triples and "ada1" not in subjects(kim)
+    peers.settle()
+    assert ("bob1", "post/likes", 5) in kim.triples
+
+
+def test_counting_on_from_what_was_forgotten() -> None:
+    """Its own share comes back, with what is pending on top: by the receipt, or by a query."""
+    for asks in (False, True):
+        peers, _ = world()
+        likes = "[:find ?n :where [?p :post/likes ?n]]"
+        kim = asking(peers, likes=(likes,))
+        kim.write(lambda tx: tx.increment("bob1", "post/likes", 2))
+        peers.settle()
+        peers.now_ms += peers.limits.held_ms + 1
+        peers.server.tick(peers.now_ms)
+        kim.core.unsubscribe("likes")
+        peers.settle()
+        assert not kim.triples
+        for _ in range(2):
+            kim.write(lambda tx: tx.increment("bob1", "post/likes", 3))
+        if asks:
+            kim.ask("likes", likes)
+            kim.up()
+            kim.write(lambda tx: tx.increment("bob1", "post/likes", 1))
+        peers.settle()
+        assert kim.triples == {("bob1", "post/likes", 9 if asks else 8)}
+        right(peers, kim, likes)
+
+
+def test_a_deletion_is_not_forgotten() -> None:
+    """… or a file that has something of it would show it again."""
+    peers, everything = world()
+    kim = asking(peers, mine=(POSTS, "ada"))
+    everything.write(lambda tx: tx.delete("ada1"))
+    peers.settle()
+    kim.core.unsubscribe("mine")
+    peers.settle()
+    assert not kim.triples and kim.core.store.deleted("ada1")
+    kim.disconnect()
+    kim.start()
+    assert not kim.triples and kim.core.store.deleted("ada1")
+
+
 # ---------------------------------------- coming back
 
 

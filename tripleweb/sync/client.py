@@ -351,9 +351,12 @@ class ClientCore:
         self._witness((change for changes in (parts, *entries) for change in changes), now_ms)
         if full:
             self._load(parts, step)
+        counted: list[tuple[int, Pending]] = []  # what of ours was decided by now, and is to be
         for receipt, time, current in told:
             pending = self.outbox.get(receipt.number)
             if pending is not None:
+                if receipt.outcome == "applied":
+                    counted.append((time, pending))
                 self._witness(current, now_ms)
                 self._settle(pending, receipt, time, current, step, full)
                 update.receipts.append(receipt)
@@ -363,7 +366,10 @@ class ClientCore:
             step.touched.update(dict.fromkeys(change.key for change in changes))
         self._parts.clear()
         self._drop(poke.forget, step)
-        self._put_pending_on_top(step, full or bool(poke.forget))
+        self._put_pending_on_top(step, full)
+        if not full:
+            counted += [(pending.time, pending) for pending in self.outbox.values()]
+            self._count_on(parts, counted, step)
         self._stand_at(poke, full)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
             self.decided += 1
@@ -539,10 +545,30 @@ class ClientCore:
         step.deltas.append(self.store.put(parts, gone, revive))
 
     def _drop(self, places: Iterable[tuple[str, str]], step: _Step) -> None:
-        """What is no longer followed is no longer here. That deletes nothing: it is not known here any more."""
-        gone = [register.key for place in places for register in self.store.registers_at(*place)]
+        """What is no longer followed is no longer here. That deletes nothing: it is not known here any more. That an
+        entity was deleted stays known, or what a file has of it would be seen again."""
+        found = [register.key for place in places for register in self.store.registers_at(*place)]
+        gone = [key for key in found if key[1] != DELETED]
         step.deltas.append(self.store.put((), gone))
         step.touched.update(dict.fromkeys(gone))
+        step.shares.update(key for key in gone if key[2] == COUNTER + self.replica)
+
+    def _count_on(self, parts: list[Change], counted: list[tuple[int, Pending]], step: _Step) -> None:
+        """A share of ours that came with a load has what we counted up to its stamp: the rest goes on top."""
+        for share in parts:
+            if share.slot == COUNTER + self.replica and self.store.deleted(share.subject) is None:
+                later = [
+                    change.value
+                    for time, pending in counted
+                    if time > share.time
+                    for change in pending.changes
+                    if change.slot == COUNTER and self._stored_key(change) == share.key
+                ]
+                held = self.store.register(share.key)
+                last = share.time if held is None else max(held.time, share.time)
+                value = sum(later, start=share.value)  # type: ignore[arg-type]
+                step.deltas.append(self.store.put([share._replace(value=value, time=last)]))
+                step.touched[share.key] = None
 
     def _put_pending_on_top(self, step: _Step, full: bool) -> None:
         """Applies what is pending to the registers that the server's word has touched."""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from tripleweb.change import DELETED, Change, Key
+from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.datalog.needed import Place
 from tripleweb.errors import BudgetError, QueryError
 from tripleweb.store import Delta, Store
@@ -337,14 +337,17 @@ class Readers:
         if holding is None:
             return
         fresh: list[Place] = []
-        for place in dict.fromkeys((subject, predicate) for subject, predicate, _ in keys):
-            if place[1] == DELETED:
+        for subject, predicate, slot in dict.fromkeys(keys):
+            place = subject, predicate
+            if predicate == DELETED:
                 continue
-            # what it has just written it has, unless a load is about to take its place
+            # what it has just written it has, unless a load is about to take its place; what it counted, it may have
+            # counted on from what it had forgotten
             if feed.reset or (
                 not holding.holds(place)
-                and any(
-                    (register.time, register.replica) != stamp for register in self.store.registers_at(*place)
+                and (
+                    slot.startswith(COUNTER)
+                    or any((one.time, one.replica) != stamp for one in self.store.registers_at(*place))
                 )
             ):
                 fresh.append(place)
@@ -352,7 +355,7 @@ class Readers:
             holding.written[place] = now_ms
             self.relevance.hold(holding.own, place, self.log.seq)
         if fresh:
-            self._ship([holding], fresh, self.log.seq)
+            self._ship([holding], dict.fromkeys(fresh), self.log.seq)
 
     def _ship(self, readers: Iterable[Holding], places: Iterable[Place], seq: int) -> None:
         """Places that came to be needed, as they are at this point of the log."""
