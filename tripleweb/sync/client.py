@@ -34,7 +34,7 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
-from tripleweb.sync.outbox import fates_of, pushes
+from tripleweb.sync.outbox import counted_on, fates_of, pushes
 from tripleweb.sync.records import LocalCommit, LocalState, Pending
 from tripleweb.transaction import Transaction
 
@@ -136,7 +136,7 @@ class ClientCore:
 
     @property
     def caught_up(self) -> bool:
-        """True if every triples subscription has come to life on this connection: nothing older is still on its way."""
+        """True if every triples subscription is alive on this connection: nothing older is still on its way."""
         return self.state == "online" and all(
             s.id in self._live for s in self.subscriptions.values() if s.kind == "triples"
         )
@@ -317,9 +317,8 @@ class ClientCore:
         self.features = welcome.features
         self.clock.tolerance_ms = max(self.limits.tolerance_ms, welcome.tolerance)
         first = next(iter(self.outbox), self.next)
-        if (
-            welcome.rekey or first > welcome.last + 1
-        ):  # a copy; or the server has forgotten some of our numbers
+        # a copy; or the server has forgotten some of our numbers
+        if welcome.rekey or first > welcome.last + 1:
             return self._rekey()
         self.state = "online"
         self._sent = welcome.last
@@ -368,8 +367,7 @@ class ClientCore:
         self._drop(poke.forget, step)
         self._put_pending_on_top(step, full)
         if not full:
-            counted += [(pending.time, pending) for pending in self.outbox.values()]
-            self._count_on(parts, counted, step)
+            self._count_on(parts, counted + [(one.time, one) for one in self.outbox.values()], step)
         self._stand_at(poke, full)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
             self.decided += 1
@@ -387,14 +385,8 @@ class ClientCore:
                     commit.registers.append(register)
                 else:
                     commit.drop.append(key)
-        commit.meta = {
-            "epoch": self.epoch,
-            "cursors": dict(self.cursors),
-            "decided": self.decided,
-            "clock": self.clock.last,
-            "seen": self.seen,
-            "at": self.at,
-        }
+        commit.meta = {"epoch": self.epoch, "cursors": dict(self.cursors), "at": self.at}
+        commit.meta |= {"clock": self.clock.last, "seen": self.seen, "decided": self.decided}
         if poke.ticket or poke.reset:
             self.ticket = commit.meta["ticket"] = poke.ticket
             commit.meta["replica"] = self.replica  # whom the ticket is for, also if it never writes
@@ -432,9 +424,7 @@ class ClientCore:
     def _check_joins(self, poke: Poke) -> None:
         """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged."""
         if not poke.reset and self.ticket and (poke.epoch != self.epoch or poke.since > self.at):
-            raise ProtocolError(
-                "order", f"this replica stands at {self.at}, a poke from {poke.since} has a gap"
-            )
+            raise ProtocolError("order", f"a poke from {poke.since} has a gap: this replica is at {self.at}")
         for name in sorted(self._live | poke.cursors.keys()):
             since = poke.cursors.get(name, poke.since)
             at = self.cursors.get(name)
@@ -554,20 +544,11 @@ class ClientCore:
         step.shares.update(key for key in gone if key[2] == COUNTER + self.replica)
 
     def _count_on(self, parts: list[Change], counted: list[tuple[int, Pending]], step: _Step) -> None:
-        """A share of ours that came with a load has what we counted up to its stamp: the rest goes on top."""
+        """Puts what we have counted since on top of the shares of ours that came with a load."""
         for share in parts:
             if share.slot == COUNTER + self.replica and self.store.deleted(share.subject) is None:
-                later = [
-                    change.value
-                    for time, pending in counted
-                    if time > share.time
-                    for change in pending.changes
-                    if change.slot == COUNTER and self._stored_key(change) == share.key
-                ]
-                held = self.store.register(share.key)
-                last = share.time if held is None else max(held.time, share.time)
-                value = sum(later, start=share.value)  # type: ignore[arg-type]
-                step.deltas.append(self.store.put([share._replace(value=value, time=last)]))
+                whole = counted_on(share, counted, self.store.register(share.key))
+                step.deltas.append(self.store.put([whole]))
                 step.touched[share.key] = None
 
     def _put_pending_on_top(self, step: _Step, full: bool) -> None:
@@ -615,8 +596,5 @@ class ClientCore:
 
     def _stored_key(self, change: Change) -> Key:
         """The register that a change of ours stands in: an increment in our share."""
-        return (
-            change.subject,
-            change.predicate,
-            COUNTER + self.replica if change.slot == COUNTER else change.slot,
-        )
+        slot = COUNTER + self.replica if change.slot == COUNTER else change.slot
+        return change.subject, change.predicate, slot
