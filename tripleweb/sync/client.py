@@ -76,6 +76,15 @@ class _Step:
     ahead: Receipt | None = None  # of a transaction whose stamp the server has set back
 
 
+@dataclass(slots=True)
+class Loaded:
+    """What has come of a subscription so far: places up to `upto`, of how many."""
+
+    registers: list[messages.WireRegister] = field(default_factory=list)
+    upto: int = 0
+    of: int = 0
+
+
 class ClientCore:
     """One replica of one app. `local` True: a store without a server, which keeps no outbox."""
 
@@ -116,6 +125,7 @@ class ClientCore:
         self._random_bytes = random_bytes
         self._live: set[str] = set()  # triples subscriptions that came to life on this connection
         self._parts: list[messages.WireRegister] = []
+        self._loads: dict[str, Loaded] = {}  # what has come of subscriptions of which not all is here
         self._hello_due = False
         self._hello_ms = 0  # when hello left, by our clock
         self._sent = 0  # highest number pushed on this connection
@@ -191,6 +201,7 @@ class ClientCore:
         if subscription is not None and self._introduced:
             self._queue.append(messages.Unsubscribe(name))
         self._live.discard(name)
+        self._loads.pop(name, None)
         if subscription is not None and not messages.is_whole(subscription):
             self.cursors.pop(name, None)  # what it brought will be forgotten
 
@@ -249,6 +260,7 @@ class ClientCore:
     def _with_cursor(self, subscription: Subscription) -> Subscription:
         at = self.cursors.get(subscription.id)
         subscription.cursor = None if at is None or subscription.kind != "triples" else (self.epoch, at)
+        subscription.have = self._loads[subscription.id].upto if subscription.id in self._loads else 0
         return subscription
 
     def frames_to_send(self, now_ms: int) -> list[ClientFrame]:
@@ -290,7 +302,7 @@ class ClientCore:
                 return self._poke(frame, now_ms)
         elif isinstance(frame, Part):
             if self.state == "online":
-                self._parts.extend(frame.registers)
+                self._part(frame)
         elif isinstance(frame, Welcome):
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
@@ -310,6 +322,25 @@ class ClientCore:
         if low <= high and (high - low <= self._doubt_ms or not low <= self.offset_ms <= high):
             self.offset_ms, self._doubt_ms = (low + high) // 2, high - low
 
+    def _part(self, part: Part) -> None:
+        if not part.id:
+            self._parts.extend(part.registers)
+            return
+        if part.start == 0:
+            self._loads[part.id] = Loaded()
+        load = self._loads.get(part.id)
+        if load is None or load.upto != part.start:
+            raise ProtocolError(
+                "order", f"a part from {part.start} of {part.id!r} does not go on where it stood"
+            )
+        load.registers.extend(part.registers)
+        load.upto, load.of = part.upto, part.of
+
+    def progress(self, name: str) -> tuple[int, int]:
+        """(places that have come of a subscription, places there are, as far as is known)."""
+        load = self._loads.get(name)
+        return (0, 0) if load is None else (load.upto, load.of)
+
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
         self._measure(self._hello_ms, welcome.now, now_ms)
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
@@ -328,7 +359,8 @@ class ClientCore:
     def _poke(self, poke: Poke, now_ms: int) -> Update:
         self._check_joins(poke)
         try:
-            parts = [messages.register_from_wire(wire) for wire in self._parts]
+            come = [self._loads[name].registers for name in poke.cursors if name in self._loads]
+            parts = [messages.register_from_wire(wire) for wires in (self._parts, *come) for wire in wires]
             committed = [messages.decode_committed(body) for body in poke.transactions]
             entries = []
             for entry in committed:
@@ -361,6 +393,8 @@ class ClientCore:
             step.deltas.append(self.store.apply(changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
         self._parts.clear()
+        for name in list(self._loads) if poke.reset else poke.cursors:
+            self._loads.pop(name, None)
         self._drop(poke.forget, step)
         self._put_pending_on_top(step, full or bool(poke.forget))
         self._stand_at(poke, full)
@@ -393,7 +427,7 @@ class ClientCore:
             commit.meta["replica"] = self.replica  # whom the ticket is for, also if it never writes
         if poke.cursors:
             commit.meta["asked"] = [
-                msgspec.to_builtins(msgspec.structs.replace(one, cursor=None))
+                msgspec.to_builtins(msgspec.structs.replace(one, cursor=None, have=0))
                 for one in self.subscriptions.values()
                 if one.kind == "triples" and one.id != APP
             ]
@@ -583,6 +617,7 @@ class ClientCore:
             "clock": self.clock.last,
         }
         self.ticket = ""
+        self._loads.clear()
         self._introduce()
         return Update(net(deltas), commit)
 

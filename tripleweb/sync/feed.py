@@ -25,6 +25,17 @@ Conn = Hashable
 
 
 @dataclass(slots=True, eq=False)
+class Load:
+    """A subscription on its way to a replica: its places, in the order in which they are sent. Those that change
+    meanwhile are sent again at the end, and none of them is seen there before all have come."""
+
+    interest: Interest
+    places: list[Place] | None = None  # None: not evaluated yet
+    sent: int = 0  # of them
+    again: dict[Place, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class Holding:
     """What a replica holds, whether it is connected or not."""
 
@@ -34,6 +45,7 @@ class Holding:
     feed: Feed | None = None
     interests: dict[str, Interest] = field(default_factory=dict)  # by subscription
     said: dict[str, bytes] = field(default_factory=dict)  # what was asked for, likewise
+    loads: dict[str, Load] = field(default_factory=dict)  # those of which not all is there yet
     # what it was told to forget, and at which seq
     forgets: deque[tuple[int, list[Place]]] = field(default_factory=deque)
     written: dict[Place, int] = field(
@@ -42,7 +54,20 @@ class Holding:
     left: int = 0  # when its connection was lost
 
     def holds(self, place: Place) -> bool:
-        return place in self.own.places or any(one.holds(*place) for one in self.interests.values())
+        """True if it has a place, or is on its way to have it with the next poke."""
+        if place in self.own.places:
+            return True
+        return any(one.holds(*place) for name, one in self.interests.items() if name not in self.loads)
+
+    def loading(self, interest: Interest) -> Load | None:
+        """The load by which alone an interest is asked for; None where it is there."""
+        found = None
+        for name, one in self.interests.items():
+            if one is interest:
+                if name not in self.loads:
+                    return None
+                found = self.loads[name]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +95,10 @@ class Feed:
     entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
     news: deque[News] = field(default_factory=deque)
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
-    loads: int = 0  # first loads still running
+    loads: int = 0  # that are to be waited for before anything is told
     loaded: int = 0  # what they contain reaches up to this seq
     reset: bool = False  # the next poke replaces what is there
+    is_fresh: bool = False  # there is nothing there
     is_nudged: bool = False  # there shall be one, even if it has nothing to tell
     paused: bool = False
     is_over: bool = False
@@ -118,6 +144,7 @@ class Feed:
                 poke.ticket = self.holding.ticket
             made += pokes(poke, tells, limits)
             self.seq, self.reset, self.is_nudged, self.entering = upto, False, False, {}
+            self.is_fresh = False
             receipts = receipts[len(said) :]
         if is_common and made:
             shared.put(begin, made, tail.between(begin, durable_seq))

@@ -66,9 +66,13 @@ what the query's answer depends on: places, a place being a subject with a predi
 
     > {"t":"subscribe","subscription":{"id":"q1","kind":"triples",
     >  "query":"[:find ?n :in $ ?u :where [?u :user/name ?n]]","inputs":[["s","ada"]]}}
-    < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]]}
+    < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]],
+    <  "id":"q1","start":0,"upto":1,"of":1}
     < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{"q1":null},"transactions":[],"receipts":[]}
 
+Parts with an `id` are kept aside until the poke that brings this subscription to life; others go on meanwhile. They
+have the places from `start` to `upto` of those that are to be sent, `of` by what is known now. Where a connection ends
+in the middle, the next hello says how many the client has (`have` of the subscription), and the load goes on there.
 From then on the connection is told each change of a place that one of its subscriptions needs or needed, a transaction
 without the changes of other places; a place that comes to be needed comes whole, in parts before the poke of the
 transaction that made it so. Instead of a query a subscription may have `predicates`, and brings all that has one of
@@ -152,6 +156,7 @@ class Subscription(msgspec.Struct, omit_defaults=True):
     rules: str | None = None
     cursor: Cursor | None = None
     predicates: list[str] = []
+    have: int = 0
 
 
 def is_whole(subscription: Subscription) -> bool:
@@ -274,8 +279,12 @@ class Welcome(msgspec.Struct, tag_field="t", tag="welcome", omit_defaults=True):
     rekey: bool = False
 
 
-class Part(msgspec.Struct, tag_field="t", tag="part"):
+class Part(msgspec.Struct, tag_field="t", tag="part", omit_defaults=True):
     registers: list[WireRegister]
+    id: str = ""
+    start: int = 0
+    upto: int = 0
+    of: int = 0
 
 
 class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):

@@ -22,7 +22,7 @@ from tripleweb.errors import BudgetError, QueryError
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
 from tripleweb.sync.display import Display, DisplayLimits, Displays
-from tripleweb.sync.feed import Conn, Feed, Holding, News, Places
+from tripleweb.sync.feed import Conn, Feed, Holding, Load, News, Places
 from tripleweb.sync.messages import Failed, Part, Receipt, ServerFrame, Subscription
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest, Relevance
@@ -79,9 +79,13 @@ class Readers:
         wanted = [one for one in hello.subscriptions if one.kind == "triples"]
         if has_lineage and not any(messages.is_whole(one) for one in wanted):
             self._resume(feed, hello, wanted, now_ms)
+        holding = feed.holding
         for subscription in hello.subscriptions:
-            if feed.holding is None or subscription.id not in feed.entering:
+            name = subscription.id
+            if holding is None or name not in holding.interests:
                 self.subscribe(feed, subscription)
+            elif name in holding.loads:  # it goes on where it broke off
+                self._begin_query(feed, holding, name)
 
     def _resume(self, feed: Feed, hello: messages.Hello, wanted: Sequence[Subscription], now_ms: int) -> None:
         self._expire(now_ms)
@@ -102,13 +106,19 @@ class Readers:
         feed.holding, held.feed = held, feed
         if not known:
             feed.reset = True
+            feed.is_fresh = hello.at is None
             return
         feed.seq = since
         for place, at in held.written.items():  # the time that it was away does not count
             held.written[place] = at + now_ms - held.left
-        asked = {one.id: _said(one) for one in wanted if one.cursor is not None}
+        asked = {one.id: one for one in wanted}
         for name, interest in list(held.interests.items()):
-            if interest.is_loaded and asked.get(name) == held.said[name]:
+            one, load = asked.get(name), held.loads.get(name)
+            if one is None or _said(one) != held.said[name]:
+                self._leave(held, name)
+            elif load is not None:
+                load.sent = min(load.sent, one.have)
+            elif one.cursor is not None and interest.is_loaded:
                 feed.entering[name] = since
             else:
                 self._leave(held, name)
@@ -116,11 +126,16 @@ class Readers:
 
     def _catch_up(self, feed: Feed, holding: Holding, since: int) -> None:
         """What a holding has missed: places that came in, changes of what it holds, what it has to forget."""
-        came = {place for one in holding.interests.values() for place in one.since(since)}
+        here = [one for name, one in holding.interests.items() if name not in holding.loads]
+        came = {place for one in here for place in one.since(since)}
         came.update(holding.own.since(since - 1))
         for part in parts(self._registers(sorted(came)), self.limits):
             feed.out.append((self.log.last_batch(), part))
         for entry in self.tail.between(since, self.log.seq):
+            for change in entry.registers:
+                for load in holding.loads.values():
+                    if load.interest.holds(change.subject, change.predicate):
+                        load.again[change.subject, change.predicate] = None
             kept = [at for at, change in enumerate(entry.registers) if self._holds(holding, change)]
             if kept:
                 feed.news.append((entry.seq, Told(entry, tuple(kept))))
@@ -176,6 +191,7 @@ class Readers:
     def _end(self, holding: Holding) -> None:
         for name in list(holding.interests):
             self._leave(holding, name)
+        holding.loads.clear()
         for place in list(holding.own.places):
             self.relevance.let_go(holding.own, place)
         if self._holdings.get(holding.replica) is holding:
@@ -251,9 +267,18 @@ class Readers:
         interest.readers[holding] = None
         if before is not None and before is not interest:
             self._release(holding, before)
-        feed.entering[name] = None
-        feed.loads += 1
-        self._evaluations.append((interest, partial(self._evaluated, feed, holding, name, interest)))
+        holding.loads[name] = Load(interest)
+        self._begin_query(feed, holding, name)
+
+    def _begin_query(self, feed: Feed, holding: Holding, name: str) -> None:
+        """Sends what a query needs, as soon as it is known; the rest is told meanwhile, unless the load is to replace
+        what is there."""
+        load = holding.loads[name]
+        waits = feed.reset and not feed.is_fresh
+        if waits:
+            feed.entering[name] = None
+            feed.loads += 1
+        self._evaluations.append((load.interest, partial(self._evaluated, feed, holding, name, load, waits)))
 
     def _open(self, subscription: Subscription) -> Interest:
         if subscription.query is None:
@@ -271,20 +296,28 @@ class Readers:
                 self._whole.pop(feed, None)
         if feed.holding is not None and name in feed.holding.interests:
             self._leave(feed.holding, name)
-        if feed.entering.get(name) is not None:  # a load under way is told to its end
-            del feed.entering[name]
+        if feed.entering.get(name) is not None or feed.holding is not None:
+            feed.entering.pop(name, None)  # (a load of the whole app is told to its end)
 
     def _leave(self, holding: Holding, name: str) -> None:
         """A subscription ends."""
-        self._release(holding, holding.interests.pop(name))
+        interest = holding.interests.pop(name)
+        if holding.loads.pop(name, None) is None:
+            self._release(holding, interest)
+        elif not any(other is interest for other in holding.interests.values()):  # nothing of it is there yet
+            self._forsake(holding, interest)
 
     def _release(self, holding: Holding, interest: Interest) -> None:
         """What nothing else asks for is to be forgotten."""
         if not any(other is interest for other in holding.interests.values()):
-            interest.readers.pop(holding, None)
-            self._forget(holding, self.relevance.held(interest))
-            if not interest.readers:
-                self.relevance.close(interest)
+            places = list(self.relevance.held(interest))
+            self._forsake(holding, interest)
+            self._forget(holding, places)
+
+    def _forsake(self, holding: Holding, interest: Interest) -> None:
+        interest.readers.pop(holding, None)
+        if not interest.readers:
+            self.relevance.close(interest)
 
     def _forget(self, holding: Holding, places: Iterable[Place]) -> None:
         gone = [place for place in places if not holding.holds(place)]
@@ -305,7 +338,7 @@ class Readers:
             return
         seq = entry.seq
         for interest, places in self.relevance.changed(delta, seq).items():
-            self._ship(interest.readers, places, seq)
+            self._ship(interest.readers, places, seq, interest)
             if interest.trouble is not None:  # what it needs is not known: nobody is told more before it is
                 self._find_again(interest)
             elif interest not in self._swept and self.relevance.is_stale(interest):
@@ -320,7 +353,12 @@ class Readers:
             )
             for interest in holders:
                 for holding in interest.readers:
-                    if (feed := holding.feed) is not None and feed is not writer and not feed.whole:
+                    feed = holding.feed
+                    if feed is None or feed is writer or feed.whole:
+                        continue
+                    if holding.loads and not deleted and (load := holding.loading(interest)) is not None:
+                        load.again[subject, predicate] = None
+                    else:
                         reached.setdefault(feed, {})[at] = None
         made: dict[tuple[int, ...], Told] = {}
         for feed, found in reached.items():
@@ -352,9 +390,18 @@ class Readers:
         if fresh:
             self._ship([holding], fresh, self.log.seq)
 
-    def _ship(self, readers: Iterable[Holding], places: Iterable[Place], seq: int) -> None:
+    def _ship(
+        self, readers: Iterable[Holding], places: Sequence[Place], seq: int, interest: Interest | None = None
+    ) -> None:
         """Places that came to be needed, as they are at this point of the log."""
-        feeds = [one.feed for one in readers if one.feed is not None and not one.feed.whole]
+        feeds = []
+        for one in readers:
+            if one.feed is None or one.feed.whole:
+                continue
+            if interest is not None and one.loads and (load := one.loading(interest)) is not None:
+                load.again.update(dict.fromkeys(places))
+            else:
+                feeds.append(one.feed)
         if feeds and (frames := list(parts(self._registers(places), self.limits))):
             for feed in feeds:
                 self._news(feed, (seq, frames))
@@ -384,8 +431,9 @@ class Readers:
             feed.reset = feed.holding is not None
             self._begin_load(feed, self._load(feed, self.store.registers()))
         elif (holding := feed.holding) is not None:
-            feed.reset = True
+            feed.reset, feed.is_fresh = True, False
             holding.forgets.clear()
+            holding.loads.clear()
             feed.entering = dict.fromkeys(holding.interests)
             places = dict.fromkeys(
                 place for one in holding.interests.values() for place in self.relevance.held(one)
@@ -412,17 +460,50 @@ class Readers:
         self.due[feed] = None
 
     def _evaluated(
-        self, feed: Feed, holding: Holding, name: str, interest: Interest, failure: Failure | None
+        self, feed: Feed, holding: Holding, name: str, load: Load, waits: bool, failure: Failure | None
     ) -> None:
         """An interest was evaluated, or could not be: now it is sent."""
-        feed.loads -= 1
-        if feed.is_over or holding.interests.get(name) is not interest:
-            self.due[feed] = None
-        elif failure is None:
-            places = list(self.relevance.held(interest))
+        feed.loads -= waits
+        self.due[feed] = None
+        if feed.is_over or holding.loads.get(name) is not load:
+            return
+        if failure is not None:
+            self._end_subscription(holding, name, failure)
+        elif waits:  # with all else that replaces what is there
+            del holding.loads[name]
+            places = list(self.relevance.held(load.interest))
             self._begin_load(feed, self._load(feed, self._registers(places)))
         else:
-            self._end_subscription(holding, name, failure)
+            if load.places is None:
+                load.places = list(self.relevance.held(load.interest))
+            self._jobs.append((feed, self._load_query(feed, holding, name, load, load.places)))
+
+    def _load_query(
+        self, feed: Feed, holding: Holding, name: str, load: Load, places: list[Place]
+    ) -> Iterator[None]:
+        """Sends the places of a load, in parts that have whole ones."""
+        while holding.loads.get(name) is load:
+            if load.sent == len(places) and load.again:
+                places += load.again
+                load.again.clear()
+            start, found, size = load.sent, list[messages.WireRegister](), 0
+            while load.sent < len(places) and size < self.limits.frame_bytes:
+                if len(found) >= self.limits.part_registers:
+                    break
+                for register in self.store.registers_at(*places[load.sent]):
+                    found.append(messages.register_to_wire(register))
+                    size += messages.wire_bytes(register)
+                load.sent += 1
+            part = Part(found, name, start, load.sent, len(places))
+            feed.out.append((self.log.last_batch(), part))
+            self.due[feed] = None
+            if load.sent == len(places) and not load.again:
+                del holding.loads[name]
+                feed.entering[name], feed.loaded = None, self.log.seq
+                # what was swept meanwhile has been sent, and is followed no more
+                self._forget(holding, [place for place in places if not load.interest.holds(*place)])
+                return
+            yield
 
     def _end_subscription(self, holding: Holding, name: str, failure: Failure) -> None:
         if (feed := holding.feed) is not None:
@@ -455,7 +536,7 @@ class Readers:
             feed.loads -= 1
             self.due[feed] = None
         if failure is None:
-            self._ship(interest.readers, list(interest.since(seq - 1)), self.log.seq)
+            self._ship(interest.readers, list(interest.since(seq - 1)), self.log.seq, interest)
         else:
             self._fail_all(interest, failure)
 
@@ -569,4 +650,4 @@ def _failure(error: QueryError) -> Failure:
 
 def _said(subscription: Subscription) -> bytes:
     """What is asked for, wherever it stands."""
-    return messages.encode(msgspec.structs.replace(subscription, cursor=None))
+    return messages.encode(msgspec.structs.replace(subscription, cursor=None, have=0))
