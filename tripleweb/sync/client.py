@@ -359,7 +359,8 @@ class ClientCore:
     def _poke(self, poke: Poke, now_ms: int) -> Update:
         self._check_joins(poke)
         try:
-            come = [self._loads[name].registers for name in poke.cursors if name in self._loads]
+            loaded = () if poke.reset else [n for n in poke.cursors if n in self._loads]
+            come = [self._loads[name].registers for name in loaded]
             parts = [messages.register_from_wire(wire) for wires in (self._parts, *come) for wire in wires]
             committed = [messages.decode_committed(body) for body in poke.transactions]
             entries = []
@@ -393,7 +394,7 @@ class ClientCore:
             step.deltas.append(self.store.apply(changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
         self._parts.clear()
-        for name in list(self._loads) if poke.reset else poke.cursors:
+        for name in poke.cursors:
             self._loads.pop(name, None)
         self._drop(poke.forget, step)
         self._put_pending_on_top(step, full or bool(poke.forget))
