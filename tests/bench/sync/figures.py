@@ -50,11 +50,12 @@ class Sizes:
     kills: int = 5
     real_clients: int = 10
     subscriptions: int = 1_000
+    quiet_s: float = 0.3  # without work, before a server counts as being at rest
 
 
 QUICK = Sizes(
     clients=(1, 3), writes=100, bursts=2, seconds=0.2, paced=20, paced_clients=(1, 3), users=10, repetitions=2,
-    missed=(20, 50), connections=10, kills=1, real_clients=2,
+    missed=(20, 50), connections=10, kills=1, real_clients=2, quiet_s=0.1,
 )  # fmt: skip
 
 
@@ -115,7 +116,7 @@ class Engine:
         writer = cast.play(f"{kind}writer") if kind else plain
         reader = cast.play(f"{kind}reader")
         reader.ask("sub", "subbed", k=k, n=self.sizes.writes)
-        cast.server.settle()
+        cast.server.settle(self.sizes.quiet_s)
         return writer, reader
 
     def _one_burst(self, server: Kid, writer: Kid, reader: Kid, number: int) -> Figure:
@@ -165,7 +166,7 @@ class Engine:
 
     def _delays(self, server: Kid, writer: Kid, reader: Kid, k: int) -> Figure:
         writer.ask("paced", "done", n=100, rate=100)  # warm
-        server.settle()
+        server.settle(self.sizes.quiet_s)
         reader.ask("listen", "armed")
         used = server.cpu_s()
         writer.ask("paced", "done", n=self.sizes.paced, rate=100)
@@ -188,7 +189,7 @@ class Engine:
     def fresh(self) -> Figure:
         """A fresh client, and after it one that comes back."""
         with self.running() as cast:
-            posts = cast.load(self.sizes.users)
+            posts = cast.load(self.sizes.users, 3 * self.sizes.quiet_s)
             reader = cast.play("reader")
             told = [reader.ask("fresh", "t") for _ in range(self.sizes.repetitions)]
             figure = _times(told)
@@ -208,7 +209,7 @@ class Engine:
             reader.ask("off", "off")
             value = 1_000_000 + 1_000 * len(ids) + number
             writer.ask("touch", "done", ids=ids, v=value, each=1 if len(ids) <= 1_000 else 500)
-            cast.server.settle(0.5)
+            cast.server.settle(2 * self.sizes.quiet_s)
             told.append(reader.ask("on", "t", ids=ids, v=value))
         if told[-1]["n"] != len(ids):
             return {"error": f"{told[-1]['n']} of {len(ids)} changes arrived"}
@@ -221,17 +222,17 @@ class Engine:
             writer.ask("insert", "done", n=10)
             reader = cast.play("reader")
             reader.ask("sub", "subbed", k=2, n=10)
-            cast.server.settle()
+            cast.server.settle(self.sizes.quiet_s)
             before = cast.server.rss()
             if self.name not in ("tripleweb", "relay"):
                 reader.ask("sub", "subbed", k=count, n=10)
-                cast.server.settle()
+                cast.server.settle(self.sizes.quiet_s)
                 return {"bytes_a_connection": round((cast.server.rss() - before) / count)}
             reader.ask("connect", "connected", k=count)
-            cast.server.settle()
+            cast.server.settle(self.sizes.quiet_s)
             connected = cast.server.rss()
             reader.ask("subscribe", "subbed")
-            cast.server.settle()
+            cast.server.settle(self.sizes.quiet_s)
             subscribed = cast.server.rss()
         return {
             "bytes_a_connection": round((subscribed - before) / count),
@@ -306,14 +307,14 @@ class Cast:
         kid.get("ready", 60)
         return kid
 
-    def load(self, users: int) -> list[str]:
+    def load(self, users: int, quiet_s: float) -> list[str]:
         """The data of the live bench into the server; returns the ids of its posts."""
         those = list(entities(users))
         for name, content in (("writes.json", writes_of(those)), ("entities.json", those)):
             (self.folder / name).write_text(json.dumps(content), encoding="utf-8")
         paths = {"path": str(self.folder / "writes.json"), "entities": str(self.folder / "entities.json")}
         self.loaded_s = self.play("writer").ask("load", "loaded", **paths)["loaded"]
-        self.server.settle(1.0)
+        self.server.settle(quiet_s)
         return [entity["id"] for entity in those if entity["type"] == "post"]
 
     def end(self) -> None:
