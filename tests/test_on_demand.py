@@ -73,6 +73,19 @@ def test_a_replica_holds_what_it_asked_for_and_nothing_else() -> None:
     assert kim.core.complete and kim.core.is_live("mine")
 
 
+def test_a_first_load_may_be_done_before_anything_was_told() -> None:
+    """… by the poke that says that nothing else is there."""
+    peers, _ = world()
+    kim = peers.client("kim").connect(whole=False)
+    kim.ask("mine", POSTS, "ada")
+    kim.up()
+    while peers.server.has_work():
+        peers.server.step()
+    peers.settle()
+    right(peers, kim, POSTS, "ada")
+    assert subjects(kim) == {"ada1", "ada2"} and kim.core.is_live("mine")
+
+
 def test_it_hears_of_what_it_holds_and_of_nothing_else() -> None:
     peers, everything = world()
     kim = asking(peers, mine=(POSTS, "ada"))

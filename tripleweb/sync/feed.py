@@ -139,12 +139,15 @@ class Feed:
                 upto, tells, loads, forget = self._drain(upto, limits)
                 said = [receipt for receipt in said if receipt.seq <= upto]
                 made += loads
-            poke = Poke(log.epoch, since, upto, self.entering, [], said, forget, self.reset)
+            entering = self.entering
+            if self.is_fresh and self.reset:  # what has come of loads already is not what this replaces
+                entering = {}
+            poke = Poke(log.epoch, since, upto, entering, [], said, forget, self.reset)
             if self.reset and self.holding is not None:
                 poke.ticket = self.holding.ticket
             made += pokes(poke, tells, limits)
-            self.seq, self.reset, self.is_nudged, self.entering = upto, False, False, {}
-            self.is_fresh = False
+            self.seq, self.reset, self.is_nudged, self.is_fresh = upto, False, False, False
+            self.entering = {name: base for name, base in self.entering.items() if name not in entering}
             receipts = receipts[len(said) :]
         if is_common and made:
             shared.put(begin, made, tail.between(begin, durable_seq))
