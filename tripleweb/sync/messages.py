@@ -73,12 +73,14 @@ From then on the connection is told each change of a place that one of its subsc
 without the changes of other places; a place that comes to be needed comes whole, in parts before the poke of the
 transaction that made it so. Instead of a query a subscription may have `predicates`, and brings all that has one of
 them (`"user/"`: one of a kind). What a replica pushes counts as asked for, until some minutes after it was decided.
-What is needed no more is told when it is no longer followed, and the client drops it last; that deletes nothing:
+What is needed no more is told when it is no longer followed, and the client drops it last; that deletes nothing. Where
+it is much, some of it comes in parts (`forget`) before the poke:
 
     < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{},"transactions":[],"receipts":[],
     <  "forget":[["ada","user/name"]]}
 
-A poke with `"reset":true` replaces what the client holds: what did not come in the parts before it is gone. It is the
+A poke with `"reset":true` replaces what the client holds: what did not come in the parts before it is gone. A part with
+`"anew":true` makes void the parts before it. A reset is the
 first poke after a hello, unless the server still knows what the replica holds: it keeps that for some minutes under the
 `ticket` that came with the last reset, which the hello says, beside where the replica stands (`at`). Without `lineage`
 every triples subscription is one of the whole app, and a null in `cursors` is a reset.
@@ -157,6 +159,11 @@ class Subscription(msgspec.Struct, omit_defaults=True):
 def is_whole(subscription: Subscription) -> bool:
     """True if a triples subscription is one of the whole app."""
     return subscription.query is None and not subscription.predicates
+
+
+def said(subscription: Subscription) -> bytes:
+    """What is asked for, wherever it stands."""
+    return encode(msgspec.structs.replace(subscription, cursor=None))
 
 
 class PushedTransaction(msgspec.Struct, omit_defaults=True):
@@ -274,8 +281,10 @@ class Welcome(msgspec.Struct, tag_field="t", tag="welcome", omit_defaults=True):
     rekey: bool = False
 
 
-class Part(msgspec.Struct, tag_field="t", tag="part"):
+class Part(msgspec.Struct, tag_field="t", tag="part", omit_defaults=True):
     registers: list[WireRegister]
+    forget: list[tuple[str, str]] = []
+    anew: bool = False
 
 
 class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):

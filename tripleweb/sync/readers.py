@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
-import msgspec
-
-from tripleweb.change import DELETED, Change, Key
+from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.datalog.needed import Place
 from tripleweb.errors import BudgetError, QueryError
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
 from tripleweb.sync.display import Display, DisplayLimits, Displays
-from tripleweb.sync.feed import Conn, Feed, Holding, News, Places
+from tripleweb.sync.feed import Come, Conn, Feed, Gone, Holding, News
 from tripleweb.sync.messages import Failed, Part, Receipt, ServerFrame, Subscription
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest, Relevance
@@ -77,18 +75,21 @@ class Readers:
         feed.seq = self.log.seq
         has_lineage = messages.LINEAGE in hello.features
         wanted = [one for one in hello.subscriptions if one.kind == "triples"]
-        if has_lineage and not any(messages.is_whole(one) for one in wanted):
-            self._resume(feed, hello, wanted, now_ms)
+        if has_lineage:
+            self._resume(feed, hello, wanted, any(map(messages.is_whole, wanted)), now_ms)
         for subscription in hello.subscriptions:
-            if feed.holding is None or subscription.id not in feed.entering:
-                self.subscribe(feed, subscription)
+            if subscription.id not in feed.entering:
+                self.subscribe(feed, subscription, greets=True)
 
-    def _resume(self, feed: Feed, hello: messages.Hello, wanted: Sequence[Subscription], now_ms: int) -> None:
+    def _resume(
+        self, feed: Feed, hello: messages.Hello, wanted: Sequence[Subscription], whole: bool, now_ms: int
+    ) -> None:
         self._expire(now_ms)
         held = self._holdings.get(hello.replica)
         epoch, since = hello.at or ("", 0)
         known = (
             held is not None
+            and not whole
             and held.ticket == hello.ticket
             and epoch == self.log.epoch
             and self.tail.floor <= since <= self.log.durable_seq
@@ -100,13 +101,18 @@ class Readers:
             held.own.readers[held] = None
             self._holdings[hello.replica] = held
         feed.holding, held.feed = held, feed
-        if not known:
+        if not known and not whole:
             feed.reset = True
+            feed.loaded = self.log.seq
+            # what is said of earlier writes comes with the reset, which ends what it says something of
+            batch = max([self.log.last_batch(), *(batch for batch, _ in feed.receipts)])
+            feed.out.append((batch, Part([])))
+        if not known:
             return
         feed.seq = since
-        for place, at in held.written.items():  # the time that it was away does not count
-            held.written[place] = at + now_ms - held.left
-        asked = {one.id: _said(one) for one in wanted if one.cursor is not None}
+        for place, (at, batch) in held.written.items():  # the time that it was away does not count
+            held.written[place] = at + now_ms - held.left, batch
+        asked = {one.id: messages.said(one) for one in wanted if one.cursor is not None}
         for name, interest in list(held.interests.items()):
             if interest.is_loaded and asked.get(name) == held.said[name]:
                 feed.entering[name] = since
@@ -120,14 +126,14 @@ class Readers:
         came.update(holding.own.since(since - 1))
         for part in parts(self._registers(sorted(came)), self.limits):
             feed.out.append((self.log.last_batch(), part))
+            feed.loaded = self.log.seq
         for entry in self.tail.between(since, self.log.seq):
             kept = [at for at, change in enumerate(entry.registers) if self._holds(holding, change)]
             if kept:
                 feed.news.append((entry.seq, Told(entry, tuple(kept))))
-        left = {place for seq, places in holding.forgets if seq >= since for place in places}
-        if gone := sorted(place for place in left if not holding.holds(place)):
-            feed.news.append((self.log.seq, Places(gone)))
-        feed.loaded = self.log.seq
+        left = [place for place, seq in holding.forgets.items() if seq >= since]
+        if gone := [place for place in left if not holding.holds(place)]:
+            feed.news.append((self.log.seq, Gone(gone)))
 
     def leave(self, feed: Feed, now_ms: int) -> None:
         """A connection is gone, or begins anew."""
@@ -147,6 +153,8 @@ class Readers:
         on who were told nothing for long, so that they stand within the tail if they are cut off."""
         self._expire(now_ms)
         for holding in self._holdings.values():
+            while holding.forgets and holding.forgets[oldest := next(iter(holding.forgets))] < self.tail.floor:
+                del holding.forgets[oldest]  # nobody is caught up from there
             feed = holding.feed
             if feed is not None:
                 self._age(holding, now_ms)
@@ -164,8 +172,10 @@ class Readers:
         """What was written long ago counts as asked for no more."""
         old: list[Place] = []
         surplus = len(holding.written) - self.limits.own_max
-        for place, at in holding.written.items():
+        for place, (at, batch) in holding.written.items():
             if at + self.limits.held_ms > now_ms and len(old) >= surplus:
+                break
+            if not self.log.is_durable(batch):  # its receipt is still to be told
                 break
             old.append(place)
         for place in old:
@@ -174,12 +184,12 @@ class Readers:
         self._forget(holding, old)
 
     def _end(self, holding: Holding) -> None:
+        if self._holdings.get(holding.replica) is not holding:
+            return
         for name in list(holding.interests):
             self._leave(holding, name)
-        for place in list(holding.own.places):
-            self.relevance.let_go(holding.own, place)
-        if self._holdings.get(holding.replica) is holding:
-            del self._holdings[holding.replica]
+        self.relevance.close(holding.own)
+        del self._holdings[holding.replica]
 
     def say(self, feed: Feed, frame: ServerFrame) -> None:
         """A frame that waits for nothing."""
@@ -193,8 +203,8 @@ class Readers:
 
     # -- subscriptions -----------------------------------------------------------------------------------------
 
-    def subscribe(self, feed: Feed, subscription: Subscription) -> None:
-        """Interest is registered at once, the load follows."""
+    def subscribe(self, feed: Feed, subscription: Subscription, greets: bool = False) -> None:
+        """Interest is registered at once, the load follows. `greets`: it came with the hello."""
         count = len(feed.whole) + len(feed.displays)
         count += 0 if feed.holding is None else len(feed.holding.interests)
         name = subscription.id
@@ -203,7 +213,9 @@ class Readers:
             self._fail(feed, name, "limits", "too many subscriptions on this connection")
         elif subscription.kind == "triples":
             if feed.holding is None or messages.is_whole(subscription):
-                self._subscribe_whole(feed, subscription)
+                # the cursor of one that holds some places only may be of before it was told to forget others
+                is_kept = greets or feed.holding is None
+                self._subscribe_whole(feed, subscription, subscription.cursor if is_kept else None)
             else:
                 self._subscribe_query(feed, feed.holding, subscription)
         elif subscription.kind == "rows" and subscription.query is not None:
@@ -221,12 +233,12 @@ class Readers:
         else:
             self._fail(feed, name, "query", f"no subscription of kind {subscription.kind!r}")
 
-    def _subscribe_whole(self, feed: Feed, subscription: Subscription) -> None:
-        if not feed.whole:
-            feed.seq = self.log.seq if feed.holding is None else feed.seq
+    def _subscribe_whole(self, feed: Feed, subscription: Subscription, cursor: messages.Cursor | None) -> None:
+        if not feed.whole and feed.holding is None:
+            feed.seq = self.log.seq
         feed.whole[subscription.id] = None
         self._whole[feed] = None
-        cursor = subscription.cursor
+        feed.news.clear()
         if (
             cursor is not None
             and cursor[0] == self.log.epoch
@@ -237,7 +249,7 @@ class Readers:
         else:
             feed.entering[subscription.id] = None
             feed.reset = True
-            self._begin_load(feed, self._load(feed, self.store.registers()))
+            self._begin_load(feed, self.store.registers())
 
     def _subscribe_query(self, feed: Feed, holding: Holding, subscription: Subscription) -> None:
         name = subscription.id
@@ -247,7 +259,7 @@ class Readers:
             self._fail(feed, name, "query", str(error))
             return
         before = holding.interests.get(name)
-        holding.interests[name], holding.said[name] = interest, _said(subscription)
+        holding.interests[name], holding.said[name] = interest, messages.said(subscription)
         interest.readers[holding] = None
         if before is not None and before is not interest:
             self._release(holding, before)
@@ -266,9 +278,11 @@ class Readers:
         if (display := feed.displays.pop(name, None)) is not None:
             self._hide(display)
         if name in feed.whole:
-            feed.whole.pop(name, None)
+            del feed.whole[name]
             if not feed.whole:
-                self._whole.pop(feed, None)
+                del self._whole[feed]
+                if feed.holding is not None:  # of all that it has, what else it asks for is to stay
+                    self.again(feed)
         if feed.holding is not None and name in feed.holding.interests:
             self._leave(feed.holding, name)
         if feed.entering.get(name) is not None:  # a load under way is told to its end
@@ -276,6 +290,7 @@ class Readers:
 
     def _leave(self, holding: Holding, name: str) -> None:
         """A subscription ends."""
+        del holding.said[name]
         self._release(holding, holding.interests.pop(name))
 
     def _release(self, holding: Holding, interest: Interest) -> None:
@@ -288,10 +303,14 @@ class Readers:
 
     def _forget(self, holding: Holding, places: Iterable[Place]) -> None:
         gone = [place for place in places if not holding.holds(place)]
-        if gone:
-            holding.forgets.append((self.log.seq, gone))
-            if holding.feed is not None:
-                self._news(holding.feed, (self.log.seq, Places(gone)))
+        for place in gone:
+            holding.forgets.pop(place, None)
+            holding.forgets[place] = self.log.seq
+        if len(holding.forgets) > self.limits.own_max:  # if it is cut off it begins anew
+            holding.ticket = self._random_id()
+            holding.forgets.clear()
+        if gone and holding.feed is not None:
+            self._news(holding.feed, (self.log.seq, Gone(gone)))
 
     # -- what was written --------------------------------------------------------------------------------------
 
@@ -329,35 +348,43 @@ class Readers:
                 made[kept] = Told(entry, kept)
             self._news(feed, (seq, made[kept]))
 
-    def wrote(self, feed: Feed, keys: Iterable[Key], stamp: tuple[int, str], now_ms: int) -> None:
-        """A replica has pushed changes of these registers, whatever became of them: it asked for these places."""
+    def wrote(
+        self, feed: Feed, keys: Iterable[Key], stamp: tuple[int, str], batch: int, now_ms: int
+    ) -> None:
+        """A replica has pushed changes of these registers, whatever became of them: it asked for these places. The
+        receipt is durable with this batch."""
         holding = feed.holding
-        if holding is None or feed.whole:
+        if holding is None:
             return
         fresh: list[Place] = []
         for place in dict.fromkeys((subject, predicate) for subject, predicate, _ in keys):
             if place[1] == DELETED:
                 continue
             # what it has just written it has, unless a load is about to take its place
-            if feed.reset or (
-                not holding.holds(place)
-                and any(
-                    (register.time, register.replica) != stamp for register in self.store.registers_at(*place)
-                )
-            ):
+            if feed.reset or (not holding.holds(place) and self._has_more(feed, holding, place, stamp)):
                 fresh.append(place)
             holding.written.pop(place, None)
-            holding.written[place] = now_ms
+            holding.written[place] = now_ms, batch
             self.relevance.hold(holding.own, place, self.log.seq)
         if fresh:
             self._ship([holding], fresh, self.log.seq)
 
+    def _has_more(self, feed: Feed, holding: Holding, place: Place, stamp: tuple[int, str]) -> bool:
+        """True if there is more at a place than who has just written this knows, or will know by then."""
+        if holding.forgets.get(place, -1) >= feed.seq:  # it may be about to hear that it is to forget the place
+            return True
+        return any(
+            register.slot[:2] == COUNTER or (register.time, register.replica) != stamp
+            for register in self.store.registers_at(*place)
+        )
+
     def _ship(self, readers: Iterable[Holding], places: Iterable[Place], seq: int) -> None:
         """Places that came to be needed, as they are at this point of the log."""
         feeds = [one.feed for one in readers if one.feed is not None and not one.feed.whole]
+        places = list(places)
         if feeds and (frames := list(parts(self._registers(places), self.limits))):
             for feed in feeds:
-                self._news(feed, (seq, frames))
+                self._news(feed, (seq, Come(places, frames)))
 
     def _registers(self, places: Iterable[Place]) -> Iterator[Change]:
         for place in places:
@@ -369,46 +396,66 @@ class Readers:
         return any(holding in one.readers for one in self.relevance.holders_of(change.subject))
 
     def _news(self, feed: Feed, news: News) -> None:
+        if feed.whole:
+            return
         feed.news.append(news)
         self.due[feed] = None
         if len(feed.news) > self.limits.news_max:
             self.again(feed)
 
     def again(self, feed: Feed) -> None:
-        """From nothing again: it was slow for longer than anybody keeps what it missed."""
+        """From nothing again: it was slow for longer than anybody keeps what it missed, or has more than it asks for."""
         feed.news.clear()
         feed.seq = self.log.seq
+        feed.reset = feed.holding is not None
+        feed.entering = dict.fromkeys(feed.whole)
         self.due[feed] = None
-        if feed.whole:
-            feed.entering = dict.fromkeys(feed.whole)
-            feed.reset = feed.holding is not None
-            self._begin_load(feed, self._load(feed, self.store.registers()))
-        elif (holding := feed.holding) is not None:
-            feed.reset = True
+        if (holding := feed.holding) is not None:
+            feed.entering.update(dict.fromkeys(holding.interests))
+            holding.ticket = self._random_id()  # cut off before the reset, it is not to go on from before
             holding.forgets.clear()
-            feed.entering = dict.fromkeys(holding.interests)
+        if not feed.is_reload_due:
+            feed.is_reload_due = True
+            feed.round += 1
+            feed.loads += 1
+            self._jobs.append((feed, self._reload(feed)))
+
+    def _reload(self, feed: Feed) -> Iterator[None]:
+        feed.is_reload_due = False
+        feed.news.clear()  # until now: the load has it
+        feed.seq = self.log.seq
+        feed.out.append((self.log.last_batch(), Part([], anew=True)))
+        registers = self.store.registers()
+        if (holding := feed.holding) is not None and not feed.whole:
             places = dict.fromkeys(
                 place for one in holding.interests.values() for place in self.relevance.held(one)
             )
             places.update(dict.fromkeys(holding.own.places))
-            self._begin_load(feed, self._load(feed, self._registers(list(places))))
+            registers = self._registers(list(places))
+        yield from self._load(feed, registers, feed.round)
 
     # -- long work ---------------------------------------------------------------------------------------------
 
-    def _begin_load(self, feed: Feed, load: Iterator[None]) -> None:
+    def _begin_load(self, feed: Feed, registers: Iterable[Change]) -> None:
         feed.loads += 1
-        self._jobs.append((feed, load))
+        self._jobs.append((feed, self._load(feed, registers, feed.round)))
 
-    def _load(self, feed: Feed, registers: Iterable[Change]) -> Iterator[None]:
+    def _load(self, feed: Feed, registers: Iterable[Change], round_: int) -> Iterator[None]:
         """Sends registers, in parts. Changes of the meantime follow in the poke that ends the load: the feed's seq
-        stays where it was when its interest was registered."""
+        stays where it was when its interest was registered. A load is void when all begins from nothing."""
         for part in parts(registers, self.limits):
+            if feed.round != round_:
+                break
             feed.out.append((self.log.last_batch(), part))
             self.due[feed] = None
             yield
+        feed.loads -= 1
+        self._reach(feed)
+
+    def _reach(self, feed: Feed) -> None:
+        """What has been sent to a feed is of now: its next poke comes as far."""
         feed.loaded = self.log.seq
         feed.out.append((self.log.last_batch(), Part([])))
-        feed.loads -= 1
         self.due[feed] = None
 
     def _evaluated(
@@ -416,13 +463,18 @@ class Readers:
     ) -> None:
         """An interest was evaluated, or could not be: now it is sent."""
         feed.loads -= 1
+        self.due[feed] = None
         if feed.is_over or holding.interests.get(name) is not interest:
-            self.due[feed] = None
-        elif failure is None:
-            places = list(self.relevance.held(interest))
-            self._begin_load(feed, self._load(feed, self._registers(places)))
-        else:
+            return
+        if failure is not None:
             self._end_subscription(holding, name, failure)
+            return
+        places = dict.fromkeys(self.relevance.held(interest))
+        for _, one in feed.news:
+            if isinstance(one, Gone):  # what comes again with this load is not to be forgotten after it
+                places.update(dict.fromkeys(place for place in one.places if interest.holds(*place)))
+                one.places = [place for place in one.places if place not in places]
+        self._begin_load(feed, self._registers(list(places)))
 
     def _end_subscription(self, holding: Holding, name: str, failure: Failure) -> None:
         if (feed := holding.feed) is not None:
@@ -453,7 +505,7 @@ class Readers:
     ) -> None:
         for feed in waiting:
             feed.loads -= 1
-            self.due[feed] = None
+            self._reach(feed)
         if failure is None:
             self._ship(interest.readers, list(interest.since(seq - 1)), self.log.seq)
         else:
@@ -548,6 +600,9 @@ class Readers:
         """Everything that may leave now, in order for each connection."""
         shared = Shared()
         for feed in list(self.due):
+            if feed.is_over:  # its connection may be another's by now
+                del self.due[feed]
+                continue
             if feed.paused:
                 continue
             while feed.out and self.log.is_durable(feed.out[0][0]):
@@ -565,8 +620,3 @@ class Readers:
 
 def _failure(error: QueryError) -> Failure:
     return "budget" if isinstance(error, BudgetError) else "query", str(error)
-
-
-def _said(subscription: Subscription) -> bytes:
-    """What is asked for, wherever it stands."""
-    return messages.encode(msgspec.structs.replace(subscription, cursor=None))

@@ -289,7 +289,7 @@ class TenantCore:
         self._building.receipts.append((link.replica, pushed.number, pushed.id, messages.encode(receipt)))
         batch = self._building.batch
         self._receipts.setdefault(link.replica, {})[pushed.number] = (pushed.id, receipt, batch)
-        self.readers.wrote(link.feed, pushed.keys(link.replica), parse_stamp(receipt.stamp), now_ms)
+        self.readers.wrote(link.feed, pushed.keys(link.replica), parse_stamp(receipt.stamp), batch, now_ms)
         self.readers.tell_receipt(link.feed, receipt, batch)
 
     def _decide(
