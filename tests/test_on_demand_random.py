@@ -50,7 +50,7 @@ QUERIES: list[tuple[str, list[Any], str | None]] = [
 ]
 KINDS = [["k/"], ["k/n", "o/x"], ["o/"]]
 SUBJECTS = [f"s{n}" for n in range(7)]
-NAMES = ["a", "b", "c", "d"]
+NAMES = ["a", "b"]  # before the number of what is asked for: equal queries may be there twice
 
 
 def drawn(rng: random.Random) -> Limits:
@@ -200,11 +200,12 @@ class World(Peers):
         if kind < 0.06:
             one = Subscription(APP)
         elif kind < 0.2:
-            one = Subscription(name, predicates=self.rng.choice(KINDS))
+            kinds = self.rng.choice(KINDS)
+            one = Subscription(name + kinds[0], predicates=kinds)
         else:
             text, inputs, rules = self.rng.choice(QUERIES)
             wire = [messages.input_to_wire(given) for given in inputs]
-            one = Subscription(name, query=text, inputs=wire, rules=rules)
+            one = Subscription(f"{name}{len(text)}", query=text, inputs=wire, rules=rules)
         self.wanted[peer][one.id] = one
         peer.core.subscribe(self.copy(one))
 

@@ -183,11 +183,7 @@ class ClientCore:
     # -- the connection ----------------------------------------------------------------------------------------
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Asks for data; kept over reconnects until `unsubscribe`. What had the same name and is something else ends."""
-        before = self.subscriptions.get(subscription.id)
-        if before is not None and messages.said(before) != messages.said(subscription):
-            self._live.discard(subscription.id)
-            self.cursors.pop(subscription.id, None)
+        """Asks for data; kept over reconnects until `unsubscribe`. A name stands for one thing."""
         self.subscriptions[subscription.id] = subscription
         if self._introduced:
             self._queue.append(messages.Subscribe(self._with_cursor(subscription)))

@@ -144,26 +144,30 @@ class Feed:
         entries: list[Told] = []
         loads: list[Part] = []
         forget: dict[Place, None] = {}
+        late: list[tuple[int, Gone]] = []
         size = 0
         at = max(self.seq, least)
         while self.news and self.news[0][0] <= upto:
             seq, one = self.news[0]
             is_large = size > limits.frame_bytes or len(entries) >= limits.poke_transactions_max
-            if seq > at and entries and is_large:
-                break
-            if seq > least and (seq >= untold if isinstance(one, Gone) else forget):
+            if seq > at and ((entries and is_large) or (forget and not isinstance(one, Gone))):
                 break
             at = max(at, seq)
             self.news.popleft()
             if isinstance(one, Told):
                 entries.append(one)
                 size += len(one.body)
-            elif isinstance(one, Gone):
-                forget.update(dict.fromkeys(one.places))
-            else:
+            elif isinstance(one, Come):
                 loads += one.parts
                 for place in one.places:
                     forget.pop(place, None)
+                for _, other in late:
+                    other.places = [place for place in other.places if place not in one.places]
+            elif least < seq and untold <= seq:
+                late.append((seq, one))
+            else:
+                forget.update(dict.fromkeys(one.places))
         else:
             at = upto
+        self.news.extendleft(reversed(late))
         return at, entries, loads, list(forget)

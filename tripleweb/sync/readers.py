@@ -90,6 +90,7 @@ class Readers:
         known = (
             held is not None
             and not whole
+            and self._is_all_asked(held, wanted)
             and held.ticket == hello.ticket
             and epoch == self.log.epoch
             and self.tail.floor <= since <= self.log.durable_seq
@@ -120,13 +121,18 @@ class Readers:
                 self._leave(held, name)
         self._catch_up(feed, held, since)
 
+    def _is_all_asked(self, holding: Holding, wanted: Sequence[Subscription]) -> bool:
+        """True if nothing coarse ends: which places of it were there before is not known."""
+        names = {one.id for one in wanted}
+        return all(one.needed is not None or name in names for name, one in holding.interests.items())
+
     def _catch_up(self, feed: Feed, holding: Holding, since: int) -> None:
         """What a holding has missed: places that came in, changes of what it holds, what it has to forget."""
         came = {place for one in holding.interests.values() for place in one.since(since)}
         came.update(holding.own.since(since - 1))
         for part in parts(self._registers(sorted(came)), self.limits):
             feed.out.append((self.log.last_batch(), part))
-            feed.loaded = self.log.seq
+            feed.loaded, feed.is_nudged = self.log.seq, True
         for entry in self.tail.between(since, self.log.seq):
             kept = [at for at, change in enumerate(entry.registers) if self._holds(holding, change)]
             if kept:
@@ -296,6 +302,8 @@ class Readers:
     def _release(self, holding: Holding, interest: Interest) -> None:
         """What nothing else asks for is to be forgotten."""
         if not any(other is interest for other in holding.interests.values()):
+            if interest.needed is None:  # if it is cut off before it hears of that it begins anew
+                holding.ticket = self._random_id()
             interest.readers.pop(holding, None)
             self._forget(holding, self.relevance.held(interest))
             if not interest.readers:
@@ -359,6 +367,8 @@ class Readers:
         fresh: list[Place] = []
         for place in dict.fromkeys((subject, predicate) for subject, predicate, _ in keys):
             if place[1] == DELETED:
+                if feed.reset:
+                    fresh.append(place)
                 continue
             # what it has just written it has, unless a load is about to take its place
             if feed.reset or (not holding.holds(place) and self._has_more(feed, holding, place, stamp)):
