@@ -87,10 +87,15 @@ class Readers:
         self._expire(now_ms)
         held = self._holdings.get(hello.replica)
         epoch, since = hello.at or ("", 0)
+        asked = {one.id: messages.said(one) for one in wanted if one.cursor is not None}
         known = (
             held is not None
             and not whole
-            and self._is_all_asked(held, wanted)
+            # which places of something coarse were there before is not known: it cannot end unheard
+            and all(
+                one.needed is not None or asked.get(name) == held.said[name]
+                for name, one in held.interests.items()
+            )
             and held.ticket == hello.ticket
             and epoch == self.log.epoch
             and self.tail.floor <= since <= self.log.durable_seq
@@ -113,18 +118,12 @@ class Readers:
         feed.seq = since
         for place, (at, batch) in held.written.items():  # the time that it was away does not count
             held.written[place] = at + now_ms - held.left, batch
-        asked = {one.id: messages.said(one) for one in wanted if one.cursor is not None}
         for name, interest in list(held.interests.items()):
             if interest.is_loaded and asked.get(name) == held.said[name]:
                 feed.entering[name] = since
             else:
                 self._leave(held, name)
         self._catch_up(feed, held, since)
-
-    def _is_all_asked(self, holding: Holding, wanted: Sequence[Subscription]) -> bool:
-        """True if nothing coarse ends: which places of it were there before is not known."""
-        names = {one.id for one in wanted}
-        return all(one.needed is not None or name in names for name, one in holding.interests.items())
 
     def _catch_up(self, feed: Feed, holding: Holding, since: int) -> None:
         """What a holding has missed: places that came in, changes of what it holds, what it has to forget."""
@@ -159,14 +158,22 @@ class Readers:
         on who were told nothing for long, so that they stand within the tail if they are cut off."""
         self._expire(now_ms)
         for holding in self._holdings.values():
-            while holding.forgets and holding.forgets[oldest := next(iter(holding.forgets))] < self.tail.floor:
-                del holding.forgets[oldest]  # nobody is caught up from there
+            self._trim(holding)
             feed = holding.feed
             if feed is not None:
                 self._age(holding, now_ms)
                 if self.log.durable_seq - feed.seq > self.limits.lag_max:
                     feed.is_nudged = True
                     self.due[feed] = None
+
+    def _trim(self, holding: Holding) -> None:
+        """Bounds what is known of what it was told to forget."""
+        forgets = holding.forgets
+        while forgets and forgets[oldest := next(iter(forgets))] < self.tail.floor:
+            del forgets[oldest]  # nobody is caught up from there
+        if len(forgets) > self.limits.own_max:  # if it is cut off now it begins anew
+            holding.ticket = self._random_id()
+            forgets.clear()
 
     def _expire(self, now_ms: int) -> None:
         while self._away and self._away[0][0] <= now_ms - self.limits.held_ms:
@@ -314,9 +321,6 @@ class Readers:
         for place in gone:
             holding.forgets.pop(place, None)
             holding.forgets[place] = self.log.seq
-        if len(holding.forgets) > self.limits.own_max:  # if it is cut off it begins anew
-            holding.ticket = self._random_id()
-            holding.forgets.clear()
         if gone and holding.feed is not None:
             self._news(holding.feed, (self.log.seq, Gone(gone)))
 
@@ -424,9 +428,9 @@ class Readers:
             feed.entering.update(dict.fromkeys(holding.interests))
             holding.ticket = self._random_id()  # cut off before the reset, it is not to go on from before
             holding.forgets.clear()
+        feed.round += 1
         if not feed.is_reload_due:
             feed.is_reload_due = True
-            feed.round += 1
             feed.loads += 1
             self._jobs.append((feed, self._reload(feed)))
 
