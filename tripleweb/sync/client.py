@@ -72,6 +72,9 @@ class _Step:
     deltas: list[Delta] = field(default_factory=list)
     touched: dict[Key, None] = field(default_factory=dict)
     shares: set[Key] = field(default_factory=set)  # our counter shares that the server has set
+    counted: list[Change] = field(
+        default_factory=list
+    )  # our increments that it has taken, by their last stamps
     last: int = 0  # the latest stamp that the server gave one of our transactions
     ahead: Receipt | None = None  # of a transaction whose stamp the server has set back
 
@@ -126,6 +129,7 @@ class ClientCore:
         self._live: set[str] = set()  # triples subscriptions that came to life on this connection
         self._parts: list[messages.WireRegister] = []
         self._loads: dict[str, Loaded] = {}  # what has come of subscriptions of which not all is here
+        self._forget: list[tuple[str, str]] = []  # of parts
         self._hello_due = False
         self._hello_ms = 0  # when hello left, by our clock
         self._sent = 0  # highest number pushed on this connection
@@ -191,7 +195,7 @@ class ClientCore:
     # -- the connection ----------------------------------------------------------------------------------------
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Asks for data; kept over reconnects until `unsubscribe`."""
+        """Asks for data; kept over reconnects until `unsubscribe`. A name stands for one thing."""
         self.subscriptions[subscription.id] = subscription
         if self._introduced:
             self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
@@ -238,6 +242,7 @@ class ClientCore:
         self._ahead = None
         self._live.clear()
         self._parts.clear()
+        self._forget.clear()
         self._queue.clear()
 
     def _hello(self, now_ms: int) -> Hello:
@@ -324,11 +329,15 @@ class ClientCore:
 
     def _part(self, part: Part) -> None:
         if not part.id:
+            if part.anew:
+                self._parts.clear()
+                self._forget.clear()
             self._parts.extend(part.registers)
+            self._forget.extend(part.forget)
             return
-        if part.start == 0:
-            self._loads[part.id] = Loaded()
         load = self._loads.get(part.id)
+        if part.start == 0 and (load is None or load.upto > 0):
+            load = self._loads[part.id] = Loaded()
         if load is None or load.upto != part.start:
             raise ProtocolError(
                 "order", f"a part from {part.start} of {part.id!r} does not go on where it stood"
@@ -393,11 +402,14 @@ class ClientCore:
         for changes in entries if full else [parts, *entries]:
             step.deltas.append(self.store.apply(changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
+        if not full:
+            self._take_shares(parts, step)
+        self._drop([*self._forget, *poke.forget], step)
         self._parts.clear()
+        self._forget.clear()
         for name in poke.cursors:
             self._loads.pop(name, None)
-        self._drop(poke.forget, step)
-        self._put_pending_on_top(step, full or bool(poke.forget))
+        self._put_pending_on_top(step, full)
         self._stand_at(poke, full)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
             self.decided += 1
@@ -422,6 +434,7 @@ class ClientCore:
             "clock": self.clock.last,
             "seen": self.seen,
             "at": self.at,
+            "ticket": self.ticket,
         }
         if poke.ticket or poke.reset:
             self.ticket = commit.meta["ticket"] = poke.ticket
@@ -463,7 +476,7 @@ class ClientCore:
             raise ProtocolError(
                 "order", f"this replica stands at {self.at}, a poke from {poke.since} has a gap"
             )
-        for name in sorted(self._live | poke.cursors.keys()):
+        for name in sorted(self._live | poke.cursors.keys()) if not poke.reset else ():
             since = poke.cursors.get(name, poke.since)
             at = self.cursors.get(name)
             stands = at is not None and poke.epoch == self.epoch and (since is None or since <= at)
@@ -492,6 +505,7 @@ class ClientCore:
         else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
             self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
         if receipt.outcome == "applied":
+            step.counted += [c._replace(time=time) for c in pending.changes if c.slot == COUNTER]
             step.last = time
             if time < pending.time:
                 step.ahead = receipt
@@ -505,8 +519,11 @@ class ClientCore:
             held = self.store.register(key)
             if held is not None and change.slot == COUNTER:
                 before = held.value - change.value  # type: ignore[operator]
-                step.deltas.append(self.store.put([held._replace(value=before)]))  # type: ignore[arg-type]
-                step.touched[key] = None
+                if before:
+                    step.deltas.append(self.store.put([held._replace(value=before)]))  # type: ignore[arg-type]
+                    step.touched[key] = None
+                else:
+                    gone.append(key)
             elif held is not None and held.stamp == (pending.time, self.replica):
                 gone.append(key)
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
@@ -572,11 +589,28 @@ class ClientCore:
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
         step.deltas.append(self.store.put(parts, gone, revive))
 
+    def _take_shares(self, parts: list[Change], step: _Step) -> None:
+        """Our own shares of counters, as they came with a load: it knows what we counted before we held the place. What
+        was counted after it was made comes on top."""
+        mine = COUNTER + self.replica
+        found: dict[Key, Change] = {}
+        for share in parts:
+            if share.slot == mine and (share.key not in found or found[share.key].time < share.time):
+                found[share.key] = share
+        for key, share in found.items():
+            if self.store.deleted(share.subject) is None:
+                later = [one for one in step.counted if one[:2] == key[:2] and one.time > share.time]
+                value = (share.value or 0) + sum(one.value for one in later)  # type: ignore[misc, operator]
+                time = max([share.time, *(one.time for one in later)])
+                step.deltas.append(self.store.put([share._replace(value=value, time=time)]))
+                step.shares.add(key)
+
     def _drop(self, places: Iterable[tuple[str, str]], step: _Step) -> None:
         """What is no longer followed is no longer here. That deletes nothing: it is not known here any more."""
         gone = [register.key for place in places for register in self.store.registers_at(*place)]
         step.deltas.append(self.store.put((), gone))
         step.touched.update(dict.fromkeys(gone))
+        step.shares.update(key for key in gone if key[2] == COUNTER + self.replica)
 
     def _put_pending_on_top(self, step: _Step, full: bool) -> None:
         """Applies what is pending to the registers that the server's word has touched."""
