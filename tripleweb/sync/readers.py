@@ -475,7 +475,7 @@ class Readers:
         """From nothing again: it was slow for longer than anybody keeps what it missed, or has more than it asks."""
         feed.news.clear()
         feed.seq = self.log.seq
-        feed.reset = feed.holding is not None
+        feed.reset = True
         feed.entering = dict.fromkeys(feed.whole)
         self.due[feed] = None
         if (holding := feed.holding) is not None:
