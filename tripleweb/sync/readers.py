@@ -446,19 +446,24 @@ class Readers:
             )
             places.update(dict.fromkeys(holding.own.places))
             registers = self._registers(list(places))
-        yield from self._load(feed, registers, feed.round)
+        round_ = feed.round
+        yield from self._load(feed, registers, lambda: feed.round != round_)
 
     # -- long work ---------------------------------------------------------------------------------------------
 
-    def _begin_load(self, feed: Feed, registers: Iterable[Change]) -> None:
+    def _begin_load(
+        self, feed: Feed, registers: Iterable[Change], has_ended: Callable[[], bool] = lambda: False
+    ) -> None:
+        round_ = feed.round
         feed.loads += 1
-        self._jobs.append((feed, self._load(feed, registers, feed.round)))
+        self._jobs.append((feed, self._load(feed, registers, lambda: feed.round != round_ or has_ended())))
 
-    def _load(self, feed: Feed, registers: Iterable[Change], round_: int) -> Iterator[None]:
+    def _load(self, feed: Feed, registers: Iterable[Change], is_void: Callable[[], bool]) -> Iterator[None]:
         """Sends registers, in parts. Changes of the meantime follow in the poke that ends the load: the feed's seq
-        stays where it was when its interest was registered. A load is void when all begins from nothing."""
+        stays where it was when its interest was registered. A load is void when all begins from nothing, or when what
+        it is for has ended: nobody follows what it would go on to send."""
         for part in parts(registers, self.limits):
-            if feed.round != round_:
+            if is_void():
                 break
             feed.out.append((self.log.last_batch(), part))
             self.due[feed] = None
@@ -488,7 +493,9 @@ class Readers:
             if isinstance(one, Gone):  # what comes again with this load is not to be forgotten after it
                 places.update(dict.fromkeys(place for place in one.places if interest.holds(*place)))
                 one.places = [place for place in one.places if place not in places]
-        self._begin_load(feed, self._registers(list(places)))
+        self._begin_load(
+            feed, self._registers(list(places)), lambda: holding.interests.get(name) is not interest
+        )
 
     def _end_subscription(self, holding: Holding, name: str, failure: Failure) -> None:
         if (feed := holding.feed) is not None:
