@@ -333,6 +333,7 @@ class ClientCore:
         return Update(commit=LocalCommit(meta={"server": welcome.server, "user": welcome.user}))
 
     def _poke(self, poke: Poke, now_ms: int) -> Update:
+        self._pass_over(poke)
         self._check_joins(poke)
         try:
             parts = [messages.register_from_wire(wire) for wire in self._parts]
@@ -432,6 +433,13 @@ class ClientCore:
                     self.cursors.pop(name, None)
         for name in sorted(self._live):
             self.cursors[name] = max(self.cursors.get(name, 0), poke.seq)
+
+    def _pass_over(self, poke: Poke) -> None:
+        """A query that was asked for, given up and asked for again: that it goes on is said of the first time."""
+        for name, since in list(poke.cursors.items()):
+            one = self.subscriptions.get(name)
+            if one is not None and since is not None and name not in self.cursors and not messages.is_whole(one):
+                del poke.cursors[name]
 
     def _check_joins(self, poke: Poke) -> None:
         """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged."""

@@ -132,13 +132,14 @@ class Readers:
         for part in parts(self._registers(sorted(came)), self.limits):
             feed.out.append((self.log.last_batch(), part))
             feed.loaded, feed.is_nudged = self.log.seq, True
+        left = [place for place, seq in holding.forgets.items() if seq >= since]
+        if gone := [place for place in left if not holding.holds(place)]:  # what it hears from now on is not of these
+            feed.news.append((since, Gone(gone)))
+            feed.gone = since
         for entry in self.tail.between(since, self.log.seq):
             kept = [at for at, change in enumerate(entry.registers) if self._holds(holding, change)]
             if kept:
                 feed.news.append((entry.seq, Told(entry, tuple(kept))))
-        left = [place for place, seq in holding.forgets.items() if seq >= since]
-        if gone := [place for place in left if not holding.holds(place)]:
-            feed.news.append((self.log.seq, Gone(gone)))
 
     def leave(self, feed: Feed, now_ms: int) -> None:
         """A connection is gone, or begins anew."""
@@ -322,6 +323,7 @@ class Readers:
             holding.forgets.pop(place, None)
             holding.forgets[place] = self.log.seq
         if gone and holding.feed is not None:
+            holding.feed.gone = self.log.seq
             self._news(holding.feed, (self.log.seq, Gone(gone)))
 
     # -- what was written --------------------------------------------------------------------------------------
@@ -374,8 +376,9 @@ class Readers:
                 if feed.reset:
                     fresh.append(place)
                 continue
-            # what it has just written it has, unless a load is about to take its place
-            if feed.reset or (not holding.holds(place) and self._has_more(feed, holding, place, stamp)):
+            # what it has just written it has, unless a load is about to take its place; what it holds may be on its way
+            is_here = holding.holds(place) and not feed.loads
+            if feed.reset or (not is_here and self._has_more(feed, place, stamp)):
                 fresh.append(place)
             holding.written.pop(place, None)
             holding.written[place] = now_ms, batch
@@ -383,9 +386,9 @@ class Readers:
         if fresh:
             self._ship([holding], fresh, self.log.seq)
 
-    def _has_more(self, feed: Feed, holding: Holding, place: Place, stamp: tuple[int, str]) -> bool:
+    def _has_more(self, feed: Feed, place: Place, stamp: tuple[int, str]) -> bool:
         """True if there is more at a place than who has just written this knows, or will know by then."""
-        if holding.forgets.get(place, -1) >= feed.seq:  # it may be about to hear that it is to forget the place
+        if feed.gone >= feed.seq:  # it may be about to hear that it is to forget the place
             return True
         return any(
             register.slot[:2] == COUNTER or (register.time, register.replica) != stamp
@@ -436,6 +439,7 @@ class Readers:
 
     def _reload(self, feed: Feed) -> Iterator[None]:
         feed.is_reload_due = False
+        feed.round += 1
         feed.news.clear()  # until now: the load has it
         feed.seq = self.log.seq
         feed.out.append((self.log.last_batch(), Part([], anew=True)))
