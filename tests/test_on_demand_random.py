@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -24,10 +24,10 @@ from tripleweb.change import COUNTER, DELETED, Change
 from tripleweb.datalog.evaluate import run
 from tripleweb.errors import DeletedError
 from tripleweb.store import Store
-from tripleweb.sync import messages
-from tripleweb.sync.client import APP
+from tripleweb.sync import feed, messages, readers
+from tripleweb.sync.client import APP, ClientCore
 from tripleweb.sync.messages import Failed, Fault, Part, Poke, Subscription
-from tripleweb.sync.server import Limits
+from tripleweb.sync.server import Limits, TenantCore
 from tripleweb.terms import Ref
 from tripleweb.transaction import Transaction
 
@@ -463,3 +463,178 @@ def follow(seed: int, steps: int = 250) -> World:
 @pytest.mark.parametrize("seeds", [range(n * 10, n * 10 + 10) for n in range(4)], ids=str)
 def test_random_histories(seeds: range) -> None:
     assert sum(follow(seed).checks for seed in seeds) > 300
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seeds", [range(n * 100, n * 100 + 100) for n in range(1, 6)], ids=str)
+def test_more_random_histories(seeds: range) -> None:
+    assert sum(follow(seed, steps=400).checks for seed in seeds) > 3_000
+
+
+# ---------------------------------------- planted bugs
+
+Patch = pytest.MonkeyPatch
+
+
+def _forgets_before_parts(patch: Patch) -> None:
+    """What is forgotten goes before the parts of its poke are taken."""
+    take, drop = ClientCore._take_shares, ClientCore._drop
+
+    def early(self: Any, parts: Any, step: Any) -> None:
+        take(self, parts, step)
+        drop(self, self._forget, step)
+        step.deltas.append(self.store.apply(parts))
+
+    patch.setattr(ClientCore, "_take_shares", early)
+    patch.setattr(ClientCore, "_drop", lambda self, places, step: None)
+
+
+def _own_writes_not_followed(patch: Patch) -> None:
+    patch.setattr(readers.Readers, "wrote", lambda *_: None)
+
+
+def _ticket_ignored(patch: Patch) -> None:
+    """Whoever comes back is taken for who left, wherever it stands."""
+    resume = readers.Readers._resume
+
+    def trusting(self: Any, one: Any, hello: Any, *rest: Any) -> None:
+        if (held := self._holdings.get(hello.replica)) is not None:
+            hello.ticket = held.ticket
+        resume(self, one, hello, *rest)
+
+    patch.setattr(readers.Readers, "_resume", trusting)
+
+
+def _entering_not_cleared(patch: Patch) -> None:
+    pokes = feed.Feed.pokes
+
+    def again(self: Any, *rest: Any) -> Any:
+        before = dict(self.entering)
+        yield from pokes(self, *rest)
+        self.entering = before if self.is_over or len(before) < 2 else {}
+
+    patch.setattr(feed.Feed, "pokes", again)
+
+
+def _gap_not_told(patch: Patch) -> None:
+    patch.setattr(readers.Tail, "between", lambda self, since, upto: [])
+
+
+def _cut_at_forgets_missing(patch: Patch) -> None:
+    """Places that came after what is forgotten go into the same poke, before it."""
+    drain = feed.Feed._drain
+
+    def unordered(self: Any, *rest: Any) -> Any:
+        gone = {place for _, one in self.news if isinstance(one, feed.Gone) for place in one.places}
+        at, entries, loads, forget = drain(self, *rest)
+        return at, entries, loads, [*forget, *sorted(gone - set(forget))] if forget else forget
+
+    patch.setattr(feed.Feed, "_drain", unordered)
+
+
+def _holdings_not_expired(patch: Patch) -> None:
+    patch.setattr(readers.Readers, "_expire", lambda *_: None)
+
+
+def _reset_without_own_places(patch: Patch) -> None:
+    reload_ = readers.Readers._reload
+
+    def bare(self: Any, one: Any) -> Any:
+        if one.holding is not None:
+            places, one.holding.own.places = one.holding.own.places, {}
+            job = reload_(self, one)
+            yield next(job, None)
+            one.holding.own.places = places
+            yield from job
+        else:
+            yield from reload_(self, one)
+
+    patch.setattr(readers.Readers, "_reload", bare)
+
+
+def _loads_cut_short(patch: Patch) -> None:
+    """A poke that has a load need not reach as far as it."""
+    told = feed.told
+    patch.setattr(feed, "told", lambda since, upto, said, limits, least: told(since, upto, said, limits))
+
+
+def _forgets_not_remembered(patch: Patch) -> None:
+    catch_up = readers.Readers._catch_up
+
+    def careless(self: Any, one: Any, holding: Any, since: int) -> None:
+        holding.forgets.clear()
+        one.news = deque(news for news in one.news if not isinstance(news[1], feed.Gone))
+        catch_up(self, one, holding, since)
+
+    patch.setattr(readers.Readers, "_catch_up", careless)
+
+
+def _places_that_came_not_sent(patch: Patch) -> None:
+    patch.setattr(readers.Readers, "_ship", lambda *_: None)
+
+
+def _told_before_it_is_durable(patch: Patch) -> None:
+    patch.setattr(TenantCore, "is_durable", lambda self, batch: True)
+
+
+def _all_increments_counted_again(patch: Patch) -> None:
+    top = ClientCore._put_pending_on_top
+    patch.setattr(
+        ClientCore,
+        "_put_pending_on_top",
+        lambda self, step, full: top(self, step, full or bool(step.touched)),
+    )
+
+
+def _shares_merged(patch: Patch) -> None:
+    patch.setattr(ClientCore, "_take_shares", lambda *_: None)
+
+
+def _forgotten_again_after_the_load(patch: Patch) -> None:
+    """What is to be forgotten stays so, though a load brings it anew."""
+    evaluated = readers.Readers._evaluated
+
+    def careless(self: Any, one: Any, *rest: Any) -> None:
+        gone = [(news, list(news.places)) for _, news in one.news if isinstance(news, feed.Gone)]
+        evaluated(self, one, *rest)
+        for news, places in gone:
+            news.places = places
+
+    patch.setattr(readers.Readers, "_evaluated", careless)
+
+
+def _own_deletions_not_in_loads(patch: Patch) -> None:
+    wrote = readers.Readers.wrote
+
+    def without(self: Any, one: Any, keys: Any, *rest: Any) -> None:
+        wrote(self, one, [key for key in keys if key[1] != DELETED], *rest)
+
+    patch.setattr(readers.Readers, "wrote", without)
+
+
+BUGS: list[Callable[[Patch], None]] = [
+    _forgets_before_parts,
+    _own_writes_not_followed,
+    _ticket_ignored,
+    _gap_not_told,
+    _cut_at_forgets_missing,
+    _holdings_not_expired,
+    _reset_without_own_places,
+    _loads_cut_short,
+    _forgets_not_remembered,
+    _places_that_came_not_sent,
+    _told_before_it_is_durable,
+    _all_increments_counted_again,
+    _shares_merged,
+    _forgotten_again_after_the_load,
+    _own_deletions_not_in_loads,
+    _entering_not_cleared,
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__[1:])
+def test_a_planted_bug_is_noticed(bug: Callable[[Patch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    bug(monkeypatch)
+    with pytest.raises(AssertionError):
+        for seed in range(150):
+            follow(seed)

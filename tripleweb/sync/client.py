@@ -130,6 +130,9 @@ class ClientCore:
         self._parts: list[messages.WireRegister] = []
         self._loads: dict[str, Loaded] = {}  # what has come of subscriptions of which not all is here
         self._forget: list[tuple[str, str]] = []  # of parts
+        self._ending: dict[
+            str, int
+        ] = {}  # unsubscribed, as often: what comes of it until it has ended is of before
         self._hello_due = False
         self._hello_ms = 0  # when hello left, by our clock
         self._sent = 0  # highest number pushed on this connection
@@ -204,6 +207,8 @@ class ClientCore:
         subscription = self.subscriptions.pop(name, None)
         if subscription is not None and self._introduced:
             self._queue.append(messages.Unsubscribe(name))
+            if subscription.kind == "triples" and messages.LINEAGE in self.features:
+                self._ending[name] = self._ending.get(name, 0) + 1
         self._live.discard(name)
         self._loads.pop(name, None)
         if subscription is not None and (self.ticket or not messages.is_whole(subscription)):
@@ -241,6 +246,7 @@ class ClientCore:
         self._hello_due = True
         self._ahead = None
         self._live.clear()
+        self._ending.clear()
         self._parts.clear()
         self._forget.clear()
         self._queue.clear()
@@ -316,6 +322,10 @@ class ClientCore:
             self.reason = frame.message
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
                 return self._rekey()
+        elif isinstance(frame, messages.Failed) and frame.code == messages.ENDED:
+            self._ending[frame.id] = self._ending.get(frame.id, 0) - 1
+            if self._ending[frame.id] <= 0:
+                del self._ending[frame.id]
         else:
             return Update(frame=frame)
         return Update()
@@ -334,6 +344,8 @@ class ClientCore:
                 self._forget.clear()
             self._parts.extend(part.registers)
             self._forget.extend(part.forget)
+            return
+        if part.id in self._ending:
             return
         load = self._loads.get(part.id)
         if part.start == 0 and (load is None or load.upto > 0):
@@ -366,6 +378,7 @@ class ClientCore:
         return Update(commit=LocalCommit(meta={"server": welcome.server, "user": welcome.user}))
 
     def _poke(self, poke: Poke, now_ms: int) -> Update:
+        self._pass_over(poke)
         self._check_joins(poke)
         try:
             loaded = () if poke.reset else [n for n in poke.cursors if n in self._loads]
@@ -464,12 +477,24 @@ class ClientCore:
             self.epoch, self.at = poke.epoch, 0
         self.at = max(self.at, poke.seq)
         for name, base in poke.cursors.items():
-            if name in self.subscriptions:
+            if name in self.subscriptions and name not in self._ending:
                 self._live.add(name)
                 if base is None:
                     self.cursors.pop(name, None)
         for name in sorted(self._live):
             self.cursors[name] = max(self.cursors.get(name, 0), poke.seq)
+
+    def _pass_over(self, poke: Poke) -> None:
+        """A query that was asked for, given up and asked for again: that it goes on is said of the first time."""
+        for name, since in list(poke.cursors.items()):
+            one = self.subscriptions.get(name)
+            if (
+                one is not None
+                and since is not None
+                and name not in self.cursors
+                and not messages.is_whole(one)
+            ):
+                del poke.cursors[name]
 
     def _check_joins(self, poke: Poke) -> None:
         """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged."""

@@ -95,6 +95,7 @@ class Feed:
     displays: dict[str, Display] = field(default_factory=dict)
     entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
     news: deque[News] = field(default_factory=deque)
+    gone: int = -1  # the seq of the latest of them that says what is to be forgotten
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
     loads: int = 0  # loads, and evaluations that others wait for, still running
     loaded: int = 0  # what they contain reaches up to this seq

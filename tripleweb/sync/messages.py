@@ -74,12 +74,13 @@ Parts with an `id` are kept aside until the poke that brings this subscription t
 have the places from `start` to `upto` of those that are to be sent, `of` by what is known now. Where a connection ends
 in the middle, the next hello says how many the client has (`have` of the subscription), and the load goes on there.
 
-An id stands for one thing as long as the connection lasts. From then on the connection is told each change of a place
-that one of its subscriptions needs or needed, a transaction without the changes of other places; a place that comes to
-be needed comes whole, in parts before the poke of the transaction that made it so. Instead of a query a subscription
-may have `predicates`, and brings all that has one of them (`"user/"`: one of a kind). What a replica pushes counts as
-asked for, until some minutes after it was decided. What is needed no more is told when it is no longer followed, and
-the client drops it last; that deletes nothing. Where it is much, some of it comes in parts (`forget`) before the poke:
+An id stands for one thing as long as the connection lasts; unsubscribed, it has `failed` with the code `ended`, and
+what comes of it before that is of no account. From then on the connection is told each change of a place that one of
+its subscriptions needs or needed, a transaction without the changes of other places; a place that comes to be needed
+comes whole, in parts before the poke of the transaction that made it so. Instead of a query a subscription may have
+`predicates`, and brings all that has one of them (`"user/"`: one of a kind). What a replica pushes counts as asked for,
+until some minutes after it was decided. What is needed no more is told when it is no longer followed, and the client
+drops it last; that deletes nothing. Where it is much, some of it comes in parts (`forget`) before the poke:
 
     < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{},"transactions":[],"receipts":[],
     <  "forget":[["ada","user/name"]]}
@@ -139,6 +140,7 @@ from tripleweb.ids import BYTES_MAX, check_id, check_predicate
 from tripleweb.terms import TEXT_BYTES_MAX, Ref, Value, from_wire, kind, normalise, slot, to_wire
 
 PROTOCOL = 1
+ENDED = "ended"  # of what was unsubscribed
 LINEAGE = "lineage"  # the feature of loading what queries need
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000

@@ -144,6 +144,12 @@ class Readers:
         for part in parts(self._registers(sorted(came)), self.limits):
             feed.out.append((self.log.last_batch(), part))
             feed.loaded, feed.is_nudged = self.log.seq, True
+        left = [place for place, seq in holding.forgets.items() if seq >= since]
+        if gone := [
+            place for place in left if not holding.holds(place)
+        ]:  # what it hears from now on is not of these
+            feed.news.append((since, Gone(gone)))
+            feed.gone = since
         for entry in self.tail.between(since, self.log.seq):
             for change in entry.registers:
                 for load in holding.loads.values():
@@ -152,9 +158,6 @@ class Readers:
             kept = [at for at, change in enumerate(entry.registers) if self._holds(holding, change)]
             if kept:
                 feed.news.append((entry.seq, Told(entry, tuple(kept))))
-        left = [place for place, seq in holding.forgets.items() if seq >= since]
-        if gone := [place for place in left if not holding.holds(place)]:
-            feed.news.append((self.log.seq, Gone(gone)))
 
     def leave(self, feed: Feed, now_ms: int) -> None:
         """A connection is gone, or begins anew."""
@@ -321,6 +324,8 @@ class Readers:
         self.due[feed] = None
         if (display := feed.displays.pop(name, None)) is not None:
             self._hide(display)
+        elif feed.holding is not None:
+            self._fail(feed, name, messages.ENDED, "as it was asked")
         if name in feed.whole:
             del feed.whole[name]
             if not feed.whole:
@@ -361,6 +366,7 @@ class Readers:
             holding.forgets.pop(place, None)
             holding.forgets[place] = self.log.seq
         if gone and holding.feed is not None:
+            holding.feed.gone = self.log.seq
             self._news(holding.feed, (self.log.seq, Gone(gone)))
 
     # -- what was written --------------------------------------------------------------------------------------
@@ -391,12 +397,12 @@ class Readers:
             for interest in holders:
                 for holding in interest.readers:
                     feed = holding.feed
-                    if feed is None or feed is writer or feed.whole:
+                    if feed is None or feed.whole:
                         continue
                     loads = holding.loading(interest) if holding.loads and not deleted else ()
                     for load in loads:
                         load.again[subject, predicate] = None
-                    if not loads:
+                    if not loads and feed is not writer:
                         reached.setdefault(feed, {})[at] = None
         made: dict[tuple[int, ...], Told] = {}
         for feed, found in reached.items():
@@ -417,8 +423,9 @@ class Readers:
                 if feed.reset:
                     fresh.append(place)
                 continue
-            # what it has just written it has, unless a load is about to take its place
-            if feed.reset or (not holding.holds(place) and self._has_more(feed, holding, place, stamp)):
+            # what it has just written it has, unless a load is about to take its place; what it holds may be on its way
+            is_here = holding.holds(place) and not feed.loads
+            if feed.reset or (not is_here and self._has_more(feed, place, stamp)):
                 fresh.append(place)
             holding.written.pop(place, None)
             holding.written[place] = now_ms, batch
@@ -426,11 +433,9 @@ class Readers:
         if fresh:
             self._ship([holding], fresh, self.log.seq)
 
-    def _has_more(self, feed: Feed, holding: Holding, place: Place, stamp: tuple[int, str]) -> bool:
+    def _has_more(self, feed: Feed, place: Place, stamp: tuple[int, str]) -> bool:
         """True if there is more at a place than who has just written this knows, or will know by then."""
-        if (
-            holding.forgets.get(place, -1) >= feed.seq
-        ):  # it may be about to hear that it is to forget the place
+        if feed.gone >= feed.seq:  # it may be about to hear that it is to forget the place
             return True
         return any(
             register.slot[:2] == COUNTER or (register.time, register.replica) != stamp
@@ -497,6 +502,7 @@ class Readers:
 
     def _reload(self, feed: Feed) -> Iterator[None]:
         feed.is_reload_due = False
+        feed.round += 1
         feed.news.clear()  # until now: the load has it
         feed.seq = self.log.seq
         feed.out.append((self.log.last_batch(), Part([], anew=True)))
@@ -507,19 +513,24 @@ class Readers:
             )
             places.update(dict.fromkeys(holding.own.places))
             registers = self._registers(list(places))
-        yield from self._load(feed, registers, feed.round)
+        round_ = feed.round
+        yield from self._load(feed, registers, lambda: feed.round != round_)
 
     # -- long work ---------------------------------------------------------------------------------------------
 
-    def _begin_load(self, feed: Feed, registers: Iterable[Change]) -> None:
+    def _begin_load(
+        self, feed: Feed, registers: Iterable[Change], has_ended: Callable[[], bool] = lambda: False
+    ) -> None:
+        round_ = feed.round
         feed.loads += 1
-        self._jobs.append((feed, self._load(feed, registers, feed.round)))
+        self._jobs.append((feed, self._load(feed, registers, lambda: feed.round != round_ or has_ended())))
 
-    def _load(self, feed: Feed, registers: Iterable[Change], round_: int) -> Iterator[None]:
+    def _load(self, feed: Feed, registers: Iterable[Change], is_void: Callable[[], bool]) -> Iterator[None]:
         """Sends registers, in parts. Changes of the meantime follow in the poke that ends the load: the feed's seq
-        stays where it was when its interest was registered. A load is void when all begins from nothing."""
+        stays where it was when its interest was registered. A load is void when all begins from nothing, or when what
+        it is for has ended: nobody follows what it would go on to send."""
         for part in parts(registers, self.limits):
-            if feed.round != round_:
+            if is_void():
                 break
             feed.out.append((self.log.last_batch(), part))
             self.due[feed] = None
@@ -544,25 +555,30 @@ class Readers:
         if failure is not None:
             self._end_subscription(holding, name, failure)
             return
-        places = list(
-            dict.fromkeys([*self.relevance.held(load.interest), *self._come_again(feed, load.interest)])
-        )
+        places = list(self.relevance.held(load.interest))
         if waits:  # with all else that replaces what is there
             del holding.loads[name]
-            self._begin_load(feed, self._registers(places))
+            places += self._gone_again(feed, load.interest, places)
+            self._keep(feed, places)
+            self._begin_load(
+                feed, self._registers(places), lambda: holding.interests.get(name) is not load.interest
+            )
         else:
             load.places = load.places or places
             self._jobs.append((feed, self._load_query(feed, holding, name, load, load.places)))
 
-    def _come_again(self, feed: Feed, interest: Interest) -> list[Place]:
-        """What was to be forgotten, but comes again with a load, is not to be forgotten after it."""
-        found: list[Place] = []
+    def _gone_again(self, feed: Feed, interest: Interest, places: Iterable[Place]) -> list[Place]:
+        """What a feed is about to hear that it is to forget, but a load is for, besides these places."""
+        gone = [place for _, one in feed.news if isinstance(one, Gone) for place in one.places]
+        known = set(places) if gone else ()
+        return [place for place in dict.fromkeys(gone) if place not in known and interest.holds(*place)]
+
+    def _keep(self, feed: Feed, places: Iterable[Place]) -> None:
+        """What comes with the next poke is not to be forgotten after it."""
         for _, one in feed.news:
             if isinstance(one, Gone):
-                again = [place for place in one.places if interest.holds(*place)]
-                one.places = [place for place in one.places if place not in again]
-                found += again
-        return found
+                known = set(places)
+                one.places = [place for place in one.places if place not in known]
 
     def _load_query(
         self, feed: Feed, holding: Holding, name: str, load: Load, places: list[Place]
@@ -570,8 +586,7 @@ class Readers:
         """Sends the places of a load, in parts that have whole ones."""
         while holding.loads.get(name) is load:
             if load.sent == len(places):
-                load.again.update(dict.fromkeys(self._come_again(feed, load.interest)))
-                places += load.again
+                places += load.again or self._gone_again(feed, load.interest, places)
                 load.again.clear()
             start = load.sent
             registers: list[Change] = []
@@ -589,9 +604,11 @@ class Readers:
                 piece.upto = load.sent if piece is pieces[-1] else start
                 feed.out.append((self.log.last_batch(), piece))
             self.due[feed] = None
-            if load.sent == len(places) and not load.again:
+            is_whole = load.sent == len(places) and not load.again
+            if is_whole and not self._gone_again(feed, load.interest, places):
                 del holding.loads[name]
                 feed.entering[name] = None
+                self._keep(feed, places)
                 self._reach(feed)
                 # what was swept meanwhile has been sent, and is followed no more
                 self._forget(holding, [place for place in places if not load.interest.holds(*place)])
