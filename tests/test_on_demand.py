@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.peers import Peer, Peers, triples
 from tripleweb.change import Change
 from tripleweb.datalog.evaluate import run
-from tripleweb.sync.messages import Poke, Subscription
+from tripleweb.errors import ProtocolError
+from tripleweb.sync.messages import Part, Poke, Subscription
 from tripleweb.sync.server import Limits
 from tripleweb.terms import Ref
 
@@ -68,6 +71,19 @@ def test_a_replica_holds_what_it_asked_for_and_nothing_else() -> None:
     }
     right(peers, kim, POSTS, "ada")
     assert kim.core.complete and kim.core.is_live("mine")
+
+
+def test_a_first_load_may_be_done_before_anything_was_told() -> None:
+    """… by the poke that says that nothing else is there."""
+    peers, _ = world()
+    kim = peers.client("kim").connect(whole=False)
+    kim.ask("mine", POSTS, "ada")
+    kim.up()
+    while peers.server.has_work():
+        peers.server.step()
+    peers.settle()
+    right(peers, kim, POSTS, "ada")
+    assert subjects(kim) == {"ada1", "ada2"} and kim.core.is_live("mine")
 
 
 def test_it_hears_of_what_it_holds_and_of_nothing_else() -> None:
@@ -517,6 +533,122 @@ def test_who_is_told_nothing_for_long_is_moved_along() -> None:
     kim.connect(whole=False)
     peers.settle()
     assert not any(poke.reset for poke in kim.of(Poke))
+
+
+# ---------------------------------------- large loads
+
+SMALL = Limits(part_registers=2)
+
+
+def loading(peers: Peers, kim: Peer, parts: int) -> None:
+    """So many parts of a load have come to Kim."""
+    while len(kim.of(Part)) < parts:
+        kim.up()
+        peers.commit()
+        peers.server.step()
+        peers.down()
+
+
+def test_others_are_told_while_something_large_is_loaded() -> None:
+    peers, everything = world(SMALL)
+    kim = asking(peers, names=(NAMES,))
+    kim.got.clear()
+    kim.ask("mine", POSTS, "ada")
+    loading(peers, kim, 1)
+    everything.set("bob", "user/name", "Bobby")
+    kim.set("own", "post/title", "x")
+    everything.up(), kim.up(), peers.commit(), peers.down()
+    assert ("bob", "user/name", "Bobby") in kim.triples and kim.receipts
+    assert not kim.core.is_live("mine") and "ada1" not in subjects(kim)
+    assert kim.core.progress("mine") == (2, 4)
+    peers.settle()
+    right(peers, kim, POSTS, "ada")
+    assert kim.core.is_live("mine") and kim.core.progress("mine") == (0, 0)
+
+
+def test_what_changes_while_it_is_loaded() -> None:
+    """Nothing of a load is seen before all of it is there, also not what changes of it."""
+    peers, everything = world(SMALL)
+    everything.write(lambda tx: tx.assign("ada1", "post/tags", ["a", "b"]))
+    everything.set("x", "post/author", Ref("ada"))
+    peers.settle()
+    kim = asking(peers, names=(NAMES,))
+    kim.got.clear()
+    query = "[:find ?p ?t ?g :where [?p :post/author ?u] [?p :post/title ?t] [?p :post/tags ?g]]"
+    kim.ask("mine", query)
+    loading(peers, kim, 1)
+    everything.set("ada1", "post/title", "new")
+    everything.write(lambda tx: tx.add("ada1", "post/tags", "c"))
+    everything.write(lambda tx: tx.delete("ada2"))
+    post(everything, "ada3", "ada")
+    everything.write(lambda tx: tx.add("ada3", "post/tags", "c"))
+    everything.up(), peers.commit(), peers.down()
+    assert subjects(kim) == {"ada", "bob"}
+    peers.settle()
+    right(peers, kim, query)
+    assert "ada2" not in subjects(kim) and {v for s, p, v in kim.triples if p == "post/tags"} == {
+        "a",
+        "b",
+        "c",
+    }
+
+
+def test_a_load_goes_on_where_it_broke_off() -> None:
+    peers, everything = world(SMALL)
+    kim = asking(peers, names=(NAMES,))
+    kim.got.clear()
+    kim.ask("mine", "[:find ?t :where [_ :post/title ?t]]")
+    loading(peers, kim, 1)
+    before = {register[0] for part in kim.of(Part) for register in part.registers}
+    kim.disconnect()
+    changed = sorted(before)[0]
+    everything.set(changed, "post/title", "new")
+    everything.set("new", "post/title", "another")
+    peers.settle()
+    kim.got.clear()
+    kim.connect(whole=False)
+    peers.settle()
+    right(peers, kim, "[:find ?t :where [_ :post/title ?t]]")
+    again = [register[0] for part in kim.of(Part) for register in part.registers]
+    assert len(set(again)) == len(again) and set(again) & before == {changed}
+    assert not any(poke.reset for poke in kim.of(Poke))
+
+
+def test_what_is_swept_while_it_is_loaded_is_not_kept() -> None:
+    peers, everything = world(SMALL)
+    kim = asking(peers, names=(NAMES,))
+    kim.ask("mine", POSTS, "ada")
+    loading(peers, kim, len(kim.of(Part)) + 1)
+    held = peers.server.readers.relevance.holders("ada1", "post/title")
+    (interest,) = [one for one in held if one.needed is not None]
+    everything.set("ada1", "post/author", Ref("bob"))
+    everything.up(), peers.commit()
+    peers.server.readers._sweep(interest, None)
+    peers.settle()
+    assert "ada1" not in subjects(kim)
+    right(peers, kim, POSTS, "ada")
+
+
+def test_a_subscription_that_ends_while_it_is_loaded_leaves_nothing() -> None:
+    peers, _everything = world(SMALL)
+    kim = asking(peers, names=(NAMES,))
+    kim.ask("mine", POSTS, "ada")
+    loading(peers, kim, len(kim.of(Part)) + 1)
+    kim.core.unsubscribe("mine")
+    peers.settle()
+    assert subjects(kim) == {"ada", "bob"} and kim.core.progress("mine") == (0, 0)
+    held = peers.server.readers.relevance.holders("ada1", "post/title")
+    assert all(one.needed is None for one in held)
+    kim.ask("mine", POSTS, "ada")
+    peers.settle()
+    right(peers, kim, POSTS, "ada")
+
+
+def test_a_part_that_does_not_go_on_is_refused() -> None:
+    peers, _ = world(SMALL)
+    kim = asking(peers, names=(NAMES,))
+    with pytest.raises(ProtocolError, match="does not go on"):
+        kim.core.receive(Part([], "mine", 3, 4, 5), peers.now_ms)
 
 
 # ---------------------------------------- bounds and old clients

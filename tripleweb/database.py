@@ -32,6 +32,7 @@ from tripleweb.errors import NoServerError, StorageError, TriplewebError
 from tripleweb.ids import check_app, check_id, kind_of
 from tripleweb.loading import Loading
 from tripleweb.pen import Block, Pen
+from tripleweb.progress import progress
 from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
@@ -172,7 +173,7 @@ class Database:
 
     def __init__(self, session: Session, schema: Schema | None = None) -> None:
         self._session = session
-        self._loading = Loading(session)
+        self._loading = Loading(session, progress)
         self._lives: LiveQueries | None = None
         self._executor = Executor(session.store)
         self._queries: dict[str, Query] = {}  # by their text, with the schema's kinds

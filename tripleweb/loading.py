@@ -6,22 +6,30 @@ comes with a warning (`strict`: an `IncompleteError`), and says so in `attrs`.
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from tripleweb.datalog.query import Query
 from tripleweb.errors import IncompleteError, TriplewebError
 from tripleweb.session import Session
 from tripleweb.subscriptions import Asked
+from tripleweb.sync.client import APP
+
+PATIENCE_S = 1.0  # so long nobody is told that it takes long
+STEP_S = 0.2
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 class Loading:
     """Brings here what is asked of a session's store. An `Asked` is None where the whole app is here anyway."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, progress: Progress | None = None) -> None:
+        """`progress` shows how far something long has come, where somebody looks."""
         self._session = session
+        self._progress = progress
 
     def ask(self, query: Query, inputs: Sequence[Any], rules: str | None) -> Asked | None:
         """Asks the server for what a query needs. Raises `QueryError` for what cannot be run."""
@@ -60,9 +68,21 @@ class Loading:
         if not session.is_whole:
             raise TriplewebError(session.orphaned)
         if session.app and session.is_settling(asked) and not session.within_transaction:
+            deadline = time.monotonic() + timeout
             with self._held(asked):
-                session.wait_for(lambda: not session.is_settling(asked), timeout)
+                if not session.wait_for(lambda: not session.is_settling(asked), min(timeout, PATIENCE_S)):
+                    self._wait_long(asked, deadline)
         return self._is_complete(asked)
+
+    def _wait_long(self, asked: Asked | None, deadline: float) -> None:
+        """Waits where somebody may want to see that it goes on."""
+        session = self._session
+        with self._progress(f"loading from {session.app}") if self._progress else nullcontext(None) as show:
+            while (left := deadline - time.monotonic()) > 0:
+                if session.wait_for(lambda: not session.is_settling(asked), min(left, STEP_S)):
+                    return
+                if show is not None:
+                    show(*session.core.progress(APP if asked is None else asked.id))
 
     @contextmanager
     def _held(self, asked: Asked | None) -> Iterator[None]:

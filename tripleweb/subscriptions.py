@@ -98,7 +98,7 @@ class Subscriptions:
         if messages.is_whole(subscription):
             subscription.id = APP
         else:
-            said = messages.encode(msgspec.structs.replace(subscription, cursor=None))
+            said = messages.encode(msgspec.structs.replace(subscription, cursor=None, have=0))
             subscription.id = "q" + blake2b(said, digest_size=9).hexdigest()
         return self._asked.get(subscription.id) or Asked(self._core, subscription)
 

@@ -199,9 +199,10 @@ class _Socket:
         try:
             if getattr(connection, "_compressor", None) is not None:
                 return _passed_on(self._handler.write_message(data))
-            if _Socket._framed[0] is not data:
-                _Socket._framed = data, _head(len(data)) + data
-            sent = stream.write(_Socket._framed[1])
+            framed = _Socket._framed  # another server's thread may set it meanwhile
+            if framed[0] is not data:
+                framed = _Socket._framed = data, _head(len(data)) + data
+            sent = stream.write(framed[1])
         except (WebSocketClosedError, StreamClosedError) as error:
             raise ConnectionError("the socket is closed") from error
         if sent.done() and sent.exception() is None:

@@ -34,7 +34,7 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
-from tripleweb.sync.outbox import counted_on, fates_of, pushes
+from tripleweb.sync.outbox import fates_of, pushes
 from tripleweb.sync.records import LocalCommit, LocalState, Pending
 from tripleweb.transaction import Transaction
 
@@ -72,8 +72,20 @@ class _Step:
     deltas: list[Delta] = field(default_factory=list)
     touched: dict[Key, None] = field(default_factory=dict)
     shares: set[Key] = field(default_factory=set)  # our counter shares that the server has set
+    counted: list[Change] = field(
+        default_factory=list
+    )  # our increments that it has taken, by their last stamps
     last: int = 0  # the latest stamp that the server gave one of our transactions
     ahead: Receipt | None = None  # of a transaction whose stamp the server has set back
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What has come of a subscription so far: places up to `upto`, of how many."""
+
+    registers: list[messages.WireRegister] = field(default_factory=list)
+    upto: int = 0
+    of: int = 0
 
 
 class ClientCore:
@@ -116,6 +128,11 @@ class ClientCore:
         self._random_bytes = random_bytes
         self._live: set[str] = set()  # triples subscriptions that came to life on this connection
         self._parts: list[messages.WireRegister] = []
+        self._loads: dict[str, Loaded] = {}  # what has come of subscriptions of which not all is here
+        self._forget: list[tuple[str, str]] = []  # of parts
+        self._ending: dict[
+            str, int
+        ] = {}  # unsubscribed, as often: what comes of it until it has ended is of before
         self._hello_due = False
         self._hello_ms = 0  # when hello left, by our clock
         self._sent = 0  # highest number pushed on this connection
@@ -136,7 +153,7 @@ class ClientCore:
 
     @property
     def caught_up(self) -> bool:
-        """True if every triples subscription is alive on this connection: nothing older is still on its way."""
+        """True if every triples subscription has come to life on this connection: nothing older is still on its way."""
         return self.state == "online" and all(
             s.id in self._live for s in self.subscriptions.values() if s.kind == "triples"
         )
@@ -181,7 +198,7 @@ class ClientCore:
     # -- the connection ----------------------------------------------------------------------------------------
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Asks for data; kept over reconnects until `unsubscribe`."""
+        """Asks for data; kept over reconnects until `unsubscribe`. A name stands for one thing."""
         self.subscriptions[subscription.id] = subscription
         if self._introduced:
             self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
@@ -190,7 +207,10 @@ class ClientCore:
         subscription = self.subscriptions.pop(name, None)
         if subscription is not None and self._introduced:
             self._queue.append(messages.Unsubscribe(name))
+            if subscription.kind == "triples" and messages.LINEAGE in self.features:
+                self._ending[name] = self._ending.get(name, 0) + 1
         self._live.discard(name)
+        self._loads.pop(name, None)
         if subscription is not None and (self.ticket or not messages.is_whole(subscription)):
             self.cursors.pop(name, None)  # what it brought will be forgotten
 
@@ -226,7 +246,9 @@ class ClientCore:
         self._hello_due = True
         self._ahead = None
         self._live.clear()
+        self._ending.clear()
         self._parts.clear()
+        self._forget.clear()
         self._queue.clear()
 
     def _hello(self, now_ms: int) -> Hello:
@@ -249,6 +271,7 @@ class ClientCore:
     def _with_cursor(self, subscription: Subscription) -> Subscription:
         at = self.cursors.get(subscription.id)
         subscription.cursor = None if at is None or subscription.kind != "triples" else (self.epoch, at)
+        subscription.have = self._loads[subscription.id].upto if subscription.id in self._loads else 0
         return subscription
 
     def frames_to_send(self, now_ms: int) -> list[ClientFrame]:
@@ -290,7 +313,7 @@ class ClientCore:
                 return self._poke(frame, now_ms)
         elif isinstance(frame, Part):
             if self.state == "online":
-                self._parts.extend(frame.registers)
+                self._part(frame)
         elif isinstance(frame, Welcome):
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
@@ -299,6 +322,10 @@ class ClientCore:
             self.reason = frame.message
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
                 return self._rekey()
+        elif isinstance(frame, messages.Failed) and frame.code == messages.ENDED:
+            self._ending[frame.id] = self._ending.get(frame.id, 0) - 1
+            if self._ending[frame.id] <= 0:
+                del self._ending[frame.id]
         else:
             return Update(frame=frame)
         return Update()
@@ -310,6 +337,31 @@ class ClientCore:
         if low <= high and (high - low <= self._doubt_ms or not low <= self.offset_ms <= high):
             self.offset_ms, self._doubt_ms = (low + high) // 2, high - low
 
+    def _part(self, part: Part) -> None:
+        if not part.id:
+            if part.anew:
+                self._parts.clear()
+                self._forget.clear()
+            self._parts.extend(part.registers)
+            self._forget.extend(part.forget)
+            return
+        if part.id in self._ending:
+            return
+        load = self._loads.get(part.id)
+        if part.start == 0 and (load is None or load.upto > 0):
+            load = self._loads[part.id] = Loaded()
+        if load is None or load.upto != part.start:
+            raise ProtocolError(
+                "order", f"a part from {part.start} of {part.id!r} does not go on where it stood"
+            )
+        load.registers.extend(part.registers)
+        load.upto, load.of = part.upto, part.of
+
+    def progress(self, name: str) -> tuple[int, int]:
+        """(places that have come of a subscription, places there are, as far as is known)."""
+        load = self._loads.get(name)
+        return (0, 0) if load is None else (load.upto, load.of)
+
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
         self._measure(self._hello_ms, welcome.now, now_ms)
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
@@ -317,17 +369,21 @@ class ClientCore:
         self.features = welcome.features
         self.clock.tolerance_ms = max(self.limits.tolerance_ms, welcome.tolerance)
         first = next(iter(self.outbox), self.next)
-        # a copy; or the server has forgotten some of our numbers
-        if welcome.rekey or first > welcome.last + 1:
+        if (
+            welcome.rekey or first > welcome.last + 1
+        ):  # a copy; or the server has forgotten some of our numbers
             return self._rekey()
         self.state = "online"
         self._sent = welcome.last
         return Update(commit=LocalCommit(meta={"server": welcome.server, "user": welcome.user}))
 
     def _poke(self, poke: Poke, now_ms: int) -> Update:
+        self._pass_over(poke)
         self._check_joins(poke)
         try:
-            parts = [messages.register_from_wire(wire) for wire in self._parts]
+            loaded = () if poke.reset else [n for n in poke.cursors if n in self._loads]
+            come = [self._loads[name].registers for name in loaded]
+            parts = [messages.register_from_wire(wire) for wires in (self._parts, *come) for wire in wires]
             committed = [messages.decode_committed(body) for body in poke.transactions]
             entries = []
             for entry in committed:
@@ -350,12 +406,9 @@ class ClientCore:
         self._witness((change for changes in (parts, *entries) for change in changes), now_ms)
         if full:
             self._load(parts, step)
-        counted: list[tuple[int, Pending]] = []  # what of ours was decided by now, and is to be
         for receipt, time, current in told:
             pending = self.outbox.get(receipt.number)
             if pending is not None:
-                if receipt.outcome == "applied":
-                    counted.append((time, pending))
                 self._witness(current, now_ms)
                 self._settle(pending, receipt, time, current, step, full)
                 update.receipts.append(receipt)
@@ -363,11 +416,14 @@ class ClientCore:
         for changes in entries if full else [parts, *entries]:
             step.deltas.append(self.store.apply(changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
-        self._parts.clear()
-        self._drop(poke.forget, step)
-        self._put_pending_on_top(step, full)
         if not full:
-            self._count_on(parts, counted + [(one.time, one) for one in self.outbox.values()], step)
+            self._take_shares(parts, step)
+        self._drop([*self._forget, *poke.forget], step)
+        self._parts.clear()
+        self._forget.clear()
+        for name in poke.cursors:
+            self._loads.pop(name, None)
+        self._put_pending_on_top(step, full)
         self._stand_at(poke, full)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
             self.decided += 1
@@ -385,14 +441,21 @@ class ClientCore:
                     commit.registers.append(register)
                 else:
                     commit.drop.append(key)
-        commit.meta = {"epoch": self.epoch, "cursors": dict(self.cursors), "at": self.at}
-        commit.meta |= {"clock": self.clock.last, "seen": self.seen, "decided": self.decided}
+        commit.meta = {
+            "epoch": self.epoch,
+            "cursors": dict(self.cursors),
+            "decided": self.decided,
+            "clock": self.clock.last,
+            "seen": self.seen,
+            "at": self.at,
+            "ticket": self.ticket,
+        }
         if poke.ticket or poke.reset:
             self.ticket = commit.meta["ticket"] = poke.ticket
             commit.meta["replica"] = self.replica  # whom the ticket is for, also if it never writes
         if poke.cursors:
             commit.meta["asked"] = [
-                msgspec.to_builtins(msgspec.structs.replace(one, cursor=None))
+                msgspec.to_builtins(msgspec.structs.replace(one, cursor=None, have=0))
                 for one in self.subscriptions.values()
                 if one.kind == "triples" and one.id != APP
             ]
@@ -414,18 +477,32 @@ class ClientCore:
             self.epoch, self.at = poke.epoch, 0
         self.at = max(self.at, poke.seq)
         for name, base in poke.cursors.items():
-            if name in self.subscriptions:
+            if name in self.subscriptions and name not in self._ending:
                 self._live.add(name)
                 if base is None:
                     self.cursors.pop(name, None)
         for name in sorted(self._live):
             self.cursors[name] = max(self.cursors.get(name, 0), poke.seq)
 
+    def _pass_over(self, poke: Poke) -> None:
+        """A query that was asked for, given up and asked for again: that it goes on is said of the first time."""
+        for name, since in list(poke.cursors.items()):
+            one = self.subscriptions.get(name)
+            if (
+                one is not None
+                and since is not None
+                and name not in self.cursors
+                and not messages.is_whole(one)
+            ):
+                del poke.cursors[name]
+
     def _check_joins(self, poke: Poke) -> None:
         """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged."""
         if not poke.reset and self.ticket and (poke.epoch != self.epoch or poke.since > self.at):
-            raise ProtocolError("order", f"a poke from {poke.since} has a gap: this replica is at {self.at}")
-        for name in sorted(self._live | poke.cursors.keys()):
+            raise ProtocolError(
+                "order", f"this replica stands at {self.at}, a poke from {poke.since} has a gap"
+            )
+        for name in sorted(self._live | poke.cursors.keys()) if not poke.reset else ():
             since = poke.cursors.get(name, poke.since)
             at = self.cursors.get(name)
             stands = at is not None and poke.epoch == self.epoch and (since is None or since <= at)
@@ -454,6 +531,7 @@ class ClientCore:
         else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
             self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
         if receipt.outcome == "applied":
+            step.counted += [c._replace(time=time) for c in pending.changes if c.slot == COUNTER]
             step.last = time
             if time < pending.time:
                 step.ahead = receipt
@@ -467,8 +545,11 @@ class ClientCore:
             held = self.store.register(key)
             if held is not None and change.slot == COUNTER:
                 before = held.value - change.value  # type: ignore[operator]
-                step.deltas.append(self.store.put([held._replace(value=before)]))  # type: ignore[arg-type]
-                step.touched[key] = None
+                if before:
+                    step.deltas.append(self.store.put([held._replace(value=before)]))  # type: ignore[arg-type]
+                    step.touched[key] = None
+                else:
+                    gone.append(key)
             elif held is not None and held.stamp == (pending.time, self.replica):
                 gone.append(key)
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
@@ -534,22 +615,28 @@ class ClientCore:
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
         step.deltas.append(self.store.put(parts, gone, revive))
 
+    def _take_shares(self, parts: list[Change], step: _Step) -> None:
+        """Our own shares of counters, as they came with a load: it knows what we counted before we held the place. What
+        was counted after it was made comes on top."""
+        mine = COUNTER + self.replica
+        found: dict[Key, Change] = {}
+        for share in parts:
+            if share.slot == mine and (share.key not in found or found[share.key].time < share.time):
+                found[share.key] = share
+        for key, share in found.items():
+            if self.store.deleted(share.subject) is None:
+                later = [one for one in step.counted if one[:2] == key[:2] and one.time > share.time]
+                value = (share.value or 0) + sum(one.value for one in later)  # type: ignore[misc, operator]
+                time = max([share.time, *(one.time for one in later)])
+                step.deltas.append(self.store.put([share._replace(value=value, time=time)]))
+                step.shares.add(key)
+
     def _drop(self, places: Iterable[tuple[str, str]], step: _Step) -> None:
-        """What is no longer followed is no longer here. That deletes nothing: it is not known here any more. That an
-        entity was deleted stays known, or what a file has of it would be seen again."""
-        found = [register.key for place in places for register in self.store.registers_at(*place)]
-        gone = [key for key in found if key[1] != DELETED]
+        """What is no longer followed is no longer here. That deletes nothing: it is not known here any more."""
+        gone = [register.key for place in places for register in self.store.registers_at(*place)]
         step.deltas.append(self.store.put((), gone))
         step.touched.update(dict.fromkeys(gone))
         step.shares.update(key for key in gone if key[2] == COUNTER + self.replica)
-
-    def _count_on(self, parts: list[Change], counted: list[tuple[int, Pending]], step: _Step) -> None:
-        """Puts what we have counted since on top of the shares of ours that came with a load."""
-        for share in parts:
-            if share.slot == COUNTER + self.replica and self.store.deleted(share.subject) is None:
-                whole = counted_on(share, counted, self.store.register(share.key))
-                step.deltas.append(self.store.put([whole]))
-                step.touched[share.key] = None
 
     def _put_pending_on_top(self, step: _Step, full: bool) -> None:
         """Applies what is pending to the registers that the server's word has touched."""
@@ -591,10 +678,14 @@ class ClientCore:
             "clock": self.clock.last,
         }
         self.ticket = ""
+        self._loads.clear()
         self._introduce()
         return Update(net(deltas), commit)
 
     def _stored_key(self, change: Change) -> Key:
         """The register that a change of ours stands in: an increment in our share."""
-        slot = COUNTER + self.replica if change.slot == COUNTER else change.slot
-        return change.subject, change.predicate, slot
+        return (
+            change.subject,
+            change.predicate,
+            COUNTER + self.replica if change.slot == COUNTER else change.slot,
+        )

@@ -66,22 +66,30 @@ what the query's answer depends on: places, a place being a subject with a predi
 
     > {"t":"subscribe","subscription":{"id":"q1","kind":"triples",
     >  "query":"[:find ?n :in $ ?u :where [?u :user/name ?n]]","inputs":[["s","ada"]]}}
-    < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]]}
+    < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]],
+    <  "id":"q1","start":0,"upto":1,"of":1}
     < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{"q1":null},"transactions":[],"receipts":[]}
 
-From then on the connection is told each change of a place that one of its subscriptions needs or needed, a transaction
-without the changes of other places; a place that comes to be needed comes whole, in parts before the poke of the
-transaction that made it so. Instead of a query a subscription may have `predicates`, and brings all that has one of
-them (`"user/"`: one of a kind). What a replica pushes counts as asked for, until some minutes after it was decided.
-What is needed no more is told when it is no longer followed, and the client drops it last; that deletes nothing:
+Parts with an `id` are kept aside until the poke that brings this subscription to life; others go on meanwhile. They
+have the places from `start` to `upto` of those that are to be sent, `of` by what is known now. Where a connection ends
+in the middle, the next hello says how many the client has (`have` of the subscription), and the load goes on there.
+
+An id stands for one thing as long as the connection lasts; unsubscribed, it has `failed` with the code `ended`, and
+what comes of it before that is of no account. From then on the connection is told each change of a place that one of
+its subscriptions needs or needed, a transaction without the changes of other places; a place that comes to be needed
+comes whole, in parts before the poke of the transaction that made it so. Instead of a query a subscription may have
+`predicates`, and brings all that has one of them (`"user/"`: one of a kind). What a replica pushes counts as asked for,
+until some minutes after it was decided. What is needed no more is told when it is no longer followed, and the client
+drops it last; that deletes nothing. Where it is much, some of it comes in parts (`forget`) before the poke:
 
     < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{},"transactions":[],"receipts":[],
     <  "forget":[["ada","user/name"]]}
 
-A poke with `"reset":true` replaces what the client holds: what did not come in the parts before it is gone. It is the
-first poke after a hello, unless the server still knows what the replica holds: it keeps that for some minutes under the
-`ticket` that came with the last reset, which the hello says, beside where the replica stands (`at`). Without `lineage`
-every triples subscription is one of the whole app, and a null in `cursors` is a reset.
+A poke with `"reset":true` replaces what the client holds: what did not come in the parts before it is gone. A part with
+`"anew":true` makes void the parts before it. A reset is the first poke after a hello, unless the server still knows
+what the replica holds: it keeps that for some minutes under the `ticket` that came with the last reset, which the hello
+says, beside where the replica stands (`at`). Without `lineage` every triples subscription is one of the whole app, and
+a null in `cursors` is a reset.
 
 What there is in an app, by predicate and number of triples, is asked by
 
@@ -132,6 +140,7 @@ from tripleweb.ids import BYTES_MAX, check_id, check_predicate
 from tripleweb.terms import TEXT_BYTES_MAX, Ref, Value, from_wire, kind, normalise, slot, to_wire
 
 PROTOCOL = 1
+ENDED = "ended"  # of what was unsubscribed
 LINEAGE = "lineage"  # the feature of loading what queries need
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000
@@ -154,11 +163,17 @@ class Subscription(msgspec.Struct, omit_defaults=True):
     rules: str | None = None
     cursor: Cursor | None = None
     predicates: list[str] = []
+    have: int = 0
 
 
 def is_whole(subscription: Subscription) -> bool:
     """True if a triples subscription is one of the whole app."""
     return subscription.query is None and not subscription.predicates
+
+
+def said(subscription: Subscription) -> bytes:
+    """What is asked for, wherever it stands."""
+    return encode(msgspec.structs.replace(subscription, cursor=None, have=0))
 
 
 class PushedTransaction(msgspec.Struct, omit_defaults=True):
@@ -286,8 +301,14 @@ class Welcome(msgspec.Struct, tag_field="t", tag="welcome", omit_defaults=True):
     rekey: bool = False
 
 
-class Part(msgspec.Struct, tag_field="t", tag="part"):
+class Part(msgspec.Struct, tag_field="t", tag="part", omit_defaults=True):
     registers: list[WireRegister]
+    id: str = ""
+    start: int = 0
+    upto: int = 0
+    of: int = 0
+    forget: list[tuple[str, str]] = []
+    anew: bool = False
 
 
 class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):

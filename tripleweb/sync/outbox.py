@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from tripleweb.change import COUNTER, Change
 from tripleweb.clock import parse_stamp, stamp_text, unpack
 from tripleweb.sync import messages
 from tripleweb.sync.messages import Push, PushedTransaction, Receipt
@@ -55,15 +53,3 @@ def fates_of(pending: Pending, receipt: Receipt, singly: int) -> Iterator[Fate]:
         else:
             outcome = "restamped" if restamped else "applied"
         yield Fate(written, change.subject, change.predicate, to_wire(change.value), outcome, by, reason)
-
-
-def counted_on(share: Change, counted: Iterable[tuple[int, Pending]], held: Change | None) -> Change:
-    """The share of a counter, as it came from the server, with what was counted after its stamp. `counted` are
-    transactions of ours with the times that they have; `held` is the share that was here."""
-    value: Any = share.value
-    for time, pending in counted:
-        for change in pending.changes if time > share.time else ():
-            if change.slot == COUNTER and change.key[:2] == share.key[:2]:
-                value += change.value
-    last = share.time if held is None else max(held.time, share.time)
-    return share._replace(value=value, time=last)

@@ -9,7 +9,7 @@ catch_up    a client that has missed so many changes of as many entities (10,000
 memory      what the server's memory grows by with each connection that hears everything
 durable     (tripleweb) the server is killed in the middle of bursts: what it had acknowledged must be there
 real        (tripleweb) real clients instead of minimal ones
-subscriptions (tripleweb) 1,000 queries of few shapes: waits for servers that load by query
+subscriptions (tripleweb) 1,000 queries of few shapes, and one: see `asked.py`
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.live.workload import REFERENCES, entities
+from tests.bench.sync.asked import asked
 from tests.bench.sync.installed import ROOT, Words, environment
 from tests.bench.sync.kid import Broken, Kid
 
@@ -50,11 +51,15 @@ class Sizes:
     kills: int = 5
     real_clients: int = 10
     subscriptions: int = 1_000
+    asked_users: int = 10_000  # of the data that these ask for some of
+    asked_changes: int = 5_000
+    quiet_s: float = 0.3  # without work, before a server counts as being at rest
 
 
 QUICK = Sizes(
     clients=(1, 3), writes=100, bursts=2, seconds=0.2, paced=20, paced_clients=(1, 3), users=10, repetitions=2,
-    missed=(20, 50), connections=10, kills=1, real_clients=2,
+    missed=(20, 50), connections=10, kills=1, real_clients=2, subscriptions=20, asked_users=20, asked_changes=50,
+    quiet_s=0.1,
 )  # fmt: skip
 
 
@@ -115,7 +120,7 @@ class Engine:
         writer = cast.play(f"{kind}writer") if kind else plain
         reader = cast.play(f"{kind}reader")
         reader.ask("sub", "subbed", k=k, n=self.sizes.writes)
-        cast.server.settle()
+        cast.server.settle(self.sizes.quiet_s)
         return writer, reader
 
     def _one_burst(self, server: Kid, writer: Kid, reader: Kid, number: int) -> Figure:
@@ -165,7 +170,7 @@ class Engine:
 
     def _delays(self, server: Kid, writer: Kid, reader: Kid, k: int) -> Figure:
         writer.ask("paced", "done", n=100, rate=100)  # warm
-        server.settle()
+        server.settle(self.sizes.quiet_s)
         reader.ask("listen", "armed")
         used = server.cpu_s()
         writer.ask("paced", "done", n=self.sizes.paced, rate=100)
@@ -188,7 +193,7 @@ class Engine:
     def fresh(self) -> Figure:
         """A fresh client, and after it one that comes back."""
         with self.running() as cast:
-            posts = cast.load(self.sizes.users)
+            posts = cast.load(self.sizes.users, 3 * self.sizes.quiet_s)
             reader = cast.play("reader")
             told = [reader.ask("fresh", "t") for _ in range(self.sizes.repetitions)]
             figure = _times(told)
@@ -208,7 +213,7 @@ class Engine:
             reader.ask("off", "off")
             value = 1_000_000 + 1_000 * len(ids) + number
             writer.ask("touch", "done", ids=ids, v=value, each=1 if len(ids) <= 1_000 else 500)
-            cast.server.settle(0.5)
+            cast.server.settle(2 * self.sizes.quiet_s)
             told.append(reader.ask("on", "t", ids=ids, v=value))
         if told[-1]["n"] != len(ids):
             return {"error": f"{told[-1]['n']} of {len(ids)} changes arrived"}
@@ -221,17 +226,17 @@ class Engine:
             writer.ask("insert", "done", n=10)
             reader = cast.play("reader")
             reader.ask("sub", "subbed", k=2, n=10)
-            cast.server.settle()
+            cast.server.settle(self.sizes.quiet_s)
             before = cast.server.rss()
             if self.name not in ("tripleweb", "relay"):
                 reader.ask("sub", "subbed", k=count, n=10)
-                cast.server.settle()
+                cast.server.settle(self.sizes.quiet_s)
                 return {"bytes_a_connection": round((cast.server.rss() - before) / count)}
             reader.ask("connect", "connected", k=count)
-            cast.server.settle()
+            cast.server.settle(self.sizes.quiet_s)
             connected = cast.server.rss()
             reader.ask("subscribe", "subbed")
-            cast.server.settle()
+            cast.server.settle(self.sizes.quiet_s)
             subscribed = cast.server.rss()
         return {
             "bytes_a_connection": round((subscribed - before) / count),
@@ -279,9 +284,8 @@ class Engine:
         return figure
 
     def subscriptions(self) -> Figure:
-        """The place of 1,000 subscriptions of few shapes (`triples` with a `query`, a tenth of them touched by each
-        write): a server without the feature `lineage` loads the whole app for every one of them, which says nothing."""
-        return {"waits": f"for a server that loads by query; then {self.sizes.subscriptions} of them"}
+        """Without sockets: what the core does for a change, and the bytes that leave."""
+        return asked(self.sizes.asked_users, self.sizes.subscriptions, self.sizes.asked_changes)
 
 
 class Cast:
@@ -306,14 +310,14 @@ class Cast:
         kid.get("ready", 60)
         return kid
 
-    def load(self, users: int) -> list[str]:
+    def load(self, users: int, quiet_s: float) -> list[str]:
         """The data of the live bench into the server; returns the ids of its posts."""
         those = list(entities(users))
         for name, content in (("writes.json", writes_of(those)), ("entities.json", those)):
             (self.folder / name).write_text(json.dumps(content), encoding="utf-8")
         paths = {"path": str(self.folder / "writes.json"), "entities": str(self.folder / "entities.json")}
         self.loaded_s = self.play("writer").ask("load", "loaded", **paths)["loaded"]
-        self.server.settle(1.0)
+        self.server.settle(quiet_s)
         return [entity["id"] for entity in those if entity["type"] == "post"]
 
     def end(self) -> None:
