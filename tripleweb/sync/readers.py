@@ -106,7 +106,7 @@ class Readers:
             held = Holding(hello.replica, self._random_id(), self.relevance.open_places())
             held.own.readers[held] = None
             self._holdings[hello.replica] = held
-        feed.holding, held.feed = held, feed
+        feed.holding = held
         if not known and not whole:
             feed.reset = True
             feed.loaded = self.log.seq
@@ -114,6 +114,7 @@ class Readers:
             batch = max([self.log.last_batch(), *(batch for batch, _ in feed.receipts)])
             feed.out.append((batch, Part([])))
         if not known:
+            held.feed = feed
             return
         feed.seq = since
         for place, (at, batch) in held.written.items():  # the time that it was away does not count
@@ -123,6 +124,7 @@ class Readers:
                 feed.entering[name] = since
             else:
                 self._leave(held, name)
+        held.feed = feed
         self._catch_up(feed, held, since)
 
     def _catch_up(self, feed: Feed, holding: Holding, since: int) -> None:
