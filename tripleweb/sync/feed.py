@@ -36,8 +36,9 @@ class Holding:
     said: dict[str, bytes] = field(default_factory=dict)  # what was asked for, likewise
     # what it was told to forget, and at which seq, oldest first
     forgets: dict[Place, int] = field(default_factory=dict)
-    # own places: when they were written, and the commit that their receipt waits for; oldest first
+    # own places: when they were written, and by which transaction; oldest first
     written: dict[Place, tuple[int, int]] = field(default_factory=dict)
+    confirmed: int = 0  # up to here it has its receipts
     left: int = 0  # when its connection was lost
 
     def holds(self, place: Place) -> bool:

@@ -106,7 +106,7 @@ class Readers:
             held = Holding(hello.replica, self._random_id(), self.relevance.open_places())
             held.own.readers[held] = None
             self._holdings[hello.replica] = held
-        feed.holding = held
+        feed.holding, held.confirmed = held, hello.confirmed
         if not known and not whole:
             feed.reset = True
             feed.loaded = self.log.seq
@@ -117,8 +117,8 @@ class Readers:
             held.feed = feed
             return
         feed.seq = since
-        for place, (at, batch) in held.written.items():  # the time that it was away does not count
-            held.written[place] = at + now_ms - held.left, batch
+        for place, (at, number) in held.written.items():  # the time that it was away does not count
+            held.written[place] = at + now_ms - held.left, number
         for name, interest in list(held.interests.items()):
             if interest.is_loaded and asked.get(name) == held.said[name]:
                 feed.entering[name] = since
@@ -134,14 +134,32 @@ class Readers:
         for part in parts(self._registers(sorted(came)), self.limits):
             feed.out.append((self.log.last_batch(), part))
             feed.loaded, feed.is_nudged = self.log.seq, True
-        left = [place for place, seq in holding.forgets.items() if seq >= since]
-        if gone := [place for place in left if not holding.holds(place)]:  # what it hears from now on is not of these
-            feed.news.append((since, Gone(gone)))
-            feed.gone = since
+        # what it was to forget it is told of until then: what it asks for may need that as long
+        left = {
+            place: seq
+            for place, seq in holding.forgets.items()
+            if seq >= since and not holding.holds(place)
+        }
+        until: dict[str, int] = {}
+        for (subject, _), seq in left.items():
+            until[subject] = max(seq, until.get(subject, 0))
+        news: list[News] = []
         for entry in self.tail.between(since, self.log.seq):
-            kept = [at for at, change in enumerate(entry.registers) if self._holds(holding, change)]
+            kept = [
+                at
+                for at, one in enumerate(entry.registers)
+                if self._holds(holding, one)
+                or left.get(one[:2], 0) >= entry.seq
+                or (one.predicate == DELETED and until.get(one.subject, 0) >= entry.seq)
+            ]
             if kept:
-                feed.news.append((entry.seq, Told(entry, tuple(kept))))
+                news.append((entry.seq, Told(entry, tuple(kept))))
+        gone: dict[int, list[Place]] = {}
+        for place, seq in left.items():
+            gone.setdefault(seq, []).append(place)
+        news.extend((seq, Gone(places)) for seq, places in gone.items())
+        feed.news.extend(sorted(news, key=lambda one: one[0]))
+        feed.gone = max(gone, default=-1)
 
     def leave(self, feed: Feed, now_ms: int) -> None:
         """A connection is gone, or begins anew."""
@@ -188,11 +206,11 @@ class Readers:
         """What was written long ago counts as asked for no more."""
         old: list[Place] = []
         surplus = len(holding.written) - self.limits.own_max
-        for place, (at, batch) in holding.written.items():
+        for place, (at, number) in holding.written.items():
             if at + self.limits.held_ms > now_ms and len(old) >= surplus:
                 break
-            if not self.log.is_durable(batch):  # its receipt is still to be told
-                break
+            if number > holding.confirmed and len(old) >= surplus - self.limits.own_max:
+                break  # the receipt, which says something of the place, is still to be told, maybe again
             old.append(place)
         for place in old:
             del holding.written[place]
@@ -365,10 +383,9 @@ class Readers:
             self._news(feed, (seq, made[kept]))
 
     def wrote(
-        self, feed: Feed, keys: Iterable[Key], stamp: tuple[int, str], batch: int, now_ms: int
+        self, feed: Feed, number: int, keys: Iterable[Key], stamp: tuple[int, str], now_ms: int
     ) -> None:
-        """A replica has pushed changes of these registers, whatever became of them: it asked for these places. The
-        receipt is durable with this batch."""
+        """A replica has pushed changes of these registers, whatever became of them: it asked for these places."""
         holding = feed.holding
         if holding is None:
             return
@@ -383,7 +400,7 @@ class Readers:
             if feed.reset or (not is_here and self._has_more(feed, place, stamp)):
                 fresh.append(place)
             holding.written.pop(place, None)
-            holding.written[place] = now_ms, batch
+            holding.written[place] = now_ms, number
             self.relevance.hold(holding.own, place, self.log.seq)
         if fresh:
             self._ship([holding], fresh, self.log.seq)
@@ -396,6 +413,11 @@ class Readers:
             register.slot[:2] == COUNTER or (register.time, register.replica) != stamp
             for register in self.store.registers_at(*place)
         )
+
+    def confirmed(self, replica: str, number: int) -> None:
+        """A replica has the receipts of its transactions up to this number."""
+        if (holding := self._holdings.get(replica)) is not None:
+            holding.confirmed = number
 
     def _ship(self, readers: Iterable[Holding], places: Iterable[Place], seq: int) -> None:
         """Places that came to be needed, as they are at this point of the log."""

@@ -238,6 +238,7 @@ class TenantCore:
             for n in range(row.confirmed + 1, number + 1):
                 stored.pop(n, None)
             row.confirmed = number
+            self.readers.confirmed(replica, number)
             self._building.replicas[replica] = row
 
     # -- writing -----------------------------------------------------------------------------------------------
@@ -290,7 +291,7 @@ class TenantCore:
         batch = self._building.batch
         self._receipts.setdefault(link.replica, {})[pushed.number] = (pushed.id, receipt, batch)
         keys = [*pushed.keys(link.replica), *(wire[:3] for wire in receipt.current)]
-        self.readers.wrote(link.feed, keys, parse_stamp(receipt.stamp), batch, now_ms)
+        self.readers.wrote(link.feed, pushed.number, keys, parse_stamp(receipt.stamp), now_ms)
         self.readers.tell_receipt(link.feed, receipt, batch)
 
     def _decide(
