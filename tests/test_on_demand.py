@@ -8,7 +8,8 @@ from tests.peers import Peer, Peers, triples
 from tripleweb.change import Change
 from tripleweb.datalog.evaluate import run
 from tripleweb.sync.client import APP
-from tripleweb.sync.messages import Part, Poke, Subscription
+from tripleweb.sync import messages
+from tripleweb.sync.messages import Describe, Failed, Part, Poke, Subscribe, Subscription, Unsubscribe
 from tripleweb.sync.server import Limits
 from tripleweb.terms import Ref
 
@@ -443,8 +444,6 @@ def test_a_client_of_before_gets_the_whole_app() -> None:
     kim.core.features = []
     hello = kim.core._hello(peers.now_ms)
     hello.features = []
-    from tripleweb.sync import messages
-
     assert kim.conn is not None
     peers.to_server(kim.conn, messages.encode(hello))
     peers.settle()
@@ -454,8 +453,6 @@ def test_a_client_of_before_gets_the_whole_app() -> None:
 def test_what_there_is_can_be_asked() -> None:
     peers, _ = world()
     kim = asking(peers)
-    from tripleweb.sync.messages import Describe
-
     assert kim.core.ask(Describe("d"))
     peers.settle()
     (described,) = [update.frame for update in kim.updates if update.frame is not None]
@@ -805,3 +802,105 @@ def test_an_old_word_on_a_query_asked_for_again_is_passed_over() -> None:
     peers.settle()
     assert kim.conn is not None and not peers.faults
     right(peers, kim, POSTS, "ada")
+
+
+# ---------------------------------------- hostile clients
+
+
+def failures(peer: Peer) -> list[tuple[str, str]]:
+    return [(one.id, one.code) for one in peer.of(Failed)]
+
+
+def test_what_is_no_query_fails_and_nothing_else() -> None:
+    peers, _ = world()
+    kim = asking(peers, mine=(POSTS, "ada"))
+    deep = "[:find ?p :where " + "(not " * 5_000 + "[?p :post/title _]" + ")" * 5_001
+    bad: list[dict[str, Any]] = [
+        {"query": "[:find"},
+        {"query": deep},
+        {"query": POSTS, "inputs": [[[[["s", "ada"]]]]]},
+        {"query": POSTS, "inputs": [{"many": 1}]},
+        {"query": POSTS, "inputs": [None, 7, {}]},
+        {"query": POSTS, "inputs": [["s", "ada"]] * 100_000},
+        {"query": POSTS, "inputs": [["n", "ada"]]},
+        {"query": POSTS, "rules": "[" * 5_000},
+        {"query": NAMES, "rules": 'x"'},
+        {"query": "", "inputs": [["s", "x"]]},
+    ]
+    for number, said in enumerate(bad):
+        kim.core.ask(Subscribe(Subscription(f"bad{number}", **said)))
+    peers.settle()
+    assert {name for name, _ in failures(kim)} == {f"bad{number}" for number in range(len(bad))}
+    right(peers, kim, POSTS, "ada")
+    feed = peers.server.connections[kim.conn].feed
+    assert list(feed.sizes) == ["mine"] and not feed.loads
+
+
+def test_names_of_subscriptions_are_short() -> None:
+    for frame in (Subscribe(Subscription("x" * 10_000, query=NAMES)), Describe("x" * 10_000)):
+        peers, _ = world()
+        kim = asking(peers)
+        kim.core.ask(frame)
+        peers.settle()
+        assert kim.conn is None and peers.faults[-1].code == "malformed"
+
+
+def test_subscriptions_are_bounded_together() -> None:
+    peers, _ = world(Limits(subscriptions_max=3, subscription_bytes_max=3_000))
+    kim = asking(peers, a=(POSTS, "ada"), b=(POSTS, "bob"), c=(NAMES,), d=(SILENT,))
+    assert failures(kim) == [("d", "limits")]
+    kim.core.unsubscribe("a")
+    kim.ask("long", POSTS, "x" * 4_000)
+    kim.ask("e", POSTS, "x" * 1_000)
+    peers.settle()
+    assert failures(kim)[1:] == [("long", "limits")] and kim.core.is_live("e")
+
+
+def test_what_is_asked_for_in_a_loop_waits_in_bounded_numbers() -> None:
+    peers, _ = world(Limits(subscriptions_max=5))
+    kim = asking(peers)
+    for _ in range(100):
+        kim.ask("mine", POSTS, "ada")
+        kim.core.unsubscribe("mine")
+    kim.up()
+    readers = peers.server.readers
+    assert len(readers._evaluations) <= 5 and len(readers.relevance._interests) <= 3
+    peers.settle()
+    assert ("mine", "limits") in failures(kim) and not kim.triples
+
+
+def test_the_oldest_of_very_many_that_are_away_are_forgotten() -> None:
+    peers, _ = world(Limits(holdings_max=5))
+    kims = [asking(peers, f"kim{number}", mine=(POSTS, "ada")) for number in range(12)]
+    for kim in kims:
+        kim.disconnect()
+    readers = peers.server.readers
+    assert len(readers._holdings) == 5 and len(readers._away) <= 5
+    for kim in kims:
+        kim.connect(whole=False)
+        peers.settle()
+        right(peers, kim, POSTS, "ada")
+
+
+def test_a_query_that_grows_beyond_its_units_fails_then() -> None:
+    peers, everything = world(Limits(query_units=60))
+    kim = asking(peers, names=(NAMES,))
+    assert kim.core.is_live("names")
+    for number in range(150):
+        everything.set(f"u{number}", "user/name", f"{number}")
+        peers.settle()
+    assert failures(kim) == [("names", "budget")] and "user/name" not in {p for _, p, _ in kim.triples}
+
+
+def test_frames_out_of_order_cost_the_connection() -> None:
+    peers, _ = world()
+    for frame in (Subscribe(Subscription("q", query=NAMES)), Unsubscribe("q"), Describe("d")):
+        kim = peers.client("kim").connect(whole=False)
+        assert kim.conn is not None
+        peers.to_server(kim.conn, messages.encode(frame))
+        assert peers.faults[-1].code == "order"
+    kim = asking(peers, mine=(POSTS, "ada"))
+    for name in ("nobody", "mine", "mine"):
+        kim.core.ask(Unsubscribe(name))
+    peers.settle()
+    assert not kim.triples and kim.conn is not None

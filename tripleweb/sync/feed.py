@@ -74,6 +74,7 @@ class Feed:
     seq: int = 0  # where its triples subscriptions stand
     whole: dict[str, None] = field(default_factory=dict)  # subscriptions of the whole app
     displays: dict[str, Display] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)  # of all of its subscriptions, in bytes
     entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
     news: deque[News] = field(default_factory=deque)
     gone: int = -1  # the seq of the latest of them that says what is to be forgotten

@@ -38,6 +38,10 @@ class ReaderLimits(FrameLimits, DisplayLimits, Protocol):
     @property
     def subscriptions_max(self) -> int: ...
     @property
+    def subscription_bytes_max(self) -> int: ...
+    @property
+    def holdings_max(self) -> int: ...
+    @property
     def held_ms(self) -> int: ...
     @property
     def own_max(self) -> int: ...
@@ -80,6 +84,8 @@ class Readers:
         for subscription in hello.subscriptions:
             if subscription.id not in feed.entering:
                 self.subscribe(feed, subscription, greets=True)
+            else:
+                feed.sizes[subscription.id] = len(messages.said(subscription))
 
     def _resume(
         self, feed: Feed, hello: messages.Hello, wanted: Sequence[Subscription], whole: bool, now_ms: int
@@ -173,6 +179,10 @@ class Readers:
             holding.feed = None
             holding.left = now_ms
             self._away.append((now_ms, holding))
+            while len(self._holdings) > self.limits.holdings_max and self._away:
+                left, holding = self._away.popleft()
+                if holding.feed is None and holding.left == left:
+                    self._end(holding)
 
     def tick(self, now_ms: int) -> None:
         """Forgets what was held by who has been away for long, and what was asked for by having written it; takes those
@@ -239,12 +249,15 @@ class Readers:
 
     def subscribe(self, feed: Feed, subscription: Subscription, greets: bool = False) -> None:
         """Interest is registered at once, the load follows. `greets`: it came with the hello."""
-        count = len(feed.whole) + len(feed.displays)
-        count += 0 if feed.holding is None else len(feed.holding.interests)
         name = subscription.id
+        feed.sizes[name] = len(messages.said(subscription))
         self.due[feed] = None
-        if count >= self.limits.subscriptions_max:
+        if len(feed.sizes) > self.limits.subscriptions_max:
             self._fail(feed, name, "limits", "too many subscriptions on this connection")
+        elif sum(feed.sizes.values()) > self.limits.subscription_bytes_max:
+            self._fail(feed, name, "limits", "the subscriptions of this connection are too long")
+        elif feed.loads >= self.limits.subscriptions_max:  # asked for, given up and asked for again
+            self._fail(feed, name, "limits", "too much is still being loaded for this connection")
         elif subscription.kind == "triples":
             if feed.holding is None or messages.is_whole(subscription):
                 # the cursor of one that holds some places only may be of before it was told to forget others
@@ -309,6 +322,7 @@ class Readers:
 
     def unsubscribe(self, feed: Feed, name: str) -> None:
         self.due[feed] = None
+        feed.sizes.pop(name, None)
         if (display := feed.displays.pop(name, None)) is not None:
             self._hide(display)
         if name in feed.whole:
@@ -643,6 +657,7 @@ class Readers:
         self.due[feed] = None
 
     def _fail(self, feed: Feed, name: str, code: str, message: str) -> None:
+        feed.sizes.pop(name, None)
         self.say(feed, Failed(name, code, message))
 
     def frames(self) -> Iterator[tuple[Conn, ServerFrame]]:

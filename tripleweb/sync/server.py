@@ -22,7 +22,7 @@ import msgspec
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
-from tripleweb.ids import nano_id
+from tripleweb.ids import BYTES_MAX, nano_id
 from tripleweb.store import Fate, Store
 from tripleweb.sync import messages
 from tripleweb.sync.feed import Conn, Feed
@@ -45,6 +45,12 @@ from tripleweb.terms import from_wire, to_wire
 
 _REPLICA = re.compile(r"[0-9a-z]{12}")
 _NUMBER_MAX = 1 << 53
+
+
+def _check_name(name: str) -> None:
+    """What a client calls its subscriptions is said back to it in every frame about them."""
+    if len(name) > BYTES_MAX:
+        raise ProtocolError("malformed", f"an id of a subscription has at most {BYTES_MAX} characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ class Limits:
     lag_max: int = 1_000  # seqs behind, where nothing of it concerns a connection
     own_max: int = 100_000  # places that count as asked for by having been written
     subscriptions_max: int = 1_000
+    subscription_bytes_max: int = 16 << 20  # of all of a connection
+    holdings_max: int = 10_000  # replicas, those that are away first
     rows_max: int = 10_000
     query_units: int = 5_000_000
     slice_units: int = 5_000
@@ -179,10 +187,12 @@ class TenantCore:
         elif isinstance(frame, messages.Confirm):
             self._confirm(link.replica, frame.number)
         elif isinstance(frame, messages.Subscribe):
+            _check_name(frame.subscription.id)
             self.readers.subscribe(link.feed, frame.subscription)
         elif isinstance(frame, messages.Unsubscribe):
             self.readers.unsubscribe(link.feed, frame.id)
         elif isinstance(frame, messages.Describe):
+            _check_name(frame.id)
             self.readers.describe(link.feed, frame.id)
 
     def _hello(self, conn: Conn, link: _Connection, hello: Hello, now_ms: int) -> None:
@@ -195,6 +205,8 @@ class TenantCore:
             raise ProtocolError("malformed", f"not a replica id: {hello.replica[:40]!r}")
         if not (0 <= hello.confirmed < hello.next <= _NUMBER_MAX):
             raise ProtocolError("malformed", f"confirmed {hello.confirmed} is not below next {hello.next}")
+        for subscription in hello.subscriptions:
+            _check_name(subscription.id)
         row = self.replicas.get(hello.replica)
         last = 0 if row is None else row.last
         # a client that keeps nothing says so by a `next` beyond every number; else a lost receipt is a lost tail
