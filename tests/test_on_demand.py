@@ -7,8 +7,8 @@ from typing import Any
 from tests.peers import Peer, Peers, triples
 from tripleweb.change import Change
 from tripleweb.datalog.evaluate import run
-from tripleweb.sync.client import APP
 from tripleweb.sync import messages
+from tripleweb.sync.client import APP
 from tripleweb.sync.messages import Describe, Failed, Part, Poke, Subscribe, Subscription, Unsubscribe
 from tripleweb.sync.server import Limits
 from tripleweb.terms import Ref
@@ -468,6 +468,7 @@ def test_changes_are_registers() -> None:
     kim = asking(peers, tags=("[:find ?t :where [?p :post/title _] [?p :post/tags ?t]]",))
     mine: list[Change] = list(kim.core.store.registers_at("ada1", "post/tags"))
     assert sorted(mine) == sorted(peers.server.store.registers_at("ada1", "post/tags"))
+
 
 # ---------------------------------------- what the random histories found
 

@@ -25,7 +25,7 @@ from tripleweb.datalog.evaluate import run
 from tripleweb.errors import DeletedError
 from tripleweb.store import Store
 from tripleweb.sync import feed, messages, readers
-from tripleweb.sync.client import APP, ClientCore, ClientLimits
+from tripleweb.sync.client import APP, ClientCore
 from tripleweb.sync.messages import Failed, Fault, Part, Poke, Subscription
 from tripleweb.sync.server import Limits, TenantCore
 from tripleweb.terms import Ref
@@ -112,7 +112,9 @@ class World(Peers):
 
     @staticmethod
     def copy(one: Subscription) -> Subscription:
-        return Subscription(one.id, query=one.query, inputs=one.inputs, rules=one.rules, predicates=one.predicates)
+        return Subscription(
+            one.id, query=one.query, inputs=one.inputs, rules=one.rules, predicates=one.predicates
+        )
 
     def cut(self, peer: Peer, seen: bool = True) -> None:
         if peer.conn is not None:
@@ -374,7 +376,9 @@ class World(Peers):
             shown = values(core.store, *place)
             if shown != self.expected(peer, place, base.registers_at(*place)):
                 bare = self.expected(peer, place, ())
-                assert shown == bare, f"{note}: {peer.name} at {core.at} shows {shown} at {place}, {bare} pending"
+                assert shown == bare, (
+                    f"{note}: {peer.name} at {core.at} shows {shown} at {place}, {bare} pending"
+                )
         if not core.outbox:
             for name, one in core.subscriptions.items():
                 if core.is_live(name):
@@ -391,14 +395,19 @@ class World(Peers):
             )
         else:
             wanted = one.predicates
-            is_asked: Callable[[str], bool] = lambda p: one.id == APP or any(  # noqa: E731
-                p == w or (w[-1] == "/" and p.startswith(w)) for w in wanted
+            is_asked: Callable[[str], bool] = lambda p: (
+                one.id == APP
+                or any(  # noqa: E731
+                    p == w or (w[-1] == "/" and p.startswith(w)) for w in wanted
+                )
             )
             mine, theirs = (
                 sorted(t for t in map(repr, (t for t in triples(store) if is_asked(t[1]))))
                 for store in (peer.core.store, base)
             )
-        assert mine == theirs, f"{note}: {peer.name} at {peer.core.at}, {one.id} {one.query or one.predicates}"
+        assert mine == theirs, (
+            f"{note}: {peer.name} at {peer.core.at}, {one.id} {one.query or one.predicates}"
+        )
 
     def check_settled(self) -> None:
         readers = self.server.readers
@@ -414,8 +423,12 @@ class World(Peers):
             if not feed.whole:
                 for s, p, v in sorted(peer.triples, key=repr):
                     assert feed.holding is not None
-                    assert feed.holding.holds((s, p)), f"settled: {peer.name} shows {s} {p} {v!r}, not followed"
-                    assert (s, p, v) in triples(self.server.store), f"settled: {peer.name} shows {s} {p} {v!r}"
+                    assert feed.holding.holds((s, p)), (
+                        f"settled: {peer.name} shows {s} {p} {v!r}, not followed"
+                    )
+                    assert (s, p, v) in triples(self.server.store), (
+                        f"settled: {peer.name} shows {s} {p} {v!r}"
+                    )
         connected = {peer.core.replica for peer in self.clients}
         assert not readers._evaluations and connected >= {
             one.replica for one in readers._holdings.values() if one.feed is not None
@@ -568,7 +581,9 @@ def _told_before_it_is_durable(patch: Patch) -> None:
 def _all_increments_counted_again(patch: Patch) -> None:
     top = ClientCore._put_pending_on_top
     patch.setattr(
-        ClientCore, "_put_pending_on_top", lambda self, step, full: top(self, step, full or bool(step.touched))
+        ClientCore,
+        "_put_pending_on_top",
+        lambda self, step, full: top(self, step, full or bool(step.touched)),
     )
 
 

@@ -9,13 +9,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 import tripleweb
 from tests.stores import NAMES, SCHEMA, Connect, level
 from tripleweb.database import Database
 from tripleweb.errors import TriplewebError
-from tripleweb.storage.memory import MemoryStores
 from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.web import WebServer
 

@@ -12,16 +12,39 @@ transactions, then what is to be forgotten. A poke that has a load reaches as fa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from tripleweb.change import DELETED, Change
 from tripleweb.datalog.needed import Place
-from tripleweb.sync.display import Display
+from tripleweb.sync.display import Display, DisplayLimits
 from tripleweb.sync.messages import Part, Poke, Receipt, ServerFrame
+from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest
 from tripleweb.sync.tail import FrameLimits, Log, Shared, Tail, Told, pokes, told
 
 Conn = Hashable
+
+
+class ReaderLimits(FrameLimits, DisplayLimits, Protocol):
+    """Beside those of frames and displays: how much may wait, how long and how much is remembered of a replica that is
+    away."""
+
+    @property
+    def news_max(self) -> int: ...
+    @property
+    def subscriptions_max(self) -> int: ...
+    @property
+    def subscription_bytes_max(self) -> int: ...
+    @property
+    def holdings_max(self) -> int: ...
+    @property
+    def held_ms(self) -> int: ...
+    @property
+    def own_max(self) -> int: ...
+    @property
+    def lag_max(self) -> int: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +67,30 @@ class Holding:
     def holds(self, place: Place) -> bool:
         return place in self.own.places or any(one.holds(*place) for one in self.interests.values())
 
+    def trim(self, floor: int, most: int) -> bool:
+        """Bounds what is known of what it was told to forget: nobody is caught up from before `floor`. False if there
+        was more than `most`: then nothing is known any more."""
+        forgets = self.forgets
+        while forgets and forgets[oldest := next(iter(forgets))] < floor:
+            del forgets[oldest]
+        is_known = len(forgets) <= most
+        if not is_known:
+            forgets.clear()
+        return is_known
+
+    def aged(self, since_ms: int, most: int) -> list[Place]:
+        """What it wrote before that, or beyond `most`. Where it may not have the receipt, which says something of the
+        place, it goes only beyond twice as many."""
+        old: list[Place] = []
+        surplus = len(self.written) - most
+        for place, (at, number) in self.written.items():
+            if at > since_ms and len(old) >= surplus:
+                break
+            if number > self.confirmed and len(old) >= surplus - most:
+                break
+            old.append(place)
+        return old
+
 
 @dataclass(slots=True)
 class Gone:
@@ -61,6 +108,33 @@ class Come:
 
 
 News = tuple[int, Told | Come | Gone]  # with its seq
+
+
+def missed(
+    holding: Holding, since: int, entries: Iterable[Entry], holds: Callable[[Holding, Change], bool]
+) -> list[News]:
+    """What a holding that was away since a seq has not heard: changes, and what it was to forget. It is told of that
+    until then, for what it asks for may need it as long."""
+    left = {place: seq for place, seq in holding.forgets.items() if seq >= since and not holding.holds(place)}
+    until: dict[str, int] = {}
+    for (subject, _), seq in left.items():
+        until[subject] = max(seq, until.get(subject, 0))
+    news: list[News] = []
+    for entry in entries:
+        kept = [
+            at
+            for at, one in enumerate(entry.registers)
+            if holds(holding, one)
+            or left.get(one[:2], 0) >= entry.seq
+            or (one.predicate == DELETED and until.get(one.subject, 0) >= entry.seq)
+        ]
+        if kept:
+            news.append((entry.seq, Told(entry, tuple(kept))))
+    gone: dict[int, list[Place]] = {}
+    for place, seq in left.items():
+        gone.setdefault(seq, []).append(place)
+    news.extend((seq, Gone(places)) for seq, places in gone.items())
+    return sorted(news, key=lambda one: one[0])
 
 
 @dataclass(slots=True, eq=False)

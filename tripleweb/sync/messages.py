@@ -69,12 +69,12 @@ what the query's answer depends on: places, a place being a subject with a predi
     < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]]}
     < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{"q1":null},"transactions":[],"receipts":[]}
 
-An id stands for one thing as long as the connection lasts. From then on the connection is told each change of a place that one of its subscriptions needs or needed, a transaction
-without the changes of other places; a place that comes to be needed comes whole, in parts before the poke of the
-transaction that made it so. Instead of a query a subscription may have `predicates`, and brings all that has one of
-them (`"user/"`: one of a kind). What a replica pushes counts as asked for, until some minutes after it was decided.
-What is needed no more is told when it is no longer followed, and the client drops it last; that deletes nothing. Where
-it is much, some of it comes in parts (`forget`) before the poke:
+An id stands for one thing as long as the connection lasts. From then on the connection is told each change of a place
+that one of its subscriptions needs or needed, a transaction without the changes of other places; a place that comes to
+be needed comes whole, in parts before the poke of the transaction that made it so. Instead of a query a subscription
+may have `predicates`, and brings all that has one of them (`"user/"`: one of a kind). What a replica pushes counts as
+asked for, until some minutes after it was decided. What is needed no more is told when it is no longer followed, and
+the client drops it last; that deletes nothing. Where it is much, some of it comes in parts (`forget`) before the poke:
 
     < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{},"transactions":[],"receipts":[],
     <  "forget":[["ada","user/name"]]}

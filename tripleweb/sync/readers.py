@@ -12,41 +12,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
 
 from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.datalog.needed import Place
 from tripleweb.errors import BudgetError, QueryError
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
-from tripleweb.sync.display import Display, DisplayLimits, Displays
-from tripleweb.sync.feed import Come, Conn, Feed, Gone, Holding, News
+from tripleweb.sync.display import Display, Displays
+from tripleweb.sync.feed import Come, Conn, Feed, Gone, Holding, News, ReaderLimits, missed
 from tripleweb.sync.messages import Failed, Part, Receipt, ServerFrame, Subscription
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest, Relevance
-from tripleweb.sync.tail import FrameLimits, Log, Shared, Tail, Told, parts
+from tripleweb.sync.tail import Log, Shared, Tail, Told, parts
 
 Failure = tuple[str, str]  # code and message
-
-
-class ReaderLimits(FrameLimits, DisplayLimits, Protocol):
-    """Beside those of frames and displays: how much may wait, how long and how much is remembered of a replica that is
-    away."""
-
-    @property
-    def news_max(self) -> int: ...
-    @property
-    def subscriptions_max(self) -> int: ...
-    @property
-    def subscription_bytes_max(self) -> int: ...
-    @property
-    def holdings_max(self) -> int: ...
-    @property
-    def held_ms(self) -> int: ...
-    @property
-    def own_max(self) -> int: ...
-    @property
-    def lag_max(self) -> int: ...
 
 
 class Readers:
@@ -140,32 +119,9 @@ class Readers:
         for part in parts(self._registers(sorted(came)), self.limits):
             feed.out.append((self.log.last_batch(), part))
             feed.loaded, feed.is_nudged = self.log.seq, True
-        # what it was to forget it is told of until then: what it asks for may need that as long
-        left = {
-            place: seq
-            for place, seq in holding.forgets.items()
-            if seq >= since and not holding.holds(place)
-        }
-        until: dict[str, int] = {}
-        for (subject, _), seq in left.items():
-            until[subject] = max(seq, until.get(subject, 0))
-        news: list[News] = []
-        for entry in self.tail.between(since, self.log.seq):
-            kept = [
-                at
-                for at, one in enumerate(entry.registers)
-                if self._holds(holding, one)
-                or left.get(one[:2], 0) >= entry.seq
-                or (one.predicate == DELETED and until.get(one.subject, 0) >= entry.seq)
-            ]
-            if kept:
-                news.append((entry.seq, Told(entry, tuple(kept))))
-        gone: dict[int, list[Place]] = {}
-        for place, seq in left.items():
-            gone.setdefault(seq, []).append(place)
-        news.extend((seq, Gone(places)) for seq, places in gone.items())
-        feed.news.extend(sorted(news, key=lambda one: one[0]))
-        feed.gone = max(gone, default=-1)
+        for news in missed(holding, since, self.tail.between(since, self.log.seq), self._holds):
+            feed.news.append(news)
+            feed.gone = news[0] if isinstance(news[1], Gone) else feed.gone
 
     def leave(self, feed: Feed, now_ms: int) -> None:
         """A connection is gone, or begins anew."""
@@ -189,22 +145,14 @@ class Readers:
         on who were told nothing for long, so that they stand within the tail if they are cut off."""
         self._expire(now_ms)
         for holding in self._holdings.values():
-            self._trim(holding)
+            if not holding.trim(self.tail.floor, self.limits.own_max):  # if it is cut off now it begins anew
+                holding.ticket = self._random_id()
             feed = holding.feed
             if feed is not None:
                 self._age(holding, now_ms)
                 if self.log.durable_seq - feed.seq > self.limits.lag_max:
                     feed.is_nudged = True
                     self.due[feed] = None
-
-    def _trim(self, holding: Holding) -> None:
-        """Bounds what is known of what it was told to forget."""
-        forgets = holding.forgets
-        while forgets and forgets[oldest := next(iter(forgets))] < self.tail.floor:
-            del forgets[oldest]  # nobody is caught up from there
-        if len(forgets) > self.limits.own_max:  # if it is cut off now it begins anew
-            holding.ticket = self._random_id()
-            forgets.clear()
 
     def _expire(self, now_ms: int) -> None:
         while self._away and self._away[0][0] <= now_ms - self.limits.held_ms:
@@ -214,14 +162,7 @@ class Readers:
 
     def _age(self, holding: Holding, now_ms: int) -> None:
         """What was written long ago counts as asked for no more."""
-        old: list[Place] = []
-        surplus = len(holding.written) - self.limits.own_max
-        for place, (at, number) in holding.written.items():
-            if at + self.limits.held_ms > now_ms and len(old) >= surplus:
-                break
-            if number > holding.confirmed and len(old) >= surplus - self.limits.own_max:
-                break  # the receipt, which says something of the place, is still to be told, maybe again
-            old.append(place)
+        old = holding.aged(now_ms - self.limits.held_ms, self.limits.own_max)
         for place in old:
             del holding.written[place]
             self.relevance.let_go(holding.own, place)
@@ -280,7 +221,9 @@ class Readers:
         else:
             self._fail(feed, name, "query", f"no subscription of kind {subscription.kind!r}")
 
-    def _subscribe_whole(self, feed: Feed, subscription: Subscription, cursor: messages.Cursor | None) -> None:
+    def _subscribe_whole(
+        self, feed: Feed, subscription: Subscription, cursor: messages.Cursor | None
+    ) -> None:
         if not feed.whole and feed.holding is None:
             feed.seq = self.log.seq
         feed.whole[subscription.id] = None
@@ -459,7 +402,8 @@ class Readers:
             self.again(feed)
 
     def again(self, feed: Feed) -> None:
-        """From nothing again: it was slow for longer than anybody keeps what it missed, or has more than it asks for."""
+        """From nothing again: it was slow for longer than anybody keeps what it missed, or has more than it asks for
+        now."""
         feed.news.clear()
         feed.seq = self.log.seq
         feed.reset = feed.holding is not None
