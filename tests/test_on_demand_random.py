@@ -395,12 +395,10 @@ class World(Peers):
             )
         else:
             wanted = one.predicates
-            is_asked: Callable[[str], bool] = lambda p: (
-                one.id == APP
-                or any(  # noqa: E731
-                    p == w or (w[-1] == "/" and p.startswith(w)) for w in wanted
-                )
-            )
+
+            def is_asked(p: str) -> bool:
+                return one.id == APP or any(p == w or (w[-1] == "/" and p.startswith(w)) for w in wanted)
+
             mine, theirs = (
                 sorted(t for t in map(repr, (t for t in triples(store) if is_asked(t[1]))))
                 for store in (peer.core.store, base)

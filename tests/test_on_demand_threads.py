@@ -48,8 +48,7 @@ def test_an_interrupted_load_leaves_the_store_whole(connect: Connect) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ages(db, number)
-            while True:  # it comes for certain
-                time.sleep(0.01)
+            threading.Event().wait(10)  # it comes for certain
         except KeyboardInterrupt:
             struck += 1
         timer.join()
@@ -74,7 +73,7 @@ def test_a_store_that_is_closed_while_something_loads_lets_go_of_who_waits(conne
 
         thread = threading.Thread(target=ask)
         thread.start()
-        time.sleep(delay)
+        thread.join(delay)
         db.close()
         thread.join(5)
         assert not thread.is_alive() and ended, delay
@@ -105,7 +104,7 @@ def test_going_offline_and_online_while_others_load(connect: Connect) -> None:
         db.go_offline()
         everything.update("user", "u1", name=f"changed {number}")
         db.go_online()
-        time.sleep(0.02)
+        stop.wait(0.02)
     stop.set()
     for thread in threads:
         thread.join(10)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tripleweb.change import COUNTER, DELETED, Change, Key
-from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp
+from tripleweb.clock import Clock, parse_stamp
 from tripleweb.errors import ProtocolError, TriplewebError
 from tripleweb.ids import nano_id, replica_id
 from tripleweb.store import Delta, Store, net
@@ -34,24 +34,11 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
-from tripleweb.sync.outbox import Step, fates_of, merged, pushes, shares
+from tripleweb.sync.outbox import ClientLimits, Step, fates_of, merged, pushes, shares
 from tripleweb.sync.records import LocalCommit, LocalState, Pending
 from tripleweb.transaction import Transaction
 
 APP = "app"  # the subscription to the whole app
-
-
-@dataclass(frozen=True, slots=True)
-class ClientLimits:
-    """Bounds of a replica; the simulator draws them anew for every run."""
-
-    tolerance_ms: int = TOLERANCE_MS
-    in_flight_max: int = 1_000  # transactions pushed and not yet decided
-    frame_changes_max: int = 5_000
-    frame_bytes_max: int = 4 << 20
-    fates_max: int = 10_000
-    transaction_changes_max: int = messages.TRANSACTION_CHANGES_MAX
-    transaction_bytes_max: int = messages.TRANSACTION_BYTES_MAX
 
 
 @dataclass(slots=True)

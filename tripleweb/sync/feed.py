@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tripleweb.change import DELETED, Change
+from tripleweb.change import COUNTER, DELETED, Change
 from tripleweb.datalog.needed import Place
 from tripleweb.sync.display import Display, DisplayLimits
 from tripleweb.sync.messages import Part, Poke, Receipt, ServerFrame
@@ -66,6 +66,14 @@ class Holding:
 
     def holds(self, place: Place) -> bool:
         return place in self.own.places or any(one.holds(*place) for one in self.interests.values())
+
+    def has_all_coarse(self, asked: dict[str, bytes]) -> bool:
+        """True if everything coarse is still asked for. Which places of it were there before is not known: it cannot
+        end unheard."""
+        return all(
+            one.needed is not None or asked.get(name) == self.said[name]
+            for name, one in self.interests.items()
+        )
 
     def trim(self, floor: int, most: int) -> bool:
         """Bounds what is known of what it was told to forget: nobody is caught up from before `floor`. False if there
@@ -161,6 +169,22 @@ class Feed:
     is_nudged: bool = False  # there shall be one, even if it has nothing to tell
     paused: bool = False
     is_over: bool = False
+
+    def refusal(self, limits: ReaderLimits) -> str:
+        """Why it may have no more subscriptions; "" if it may have those that it has."""
+        if len(self.sizes) > limits.subscriptions_max:
+            return "too many subscriptions on this connection"
+        if sum(self.sizes.values()) > limits.subscription_bytes_max:
+            return "the subscriptions of this connection are too long"
+        if self.loads >= limits.subscriptions_max:  # asked for, given up and asked for again
+            return "too much is still being loaded for this connection"
+        return ""
+
+    def may_lack(self, registers: Iterable[Change], stamp: tuple[int, str]) -> bool:
+        """True if there is more at a place than who has just written this there knows, or will know by then."""
+        if self.gone >= self.seq:  # it may be about to hear that it is to forget the place
+            return True
+        return any(one.slot[:2] == COUNTER or (one.time, one.replica) != stamp for one in registers)
 
     def pokes(self, log: Log, tail: Tail, limits: FrameLimits, shared: Shared) -> Iterator[ServerFrame]:
         """Takes it from where it stands to what is durable, in as many pokes as that needs. `shared` are those that

@@ -7,12 +7,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tripleweb.change import Change, Key
-from tripleweb.clock import parse_stamp, stamp_text, unpack
+from tripleweb.clock import TOLERANCE_MS, parse_stamp, stamp_text, unpack
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
 from tripleweb.sync.messages import Push, PushedTransaction, Receipt
 from tripleweb.sync.records import FATES_MAX, LOST_MAX, Fate, LocalCommit, Pending
 from tripleweb.terms import to_wire
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """Bounds of a replica; the simulator draws them anew for every run."""
+
+    tolerance_ms: int = TOLERANCE_MS
+    in_flight_max: int = 1_000  # transactions pushed and not yet decided
+    frame_changes_max: int = 5_000
+    frame_bytes_max: int = 4 << 20
+    fates_max: int = 10_000
+    transaction_changes_max: int = messages.TRANSACTION_CHANGES_MAX
+    transaction_bytes_max: int = messages.TRANSACTION_BYTES_MAX
 
 
 @dataclass(slots=True)

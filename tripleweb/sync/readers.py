@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from tripleweb.change import COUNTER, DELETED, Change, Key
+from tripleweb.change import DELETED, Change, Key
 from tripleweb.datalog.needed import Place
 from tripleweb.errors import BudgetError, QueryError
 from tripleweb.store import Delta, Store
@@ -76,11 +76,7 @@ class Readers:
         known = (
             held is not None
             and not whole
-            # which places of something coarse were there before is not known: it cannot end unheard
-            and all(
-                one.needed is not None or asked.get(name) == held.said[name]
-                for name, one in held.interests.items()
-            )
+            and held.has_all_coarse(asked)
             and held.ticket == hello.ticket
             and epoch == self.log.epoch
             and self.tail.floor <= since <= self.log.durable_seq
@@ -193,12 +189,8 @@ class Readers:
         name = subscription.id
         feed.sizes[name] = len(messages.said(subscription))
         self.due[feed] = None
-        if len(feed.sizes) > self.limits.subscriptions_max:
-            self._fail(feed, name, "limits", "too many subscriptions on this connection")
-        elif sum(feed.sizes.values()) > self.limits.subscription_bytes_max:
-            self._fail(feed, name, "limits", "the subscriptions of this connection are too long")
-        elif feed.loads >= self.limits.subscriptions_max:  # asked for, given up and asked for again
-            self._fail(feed, name, "limits", "too much is still being loaded for this connection")
+        if refusal := feed.refusal(self.limits):
+            self._fail(feed, name, "limits", refusal)
         elif subscription.kind == "triples":
             if feed.holding is None or messages.is_whole(subscription):
                 # the cursor of one that holds some places only may be of before it was told to forget others
@@ -354,22 +346,13 @@ class Readers:
                 continue
             # what it has just written it has, unless a load is about to take its place; what it holds may be on its way
             is_here = holding.holds(place) and not feed.loads
-            if feed.reset or (not is_here and self._has_more(feed, place, stamp)):
+            if feed.reset or (not is_here and feed.may_lack(self.store.registers_at(*place), stamp)):
                 fresh.append(place)
             holding.written.pop(place, None)
             holding.written[place] = now_ms, number
             self.relevance.hold(holding.own, place, self.log.seq)
         if fresh:
             self._ship([holding], fresh, self.log.seq)
-
-    def _has_more(self, feed: Feed, place: Place, stamp: tuple[int, str]) -> bool:
-        """True if there is more at a place than who has just written this knows, or will know by then."""
-        if feed.gone >= feed.seq:  # it may be about to hear that it is to forget the place
-            return True
-        return any(
-            register.slot[:2] == COUNTER or (register.time, register.replica) != stamp
-            for register in self.store.registers_at(*place)
-        )
 
     def confirmed(self, replica: str, number: int) -> None:
         """A replica has the receipts of its transactions up to this number."""
