@@ -347,6 +347,26 @@ def test_an_old_word_on_a_query_asked_for_again_is_passed_over() -> None:
     right(peers, kim, POSTS, "ada")
 
 
+def test_what_one_wrote_is_followed_until_one_has_the_receipt() -> None:
+    """… however much it is: the receipt brings back what stood there."""
+    peers, everything = world(Limits(own_max=1))
+    kim = peers.client("kim", role="reader").connect(whole=False)
+    peers.settle()
+    kim.write(
+        lambda tx: [tx.set(f"{user}{n}", "post/title", "no") for user in ("ada", "bob") for n in (1, 2)]
+    )
+    kim.up()
+    peers.server.tick(peers.now_ms)
+    peers.settle()
+    assert len(kim.triples) == 4
+    everything.set("ada1", "post/title", "new")
+    peers.settle()
+    assert ("ada1", "post/title", "new") in kim.triples
+    peers.server.tick(peers.now_ms)
+    peers.settle()
+    assert len(kim.triples) == 1
+
+
 # ---------------------------------------- hostile clients
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
+import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -10,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tripleweb
-from tests.stores import NAMES, SCHEMA, Connect, level
+from tests.stores import SCHEMA, Connect, level
 from tripleweb.database import Database
 from tripleweb.errors import TriplewebError
 from tripleweb.storage.sqlite import SqliteStores
@@ -37,24 +39,42 @@ def ages(db: Database, least: int) -> int:
     return len(db.q("[:find ?u ?a :in $ ?least :where [?u :user/age ?a] [(>= ?a ?least)]]", least))
 
 
-def test_an_interrupted_load_leaves_the_store_whole(connect: Connect) -> None:
+INTERRUPTED = """
+import os, signal, sys, threading, warnings
+import tripleweb
+from tests.stores import NAMES, SCHEMA, level
+from tests.test_on_demand_threads import ages
+
+url, token = sys.argv[1:]
+db = tripleweb.connect("app", url=url, token=token, path=":memory:", schema=SCHEMA)
+struck = 0
+for number in range(40):
+    timer = threading.Timer(0.0004 * number, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ages(db, number)
+        threading.Event().wait(10)  # it comes for certain
+    except KeyboardInterrupt:
+        struck += 1
+    timer.join()
+assert struck == 40
+assert ages(db, 100) == 100 and len(db.q(NAMES)) == 200
+level(db)
+print("whole")
+"""
+
+
+def test_an_interrupted_load_leaves_the_store_whole(connect: Connect, server: WebServer) -> None:
+    """In a process of its own, which is struck by Ctrl-C at every moment of a load."""
     filled(connect)
-    db = connect(schema=SCHEMA)
-    struck = 0
-    for number in range(20):
-        timer = threading.Timer(0.0007 * number, _thread.interrupt_main)
-        try:
-            timer.start()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                ages(db, number)
-            threading.Event().wait(10)  # it comes for certain
-        except KeyboardInterrupt:
-            struck += 1
-        timer.join()
-    assert struck == 20
-    assert ages(db, 100) == 100 and len(db.q(NAMES)) == 200
-    level(db)
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, server.url, server.token],
+        capture_output=True, text=True, timeout=60, check=False,
+        cwd=Path(__file__).parent.parent, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert ran.stdout == "whole\n", ran.stderr
 
 
 def test_a_store_that_is_closed_while_something_loads_lets_go_of_who_waits(connect: Connect) -> None:

@@ -87,14 +87,14 @@ class Holding:
         return is_known
 
     def aged(self, since_ms: int, most: int) -> list[Place]:
-        """What it wrote before that, or beyond `most`. Where it may not have the receipt, which says something of the
-        place, it goes only beyond twice as many."""
+        """What it wrote before that, or beyond `most`; but not where it may not have the receipt, which says something
+        of the place."""
         old: list[Place] = []
         surplus = len(self.written) - most
         for place, (at, number) in self.written.items():
             if at > since_ms and len(old) >= surplus:
                 break
-            if number > self.confirmed and len(old) >= surplus - most:
+            if number > self.confirmed:
                 break
             old.append(place)
         return old
@@ -179,6 +179,16 @@ class Feed:
         if self.loads >= limits.subscriptions_max:  # asked for, given up and asked for again
             return "too much is still being loaded for this connection"
         return ""
+
+    def reclaimed(self, interest: Interest) -> list[Place]:
+        """What it was about to hear that it is to forget, and an interest holds: it is to come with the load of that,
+        and not to be forgotten after it."""
+        out: list[Place] = []
+        for _, one in self.news:
+            if isinstance(one, Gone):
+                out += [place for place in one.places if interest.holds(*place)]
+                one.places = [place for place in one.places if not interest.holds(*place)]
+        return out
 
     def may_lack(self, registers: Iterable[Change], stamp: tuple[int, str]) -> bool:
         """True if there is more at a place than who has just written this there knows, or will know by then."""

@@ -131,10 +131,7 @@ class Readers:
             holding.feed = None
             holding.left = now_ms
             self._away.append((now_ms, holding))
-            while len(self._holdings) > self.limits.holdings_max and self._away:
-                left, holding = self._away.popleft()
-                if holding.feed is None and holding.left == left:
-                    self._end(holding)
+            self._expire(now_ms)
 
     def tick(self, now_ms: int) -> None:
         """Forgets what was held by who has been away for long, and what was asked for by having written it; takes those
@@ -151,7 +148,8 @@ class Readers:
                     self.due[feed] = None
 
     def _expire(self, now_ms: int) -> None:
-        while self._away and self._away[0][0] <= now_ms - self.limits.held_ms:
+        old, most = now_ms - self.limits.held_ms, self.limits.holdings_max
+        while self._away and (self._away[0][0] <= old or len(self._holdings) > most):
             left, holding = self._away.popleft()
             if holding.feed is None and holding.left == left:
                 self._end(holding)
@@ -186,8 +184,7 @@ class Readers:
 
     def subscribe(self, feed: Feed, subscription: Subscription, greets: bool = False) -> None:
         """Interest is registered at once, the load follows. `greets`: it came with the hello."""
-        name = subscription.id
-        feed.sizes[name] = len(messages.said(subscription))
+        feed.sizes[name := subscription.id] = len(messages.said(subscription))
         self.due[feed] = None
         if refusal := feed.refusal(self.limits):
             self._fail(feed, name, "limits", refusal)
@@ -359,10 +356,9 @@ class Readers:
         if (holding := self._holdings.get(replica)) is not None:
             holding.confirmed = number
 
-    def _ship(self, readers: Iterable[Holding], places: Iterable[Place], seq: int) -> None:
+    def _ship(self, readers: Iterable[Holding], places: list[Place], seq: int) -> None:
         """Places that came to be needed, as they are at this point of the log."""
         feeds = [one.feed for one in readers if one.feed is not None and not one.feed.whole]
-        places = list(places)
         if feeds and (frames := list(parts(self._registers(places), self.limits))):
             for feed in feeds:
                 self._news(feed, (seq, Come(places, frames)))
@@ -385,8 +381,7 @@ class Readers:
             self.again(feed)
 
     def again(self, feed: Feed) -> None:
-        """From nothing again: it was slow for longer than anybody keeps what it missed, or has more than it asks for
-        now."""
+        """From nothing again: it was slow for longer than anybody keeps what it missed, or has more than it needs."""
         feed.news.clear()
         feed.seq = self.log.seq
         feed.reset = feed.holding is not None
@@ -452,19 +447,14 @@ class Readers:
         """An interest was evaluated, or could not be: now it is sent."""
         feed.loads -= 1
         self.due[feed] = None
-        if feed.is_over or holding.interests.get(name) is not interest:
-            return
-        if failure is not None:
+        is_due = not feed.is_over and holding.interests.get(name) is interest
+        if is_due and failure is not None:
             self._end_subscription(holding, name, failure)
-            return
-        places = dict.fromkeys(self.relevance.held(interest))
-        for _, one in feed.news:
-            if isinstance(one, Gone):  # what comes again with this load is not to be forgotten after it
-                places.update(dict.fromkeys(place for place in one.places if interest.holds(*place)))
-                one.places = [place for place in one.places if place not in places]
-        self._begin_load(
-            feed, self._registers(list(places)), lambda: holding.interests.get(name) is not interest
-        )
+        elif is_due:
+            places = list(dict.fromkeys((*self.relevance.held(interest), *feed.reclaimed(interest))))
+            self._begin_load(
+                feed, self._registers(places), lambda: holding.interests.get(name) is not interest
+            )
 
     def _end_subscription(self, holding: Holding, name: str, failure: Failure) -> None:
         if (feed := holding.feed) is not None:
@@ -474,10 +464,9 @@ class Readers:
 
     def _fill(self, interest: Interest) -> Failure | None:
         """Finds what an interest needs, from nothing."""
-        if interest.is_loaded:
-            return None
         try:
-            self.relevance.load(interest, self.log.seq, self.limits.query_units)
+            if not interest.is_loaded:
+                self.relevance.load(interest, self.log.seq, self.limits.query_units)
         except QueryError as error:
             return _failure(error)
         return None
@@ -545,10 +534,8 @@ class Readers:
     @property
     def is_heavy(self) -> bool:
         """True if an evaluation waits that is no slice: `evaluate` is to be called where it holds nobody up."""
-        return (
-            bool(self._evaluations)
-            and self.relevance.expected_rows(self._evaluations[0][0]) > self.limits.slice_units
-        )
+        waits = self._evaluations
+        return bool(waits) and self.relevance.expected_rows(waits[0][0]) > self.limits.slice_units
 
     def evaluate(self) -> None:
         """The longest-waiting evaluation, as a whole."""
@@ -579,8 +566,10 @@ class Readers:
 
     def describe(self, feed: Feed, name: str) -> None:
         """Says what there is."""
-        counts = {predicate: self.store.count(predicate) for predicate in self.store.predicates()}
-        feed.out.append((self.log.last_batch(), messages.Described(name, self.log.seq, counts)))
+        said = messages.Described(
+            name, self.log.seq, {p: self.store.count(p) for p in self.store.predicates()}
+        )
+        feed.out.append((self.log.last_batch(), said))
         self.due[feed] = None
 
     def _fail(self, feed: Feed, name: str, code: str, message: str) -> None:
