@@ -452,9 +452,8 @@ class Readers:
             self._end_subscription(holding, name, failure)
         elif is_due:
             places = list(dict.fromkeys((*self.relevance.held(interest), *feed.reclaimed(interest))))
-            self._begin_load(
-                feed, self._registers(places), lambda: holding.interests.get(name) is not interest
-            )
+            has_ended = lambda: holding.interests.get(name) is not interest  # noqa: E731
+            self._begin_load(feed, self._registers(places), has_ended)
 
     def _end_subscription(self, holding: Holding, name: str, failure: Failure) -> None:
         if (feed := holding.feed) is not None:
@@ -566,10 +565,8 @@ class Readers:
 
     def describe(self, feed: Feed, name: str) -> None:
         """Says what there is."""
-        said = messages.Described(
-            name, self.log.seq, {p: self.store.count(p) for p in self.store.predicates()}
-        )
-        feed.out.append((self.log.last_batch(), said))
+        counts = {one: self.store.count(one) for one in self.store.predicates()}
+        feed.out.append((self.log.last_batch(), messages.Described(name, self.log.seq, counts)))
         self.due[feed] = None
 
     def _fail(self, feed: Feed, name: str, code: str, message: str) -> None:
