@@ -41,6 +41,7 @@ def ages(db: Database, least: int) -> int:
 
 INTERRUPTED = """
 import os, signal, sys, threading, warnings
+import pandas  # numpy cannot be imported again when its import was interrupted
 import tripleweb
 from tests.stores import NAMES, SCHEMA, level
 from tests.test_on_demand_threads import ages
