@@ -10,7 +10,8 @@ from tests.peers import Peer, Peers, triples
 from tripleweb.change import Change
 from tripleweb.datalog.evaluate import run
 from tripleweb.errors import ProtocolError
-from tripleweb.sync.messages import Part, Poke, Subscription
+from tripleweb.sync import messages
+from tripleweb.sync.messages import Describe, Part, Poke, Subscription
 from tripleweb.sync.server import Limits
 from tripleweb.terms import Ref
 
@@ -683,8 +684,6 @@ def test_a_client_of_before_gets_the_whole_app() -> None:
     kim.core.features = []
     hello = kim.core._hello(peers.now_ms)
     hello.features = []
-    from tripleweb.sync import messages
-
     assert kim.conn is not None
     peers.to_server(kim.conn, messages.encode(hello))
     peers.settle()
@@ -694,8 +693,6 @@ def test_a_client_of_before_gets_the_whole_app() -> None:
 def test_what_there_is_can_be_asked() -> None:
     peers, _ = world()
     kim = asking(peers)
-    from tripleweb.sync.messages import Describe
-
     assert kim.core.ask(Describe("d"))
     peers.settle()
     (described,) = [update.frame for update in kim.updates if update.frame is not None]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tripleweb.change import COUNTER, DELETED, Change, Key
-from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp
+from tripleweb.clock import Clock, parse_stamp
 from tripleweb.errors import ProtocolError, TriplewebError
 from tripleweb.ids import nano_id, replica_id
 from tripleweb.store import Delta, Store, net
@@ -34,24 +34,11 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
-from tripleweb.sync.outbox import fates_of, pushes
+from tripleweb.sync.outbox import ClientLimits, Step, fates_of, merged, pushes, shares
 from tripleweb.sync.records import LocalCommit, LocalState, Pending
 from tripleweb.transaction import Transaction
 
 APP = "app"  # the subscription to the whole app
-
-
-@dataclass(frozen=True, slots=True)
-class ClientLimits:
-    """Bounds of a replica; the simulator draws them anew for every run."""
-
-    tolerance_ms: int = TOLERANCE_MS
-    in_flight_max: int = 1_000  # transactions pushed and not yet decided
-    frame_changes_max: int = 5_000
-    frame_bytes_max: int = 4 << 20
-    fates_max: int = 10_000
-    transaction_changes_max: int = messages.TRANSACTION_CHANGES_MAX
-    transaction_bytes_max: int = messages.TRANSACTION_BYTES_MAX
 
 
 @dataclass(slots=True)
@@ -62,21 +49,6 @@ class Update:
     commit: LocalCommit | None = None
     receipts: list[Receipt] = field(default_factory=list)
     frame: ServerFrame | None = None  # rows and failed subscriptions, for whoever subscribed
-
-
-@dataclass(slots=True)
-class _Step:
-    """What one poke does, as it is being gathered."""
-
-    commit: LocalCommit = field(default_factory=LocalCommit)
-    deltas: list[Delta] = field(default_factory=list)
-    touched: dict[Key, None] = field(default_factory=dict)
-    shares: set[Key] = field(default_factory=set)  # our counter shares that the server has set
-    counted: list[Change] = field(
-        default_factory=list
-    )  # our increments that it has taken, by their last stamps
-    last: int = 0  # the latest stamp that the server gave one of our transactions
-    ahead: Receipt | None = None  # of a transaction whose stamp the server has set back
 
 
 @dataclass(slots=True)
@@ -378,7 +350,8 @@ class ClientCore:
         return Update(commit=LocalCommit(meta={"server": welcome.server, "user": welcome.user}))
 
     def _poke(self, poke: Poke, now_ms: int) -> Update:
-        self._pass_over(poke)
+        for name in [name for name in poke.cursors if self._is_old(name, poke.cursors[name])]:
+            del poke.cursors[name]
         self._check_joins(poke)
         try:
             loaded = () if poke.reset else [n for n in poke.cursors if n in self._loads]
@@ -399,7 +372,7 @@ class ClientCore:
         if any(r.number in self.outbox and self.outbox[r.number].id != r.id for r in poke.receipts):
             return self._rekey()  # the number was used by a copy of this replica
         full = poke.reset or (messages.LINEAGE not in self.features and None in poke.cursors.values())
-        update, step = Update(), _Step()
+        update, step = Update(), Step()
         # the server's clock is at least where it was when it decided this
         latest = max([0, *(entry.at for entry in committed), *(receipt.at for receipt in poke.receipts)])
         self.offset_ms = max(self.offset_ms, latest - now_ms)
@@ -484,17 +457,12 @@ class ClientCore:
         for name in sorted(self._live):
             self.cursors[name] = max(self.cursors.get(name, 0), poke.seq)
 
-    def _pass_over(self, poke: Poke) -> None:
-        """A query that was asked for, given up and asked for again: that it goes on is said of the first time."""
-        for name, since in list(poke.cursors.items()):
-            one = self.subscriptions.get(name)
-            if (
-                one is not None
-                and since is not None
-                and name not in self.cursors
-                and not messages.is_whole(one)
-            ):
-                del poke.cursors[name]
+    def _is_old(self, name: str, since: int | None) -> bool:
+        """True if a query was asked for, given up and asked for again, and this was said of the first time."""
+        one = self.subscriptions.get(name)
+        return (
+            one is not None and None is not since and name not in self.cursors and not messages.is_whole(one)
+        )
 
     def _check_joins(self, poke: Poke) -> None:
         """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged."""
@@ -510,7 +478,7 @@ class ClientCore:
                 raise ProtocolError("order", f"{name!r} stands at {at}, a poke from {since} has a gap")
 
     def _settle(
-        self, pending: Pending, receipt: Receipt, time: int, current: list[Change], step: _Step, full: bool
+        self, pending: Pending, receipt: Receipt, time: int, current: list[Change], step: Step, full: bool
     ) -> None:
         """Takes a decided transaction out of the outbox, and the store to what the server says of it."""
         del self.outbox[pending.number]
@@ -536,7 +504,7 @@ class ClientCore:
             if time < pending.time:
                 step.ahead = receipt
 
-    def _take_away(self, pending: Pending, step: _Step) -> None:
+    def _take_away(self, pending: Pending, step: Step) -> None:
         """Takes a rejected transaction out of the store. What stood there before is not known any more: it comes with
         the load that follows, and until then nothing is shown there rather than what was rejected."""
         gone: list[Key] = []
@@ -557,7 +525,7 @@ class ClientCore:
         step.commit.revive.extend(revive)
         step.touched.update(dict.fromkeys(gone))
 
-    def _put_again(self, pending: Pending, step: _Step, changes: list[Change]) -> None:
+    def _put_again(self, pending: Pending, step: Step, changes: list[Change]) -> None:
         """Applies changes of ours over what the server said; increments only where it has set our share."""
         again = []
         for change in changes:
@@ -574,7 +542,7 @@ class ClientCore:
                 step.touched[key] = None
         step.deltas.append(self.store.apply(again))
 
-    def _restamp(self, step: _Step, now_ms: int) -> None:
+    def _restamp(self, step: Step, now_ms: int) -> None:
         """What is pending has to be later than what the server decided, and so has what is written from now on.
 
         If the server has set one of our stamps back, our clock runs ahead. Nothing more is pushed until it has
@@ -603,42 +571,29 @@ class ClientCore:
                     step.deltas.append(self.store.put([held._replace(time=pending.time)]))
                 step.touched[key] = None  # and where it was beaten, it may win now
 
-    def _load(self, parts: list[Change], step: _Step) -> None:
+    def _load(self, parts: list[Change], step: Step) -> None:
         """Replaces the whole content by the parts that were sent."""
+        parts = merged(parts)
         keys = {register.key for register in parts}
-        if len(keys) < len(parts):  # a register came again, as it was later
-            merged = Store()
-            merged.apply(parts)
-            parts = list(merged.registers())
-            keys = {register.key for register in parts}
         gone = [register.key for register in self.store.registers() if register.key not in keys]
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
         step.deltas.append(self.store.put(parts, gone, revive))
 
-    def _take_shares(self, parts: list[Change], step: _Step) -> None:
-        """Our own shares of counters, as they came with a load: it knows what we counted before we held the place. What
-        was counted after it was made comes on top."""
-        mine = COUNTER + self.replica
-        found: dict[Key, Change] = {}
-        for share in parts:
-            if share.slot == mine and (share.key not in found or found[share.key].time < share.time):
-                found[share.key] = share
-        for key, share in found.items():
+    def _take_shares(self, parts: list[Change], step: Step) -> None:
+        """Our own shares of counters, as they came with a load, with what was counted after it was made."""
+        for share in shares(parts, COUNTER + self.replica, step.counted):
             if self.store.deleted(share.subject) is None:
-                later = [one for one in step.counted if one[:2] == key[:2] and one.time > share.time]
-                value = (share.value or 0) + sum(one.value for one in later)  # type: ignore[misc, operator]
-                time = max([share.time, *(one.time for one in later)])
-                step.deltas.append(self.store.put([share._replace(value=value, time=time)]))
-                step.shares.add(key)
+                step.deltas.append(self.store.put([share]))
+                step.shares.add(share.key)
 
-    def _drop(self, places: Iterable[tuple[str, str]], step: _Step) -> None:
+    def _drop(self, places: Iterable[tuple[str, str]], step: Step) -> None:
         """What is no longer followed is no longer here. That deletes nothing: it is not known here any more."""
         gone = [register.key for place in places for register in self.store.registers_at(*place)]
         step.deltas.append(self.store.put((), gone))
         step.touched.update(dict.fromkeys(gone))
         step.shares.update(key for key in gone if key[2] == COUNTER + self.replica)
 
-    def _put_pending_on_top(self, step: _Step, full: bool) -> None:
+    def _put_pending_on_top(self, step: Step, full: bool) -> None:
         """Applies what is pending to the registers that the server's word has touched."""
         for pending in self.outbox.values():
             if full:

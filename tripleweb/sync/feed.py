@@ -12,16 +12,39 @@ transactions, then what is to be forgotten. A poke that has a load reaches as fa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from tripleweb.change import COUNTER, DELETED, Change
 from tripleweb.datalog.needed import Place
-from tripleweb.sync.display import Display
+from tripleweb.sync.display import Display, DisplayLimits
 from tripleweb.sync.messages import Part, Poke, Receipt, ServerFrame
+from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest
 from tripleweb.sync.tail import FrameLimits, Log, Shared, Tail, Told, pokes, told
 
 Conn = Hashable
+
+
+class ReaderLimits(FrameLimits, DisplayLimits, Protocol):
+    """Beside those of frames and displays: how much may wait, how long and how much is remembered of a replica that is
+    away."""
+
+    @property
+    def news_max(self) -> int: ...
+    @property
+    def subscriptions_max(self) -> int: ...
+    @property
+    def subscription_bytes_max(self) -> int: ...
+    @property
+    def holdings_max(self) -> int: ...
+    @property
+    def held_ms(self) -> int: ...
+    @property
+    def own_max(self) -> int: ...
+    @property
+    def lag_max(self) -> int: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -48,8 +71,9 @@ class Holding:
     loads: dict[str, Load] = field(default_factory=dict)  # those of which not all is there yet
     # what it was told to forget, and at which seq, oldest first
     forgets: dict[Place, int] = field(default_factory=dict)
-    # own places: when they were written, and the commit that their receipt waits for; oldest first
+    # own places: when they were written, and by which transaction; oldest first
     written: dict[Place, tuple[int, int]] = field(default_factory=dict)
+    confirmed: int = 0  # up to here it has its receipts
     left: int = 0  # when its connection was lost
 
     def holds(self, place: Place) -> bool:
@@ -62,6 +86,45 @@ class Holding:
         """The loads by which alone an interest is asked for; none where it is there."""
         names = [name for name, one in self.interests.items() if one is interest]
         return [self.loads[name] for name in names] if all(name in self.loads for name in names) else []
+
+    def has_all_coarse(self, asked: dict[str, bytes]) -> bool:
+        """True if everything coarse is still asked for. Which places of it were there before is not known: it cannot
+        end unheard."""
+        return all(
+            one.needed is not None or asked.get(name) == self.said[name] or name in self.loads
+            for name, one in self.interests.items()
+        )
+
+    def load_again(self, entries: Iterable[Entry]) -> None:
+        """What has changed of what is being loaded is sent again at the end."""
+        for change in (change for entry in entries if self.loads for change in entry.registers):
+            for load in self.loads.values():
+                if load.interest.holds(change.subject, change.predicate):
+                    load.again[change.subject, change.predicate] = None
+
+    def trim(self, floor: int, most: int) -> bool:
+        """Bounds what is known of what it was told to forget: nobody is caught up from before `floor`. False if there
+        was more than `most`: then nothing is known any more."""
+        forgets = self.forgets
+        while forgets and forgets[oldest := next(iter(forgets))] < floor:
+            del forgets[oldest]
+        is_known = len(forgets) <= most
+        if not is_known:
+            forgets.clear()
+        return is_known
+
+    def aged(self, since_ms: int, most: int) -> list[Place]:
+        """What it wrote before that, or beyond `most`; but not where it may not have the receipt, which says something
+        of the place."""
+        old: list[Place] = []
+        surplus = len(self.written) - most
+        for place, (at, number) in self.written.items():
+            if at > since_ms and len(old) >= surplus:
+                break
+            if number > self.confirmed:
+                break
+            old.append(place)
+        return old
 
 
 @dataclass(slots=True)
@@ -82,6 +145,33 @@ class Come:
 News = tuple[int, Told | Come | Gone]  # with its seq
 
 
+def missed(
+    holding: Holding, since: int, entries: Iterable[Entry], holds: Callable[[Holding, Change], bool]
+) -> list[News]:
+    """What a holding that was away since a seq has not heard: changes, and what it was to forget. It is told of that
+    until then, for what it asks for may need it as long."""
+    left = {place: seq for place, seq in holding.forgets.items() if seq >= since and not holding.holds(place)}
+    until: dict[str, int] = {}
+    for (subject, _), seq in left.items():
+        until[subject] = max(seq, until.get(subject, 0))
+    news: list[News] = []
+    for entry in entries:
+        kept = [
+            at
+            for at, one in enumerate(entry.registers)
+            if holds(holding, one)
+            or left.get(one[:2], 0) >= entry.seq
+            or (one.predicate == DELETED and until.get(one.subject, 0) >= entry.seq)
+        ]
+        if kept:
+            news.append((entry.seq, Told(entry, tuple(kept))))
+    gone: dict[int, list[Place]] = {}
+    for place, seq in left.items():
+        gone.setdefault(seq, []).append(place)
+    news.extend((seq, Gone(places)) for seq, places in gone.items())
+    return sorted(news, key=lambda one: one[0])
+
+
 @dataclass(slots=True, eq=False)
 class Feed:
     """The reading side of one connection since its last hello."""
@@ -93,10 +183,12 @@ class Feed:
     seq: int = 0  # where its triples subscriptions stand
     whole: dict[str, None] = field(default_factory=dict)  # subscriptions of the whole app
     displays: dict[str, Display] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)  # of all of its subscriptions, in bytes
     entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
     news: deque[News] = field(default_factory=deque)
     gone: int = -1  # the seq of the latest of them that says what is to be forgotten
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
+    asked: int = 0  # what it asked for that is still to be evaluated
     loads: int = 0  # loads, and evaluations that others wait for, still running
     loaded: int = 0  # what they contain reaches up to this seq
     round: int = 0  # how often all began from nothing; older loads are void
@@ -106,6 +198,37 @@ class Feed:
     is_nudged: bool = False  # there shall be one, even if it has nothing to tell
     paused: bool = False
     is_over: bool = False
+
+    def refusal(self, limits: ReaderLimits) -> str:
+        """Why it may have no more subscriptions; "" if it may have those that it has."""
+        if len(self.sizes) > limits.subscriptions_max:
+            return "too many subscriptions on this connection"
+        if sum(self.sizes.values()) > limits.subscription_bytes_max:
+            return "the subscriptions of this connection are too long"
+        if self.asked >= limits.subscriptions_max:  # asked for, given up and asked for again
+            return "too much is still being loaded for this connection"
+        return ""
+
+    def gone_again(self, interest: Interest, places: Iterable[Place]) -> list[Place]:
+        """What it is about to hear that it is to forget, but an interest holds, besides these places: it is to come
+        with the load of that."""
+        gone = [place for _, one in self.news if isinstance(one, Gone) for place in one.places]
+        known = set(places) if gone else ()
+        return [place for place in dict.fromkeys(gone) if place not in known and interest.holds(*place)]
+
+    def keep(self, places: Iterable[Place]) -> None:
+        """What comes with the next poke is not to be forgotten after it."""
+        known: set[Place] | None = None
+        for _, one in self.news:
+            if isinstance(one, Gone):
+                known = set(places) if known is None else known
+                one.places = [place for place in one.places if place not in known]
+
+    def may_lack(self, registers: Iterable[Change], stamp: tuple[int, str]) -> bool:
+        """True if there is more at a place than who has just written this there knows, or will know by then."""
+        if self.gone >= self.seq:  # it may be about to hear that it is to forget the place
+            return True
+        return any(one.slot[:2] == COUNTER or (one.time, one.replica) != stamp for one in registers)
 
     def pokes(self, log: Log, tail: Tail, limits: FrameLimits, shared: Shared) -> Iterator[ServerFrame]:
         """Takes it from where it stands to what is durable, in as many pokes as that needs. `shared` are those that

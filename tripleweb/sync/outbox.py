@@ -1,14 +1,46 @@
-"""What waits for the server's word at a replica: how it is pushed, and what has become of it when the word comes."""
+"""What waits for the server's word at a replica: how it is pushed, and what has become of it when the word comes; and
+what a poke does, as it is being gathered."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
-from tripleweb.clock import parse_stamp, stamp_text, unpack
+from tripleweb.change import Change, Key
+from tripleweb.clock import TOLERANCE_MS, parse_stamp, stamp_text, unpack
+from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
 from tripleweb.sync.messages import Push, PushedTransaction, Receipt
-from tripleweb.sync.records import FATES_MAX, LOST_MAX, Fate, Pending
+from tripleweb.sync.records import FATES_MAX, LOST_MAX, Fate, LocalCommit, Pending
 from tripleweb.terms import to_wire
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """Bounds of a replica; the simulator draws them anew for every run."""
+
+    tolerance_ms: int = TOLERANCE_MS
+    in_flight_max: int = 1_000  # transactions pushed and not yet decided
+    frame_changes_max: int = 5_000
+    frame_bytes_max: int = 4 << 20
+    fates_max: int = 10_000
+    transaction_changes_max: int = messages.TRANSACTION_CHANGES_MAX
+    transaction_bytes_max: int = messages.TRANSACTION_BYTES_MAX
+
+
+@dataclass(slots=True)
+class Step:
+    """What one poke does, as it is being gathered."""
+
+    commit: LocalCommit = field(default_factory=LocalCommit)
+    deltas: list[Delta] = field(default_factory=list)
+    touched: dict[Key, None] = field(default_factory=dict)
+    shares: set[Key] = field(default_factory=set)  # our counter shares that the server has set
+    counted: list[Change] = field(
+        default_factory=list
+    )  # our increments that it has taken, by their last stamps
+    last: int = 0  # the latest stamp that the server gave one of our transactions
+    ahead: Receipt | None = None  # of a transaction whose stamp the server has set back
 
 
 def pushes(due: Iterable[Pending], replica: str, changes_max: int, bytes_max: int) -> Iterator[Push]:
@@ -53,3 +85,25 @@ def fates_of(pending: Pending, receipt: Receipt, singly: int) -> Iterator[Fate]:
         else:
             outcome = "restamped" if restamped else "applied"
         yield Fate(written, change.subject, change.predicate, to_wire(change.value), outcome, by, reason)
+
+
+def shares(parts: Iterable[Change], mine: str, counted: Iterable[Change]) -> Iterator[Change]:
+    """Our own shares of counters among registers that were loaded: they have what we counted before we held the place.
+    What we `counted` after a share was read comes on top."""
+    found: dict[Key, Change] = {}
+    for share in parts:
+        if share.slot == mine and (share.key not in found or found[share.key].time < share.time):
+            found[share.key] = share
+    for share in found.values():
+        later = [one for one in counted if one[:2] == share[:2] and one.time > share.time]
+        value = (share.value or 0) + sum(one.value for one in later)  # type: ignore[misc, operator]
+        yield share._replace(value=value, time=max([share.time, *(one.time for one in later)]))
+
+
+def merged(parts: list[Change]) -> list[Change]:
+    """Registers that were loaded, each once: one may have come again, as it was later."""
+    if len({register.key for register in parts}) == len(parts):
+        return parts
+    store = Store()
+    store.apply(parts)
+    return list(store.registers())

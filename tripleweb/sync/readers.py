@@ -12,37 +12,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
 
-from tripleweb.change import COUNTER, DELETED, Change, Key
+from tripleweb.change import DELETED, Change, Key
 from tripleweb.datalog.needed import Place
-from tripleweb.errors import BudgetError, QueryError
+from tripleweb.errors import QueryError
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
-from tripleweb.sync.display import Display, DisplayLimits, Displays
-from tripleweb.sync.feed import Come, Conn, Feed, Gone, Holding, Load, News
+from tripleweb.sync.display import Display, Displays
+from tripleweb.sync.feed import Come, Conn, Feed, Gone, Holding, Load, News, ReaderLimits, missed
+from tripleweb.sync.loads import Failure, Loads, failure_of
 from tripleweb.sync.messages import Failed, Part, Receipt, ServerFrame, Subscription
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest, Relevance
-from tripleweb.sync.tail import FrameLimits, Log, Shared, Tail, Told, parts
-
-Failure = tuple[str, str]  # code and message
-
-
-class ReaderLimits(FrameLimits, DisplayLimits, Protocol):
-    """Beside those of frames and displays: how much may wait, how long and how much is remembered of a replica that is
-    away."""
-
-    @property
-    def news_max(self) -> int: ...
-    @property
-    def subscriptions_max(self) -> int: ...
-    @property
-    def held_ms(self) -> int: ...
-    @property
-    def own_max(self) -> int: ...
-    @property
-    def lag_max(self) -> int: ...
+from tripleweb.sync.tail import Log, Shared, Tail, Told, parts
 
 
 class Readers:
@@ -61,11 +43,10 @@ class Readers:
         self._away: deque[tuple[int, Holding]] = deque()  # since when, in that order
         self._whole: dict[Feed, None] = {}
         self.due: dict[Feed, None] = {}  # who may have something to send
-        self._jobs: deque[tuple[Feed, Iterator[None]]] = deque()
+        self.loads = Loads(log, store, self.relevance, limits, self.due)
         self._displays = Displays(store, log, limits)
         self._shown: dict[Display, Feed] = {}
         self._swept: set[Interest] = set()  # that are to be swept
-        self._evaluations: deque[tuple[Interest, Callable[[Failure | None], None]]] = deque()  # and what then
 
     # -- coming and going --------------------------------------------------------------------------------------
 
@@ -80,6 +61,7 @@ class Readers:
         holding = feed.holding
         for subscription in hello.subscriptions:
             name = subscription.id
+            feed.sizes[name] = len(messages.said(subscription))
             if holding is not None and name in holding.loads:  # it goes on where it broke off
                 self._begin_query(feed, holding, name)
             elif name not in feed.entering:
@@ -96,11 +78,7 @@ class Readers:
         known = (
             held is not None
             and not whole
-            # which places of something coarse were there before is not known: it cannot end unheard
-            and all(
-                one.needed is not None or here.get(name) == held.said[name] or name in held.loads
-                for name, one in held.interests.items()
-            )
+            and held.has_all_coarse(here)
             and held.ticket == hello.ticket
             and epoch == self.log.epoch
             and self.tail.floor <= since <= self.log.durable_seq
@@ -111,7 +89,7 @@ class Readers:
             held = Holding(hello.replica, self._random_id(), self.relevance.open_places())
             held.own.readers[held] = None
             self._holdings[hello.replica] = held
-        feed.holding, held.feed = held, feed
+        feed.holding, held.confirmed = held, hello.confirmed
         if not known and not whole:
             feed.reset = True
             feed.is_fresh = hello.at is None
@@ -120,10 +98,11 @@ class Readers:
             batch = max([self.log.last_batch(), *(batch for batch, _ in feed.receipts)])
             feed.out.append((batch, Part([])))
         if not known:
+            held.feed = feed
             return
         feed.seq = since
-        for place, (at, batch) in held.written.items():  # the time that it was away does not count
-            held.written[place] = at + now_ms - held.left, batch
+        for place, (at, number) in held.written.items():  # the time that it was away does not count
+            held.written[place] = at + now_ms - held.left, number
         for name, interest in list(held.interests.items()):
             subscription, load = asked.get(name), held.loads.get(name)
             if subscription is None or messages.said(subscription) != held.said[name]:
@@ -134,6 +113,7 @@ class Readers:
                 feed.entering[name] = since
             else:
                 self._leave(held, name)
+        held.feed = feed
         self._catch_up(feed, held, since)
 
     def _catch_up(self, feed: Feed, holding: Holding, since: int) -> None:
@@ -141,23 +121,13 @@ class Readers:
         here = [one for name, one in holding.interests.items() if name not in holding.loads]
         came = {place for one in here for place in one.since(since)}
         came.update(holding.own.since(since - 1))
-        for part in parts(self._registers(sorted(came)), self.limits):
+        for part in parts(self.loads.registers(sorted(came)), self.limits):
             feed.out.append((self.log.last_batch(), part))
             feed.loaded, feed.is_nudged = self.log.seq, True
-        left = [place for place, seq in holding.forgets.items() if seq >= since]
-        if gone := [
-            place for place in left if not holding.holds(place)
-        ]:  # what it hears from now on is not of these
-            feed.news.append((since, Gone(gone)))
-            feed.gone = since
-        for entry in self.tail.between(since, self.log.seq):
-            for change in entry.registers:
-                for load in holding.loads.values():
-                    if load.interest.holds(change.subject, change.predicate):
-                        load.again[change.subject, change.predicate] = None
-            kept = [at for at, change in enumerate(entry.registers) if self._holds(holding, change)]
-            if kept:
-                feed.news.append((entry.seq, Told(entry, tuple(kept))))
+        holding.load_again(self.tail.between(since, self.log.seq))
+        for news in missed(holding, since, self.tail.between(since, self.log.seq), self._holds):
+            feed.news.append(news)
+            feed.gone = news[0] if isinstance(news[1], Gone) else feed.gone
 
     def leave(self, feed: Feed, now_ms: int) -> None:
         """A connection is gone, or begins anew."""
@@ -171,13 +141,15 @@ class Readers:
             holding.feed = None
             holding.left = now_ms
             self._away.append((now_ms, holding))
+            self._expire(now_ms)
 
     def tick(self, now_ms: int) -> None:
         """Forgets what was held by who has been away for long, and what was asked for by having written it; takes those
         on who were told nothing for long, so that they stand within the tail if they are cut off."""
         self._expire(now_ms)
         for holding in self._holdings.values():
-            self._trim(holding)
+            if not holding.trim(self.tail.floor, self.limits.own_max):  # if it is cut off now it begins anew
+                holding.ticket = self._random_id()
             feed = holding.feed
             if feed is not None:
                 self._age(holding, now_ms)
@@ -185,31 +157,16 @@ class Readers:
                     feed.is_nudged = True
                     self.due[feed] = None
 
-    def _trim(self, holding: Holding) -> None:
-        """Bounds what is known of what it was told to forget."""
-        forgets = holding.forgets
-        while forgets and forgets[oldest := next(iter(forgets))] < self.tail.floor:
-            del forgets[oldest]  # nobody is caught up from there
-        if len(forgets) > self.limits.own_max:  # if it is cut off now it begins anew
-            holding.ticket = self._random_id()
-            forgets.clear()
-
     def _expire(self, now_ms: int) -> None:
-        while self._away and self._away[0][0] <= now_ms - self.limits.held_ms:
+        old, most = now_ms - self.limits.held_ms, self.limits.holdings_max
+        while self._away and (self._away[0][0] <= old or len(self._holdings) > most):
             left, holding = self._away.popleft()
             if holding.feed is None and holding.left == left:
                 self._end(holding)
 
     def _age(self, holding: Holding, now_ms: int) -> None:
         """What was written long ago counts as asked for no more."""
-        old: list[Place] = []
-        surplus = len(holding.written) - self.limits.own_max
-        for place, (at, batch) in holding.written.items():
-            if at + self.limits.held_ms > now_ms and len(old) >= surplus:
-                break
-            if not self.log.is_durable(batch):  # its receipt is still to be told
-                break
-            old.append(place)
+        old = holding.aged(now_ms - self.limits.held_ms, self.limits.own_max)
         for place in old:
             del holding.written[place]
             self.relevance.let_go(holding.own, place)
@@ -237,12 +194,10 @@ class Readers:
 
     def subscribe(self, feed: Feed, subscription: Subscription, greets: bool = False) -> None:
         """Interest is registered at once, the load follows. `greets`: it came with the hello."""
-        count = len(feed.whole) + len(feed.displays)
-        count += 0 if feed.holding is None else len(feed.holding.interests)
-        name = subscription.id
+        feed.sizes[name := subscription.id] = len(messages.said(subscription))
         self.due[feed] = None
-        if count >= self.limits.subscriptions_max:
-            self._fail(feed, name, "limits", "too many subscriptions on this connection")
+        if refusal := feed.refusal(self.limits):
+            self._fail(feed, name, "limits", refusal)
         elif subscription.kind == "triples":
             if feed.holding is None or messages.is_whole(subscription):
                 # the cursor of one that holds some places only may be of before it was told to forget others
@@ -283,7 +238,7 @@ class Readers:
         else:
             feed.entering[subscription.id] = None
             feed.reset = True
-            self._begin_load(feed, self.store.registers())
+            self.loads.replace(feed, self.store.registers())
 
     def _subscribe_query(self, feed: Feed, holding: Holding, subscription: Subscription) -> None:
         name = subscription.id
@@ -308,11 +263,12 @@ class Readers:
         """Sends what a query needs, as soon as it is known; the rest is told meanwhile, unless the load is to replace
         what is there."""
         load = holding.loads[name]
+        feed.asked += 1
         waits = feed.reset and not feed.is_fresh
         if waits:
             feed.entering[name] = None
             feed.loads += 1
-        self._evaluations.append((load.interest, partial(self._evaluated, feed, holding, name, load, waits)))
+        self.loads.evaluate_later(load.interest, partial(self._evaluated, feed, holding, name, load, waits))
 
     def _open(self, subscription: Subscription) -> Interest:
         if subscription.query is None:
@@ -322,6 +278,7 @@ class Readers:
 
     def unsubscribe(self, feed: Feed, name: str) -> None:
         self.due[feed] = None
+        feed.sizes.pop(name, None)
         if (display := feed.displays.pop(name, None)) is not None:
             self._hide(display)
         elif feed.holding is not None:
@@ -386,7 +343,7 @@ class Readers:
                 self._find_again(interest)
             elif interest not in self._swept and self.relevance.is_stale(interest):
                 self._swept.add(interest)
-                self._evaluations.append((interest, partial(self._sweep, interest)))
+                self.loads.evaluate_later(interest, partial(self._sweep, interest))
         reached: dict[Feed, dict[int, None]] = {}
         for at, change in enumerate(entry.registers):
             subject, predicate = change.subject, change.predicate
@@ -411,9 +368,10 @@ class Readers:
                 made[kept] = Told(entry, kept)
             self._news(feed, (seq, made[kept]))
 
-    def wrote(self, feed: Feed, keys: Iterable[Key], stamp: tuple[int, str], batch: int, now_ms: int) -> None:
-        """A replica has pushed changes of these registers, whatever became of them: it asked for these places. The
-        receipt is durable with this batch."""
+    def wrote(
+        self, feed: Feed, number: int, keys: Iterable[Key], stamp: tuple[int, str], now_ms: int
+    ) -> None:
+        """A replica has pushed changes of these registers, whatever became of them: it asked for these places."""
         holding = feed.holding
         if holding is None:
             return
@@ -425,22 +383,18 @@ class Readers:
                 continue
             # what it has just written it has, unless a load is about to take its place; what it holds may be on its way
             is_here = holding.holds(place) and not feed.loads
-            if feed.reset or (not is_here and self._has_more(feed, place, stamp)):
+            if feed.reset or (not is_here and feed.may_lack(self.store.registers_at(*place), stamp)):
                 fresh.append(place)
             holding.written.pop(place, None)
-            holding.written[place] = now_ms, batch
+            holding.written[place] = now_ms, number
             self.relevance.hold(holding.own, place, self.log.seq)
         if fresh:
             self._ship([holding], fresh, self.log.seq)
 
-    def _has_more(self, feed: Feed, place: Place, stamp: tuple[int, str]) -> bool:
-        """True if there is more at a place than who has just written this knows, or will know by then."""
-        if feed.gone >= feed.seq:  # it may be about to hear that it is to forget the place
-            return True
-        return any(
-            register.slot[:2] == COUNTER or (register.time, register.replica) != stamp
-            for register in self.store.registers_at(*place)
-        )
+    def confirmed(self, replica: str, number: int) -> None:
+        """A replica has the receipts of its transactions up to this number."""
+        if (holding := self._holdings.get(replica)) is not None:
+            holding.confirmed = number
 
     def _ship(
         self, readers: Iterable[Holding], places: Iterable[Place], seq: int, interest: Interest | None = None
@@ -455,13 +409,9 @@ class Readers:
                 load.again.update(dict.fromkeys(places))
             if not loads:
                 feeds.append(one.feed)
-        if feeds and (frames := list(parts(self._registers(places), self.limits))):
+        if feeds and (frames := list(parts(self.loads.registers(places), self.limits))):
             for feed in feeds:
                 self._news(feed, (seq, Come(places, frames)))
-
-    def _registers(self, places: Iterable[Place]) -> Iterator[Change]:
-        for place in places:
-            yield from self.store.registers_at(*place)
 
     def _holds(self, holding: Holding, change: Change) -> bool:
         if change.predicate != DELETED:
@@ -477,7 +427,7 @@ class Readers:
             self.again(feed)
 
     def again(self, feed: Feed) -> None:
-        """From nothing again: it was slow for longer than anybody keeps what it missed, or has more than it asks."""
+        """From nothing again: it was slow for longer than anybody keeps what it missed, or has more than it needs."""
         feed.news.clear()
         feed.seq = self.log.seq
         feed.reset = True
@@ -498,7 +448,7 @@ class Readers:
         if not feed.is_reload_due:
             feed.is_reload_due = True
             feed.loads += 1
-            self._jobs.append((feed, self._reload(feed)))
+            self.loads.begin(feed, self._reload(feed))
 
     def _reload(self, feed: Feed) -> Iterator[None]:
         feed.is_reload_due = False
@@ -512,42 +462,17 @@ class Readers:
                 place for one in holding.interests.values() for place in self.relevance.held(one)
             )
             places.update(dict.fromkeys(holding.own.places))
-            registers = self._registers(list(places))
+            registers = self.loads.registers(list(places))
         round_ = feed.round
-        yield from self._load(feed, registers, lambda: feed.round != round_)
+        yield from self.loads.whole(feed, registers, lambda: feed.round != round_)
 
     # -- long work ---------------------------------------------------------------------------------------------
-
-    def _begin_load(
-        self, feed: Feed, registers: Iterable[Change], has_ended: Callable[[], bool] = lambda: False
-    ) -> None:
-        round_ = feed.round
-        feed.loads += 1
-        self._jobs.append((feed, self._load(feed, registers, lambda: feed.round != round_ or has_ended())))
-
-    def _load(self, feed: Feed, registers: Iterable[Change], is_void: Callable[[], bool]) -> Iterator[None]:
-        """Sends registers, in parts. Changes of the meantime follow in the poke that ends the load: the feed's seq
-        stays where it was when its interest was registered. A load is void when all begins from nothing, or when what
-        it is for has ended: nobody follows what it would go on to send."""
-        for part in parts(registers, self.limits):
-            if is_void():
-                break
-            feed.out.append((self.log.last_batch(), part))
-            self.due[feed] = None
-            yield
-        feed.loads -= 1
-        self._reach(feed)
-
-    def _reach(self, feed: Feed) -> None:
-        """What has been sent to a feed is of now: its next poke comes as far."""
-        feed.loaded = self.log.seq
-        feed.out.append((self.log.last_batch(), Part([])))
-        self.due[feed] = None
 
     def _evaluated(
         self, feed: Feed, holding: Holding, name: str, load: Load, waits: bool, failure: Failure | None
     ) -> None:
         """An interest was evaluated, or could not be: now it is sent."""
+        feed.asked -= 1
         feed.loads -= waits
         self.due[feed] = None
         if feed.is_over or holding.loads.get(name) is not load:
@@ -558,62 +483,26 @@ class Readers:
         places = list(self.relevance.held(load.interest))
         if waits:  # with all else that replaces what is there
             del holding.loads[name]
-            places += self._gone_again(feed, load.interest, places)
-            self._keep(feed, places)
-            self._begin_load(
-                feed, self._registers(places), lambda: holding.interests.get(name) is not load.interest
+            places += feed.gone_again(load.interest, places)
+            feed.keep(places)
+            self.loads.replace(
+                feed, self.loads.registers(places), lambda: holding.interests.get(name) is not load.interest
             )
         else:
             load.places = load.places or places
-            self._jobs.append((feed, self._load_query(feed, holding, name, load, load.places)))
+            sent = partial(self._loaded, feed, holding, name, load)
+            self.loads.begin(
+                feed, self.loads.send(feed, name, load, lambda: holding.loads.get(name) is load, sent)
+            )
 
-    def _gone_again(self, feed: Feed, interest: Interest, places: Iterable[Place]) -> list[Place]:
-        """What a feed is about to hear that it is to forget, but a load is for, besides these places."""
-        gone = [place for _, one in feed.news if isinstance(one, Gone) for place in one.places]
-        known = set(places) if gone else ()
-        return [place for place in dict.fromkeys(gone) if place not in known and interest.holds(*place)]
-
-    def _keep(self, feed: Feed, places: Iterable[Place]) -> None:
-        """What comes with the next poke is not to be forgotten after it."""
-        for _, one in feed.news:
-            if isinstance(one, Gone):
-                known = set(places)
-                one.places = [place for place in one.places if place not in known]
-
-    def _load_query(
-        self, feed: Feed, holding: Holding, name: str, load: Load, places: list[Place]
-    ) -> Iterator[None]:
-        """Sends the places of a load, in parts that have whole ones."""
-        while holding.loads.get(name) is load:
-            if load.sent == len(places):
-                places += load.again or self._gone_again(feed, load.interest, places)
-                load.again.clear()
-            start = load.sent
-            registers: list[Change] = []
-            size = 0
-            while load.sent < len(places) and size < self.limits.frame_bytes // 2:
-                more = list(self.store.registers_at(*places[load.sent]))
-                if registers and len(registers) + len(more) > self.limits.part_registers:
-                    break
-                registers += more
-                size += sum(map(messages.wire_bytes, more))
-                load.sent += 1
-            pieces = list(parts(registers, self.limits)) or [Part([])]
-            for piece in pieces:  # a place may be larger than a part: it has come with the last one
-                piece.id, piece.start, piece.of = name, start, len(places)
-                piece.upto = load.sent if piece is pieces[-1] else start
-                feed.out.append((self.log.last_batch(), piece))
-            self.due[feed] = None
-            is_whole = load.sent == len(places) and not load.again
-            if is_whole and not self._gone_again(feed, load.interest, places):
-                del holding.loads[name]
-                feed.entering[name] = None
-                self._keep(feed, places)
-                self._reach(feed)
-                # what was swept meanwhile has been sent, and is followed no more
-                self._forget(holding, [place for place in places if not load.interest.holds(*place)])
-                return
-            yield
+    def _loaded(self, feed: Feed, holding: Holding, name: str, load: Load) -> None:
+        """All places of a load have been sent, and with the next poke it is there."""
+        places = load.places or []
+        del holding.loads[name]
+        feed.entering[name] = None
+        feed.keep(places)
+        # what was swept meanwhile has been sent, and is followed no more
+        self._forget(holding, [place for place in places if not load.interest.holds(*place)])
 
     def _end_subscription(self, holding: Holding, name: str, failure: Failure) -> None:
         if (feed := holding.feed) is not None:
@@ -621,30 +510,20 @@ class Readers:
             self._fail(feed, name, *failure)
         self._leave(holding, name)
 
-    def _fill(self, interest: Interest) -> Failure | None:
-        """Finds what an interest needs, from nothing."""
-        if interest.is_loaded:
-            return None
-        try:
-            self.relevance.load(interest, self.log.seq, self.limits.query_units)
-        except QueryError as error:
-            return _failure(error)
-        return None
-
     def _find_again(self, interest: Interest) -> None:
         """Its triggers have failed, or would have cost more than to find all from nothing."""
         waiting = [one.feed for one in interest.readers if one.feed is not None]
         for feed in waiting:
             feed.loads += 1
         interest.is_loaded = False
-        self._evaluations.append((interest, partial(self._found_again, interest, self.log.seq, waiting)))
+        self.loads.evaluate_later(interest, partial(self._found_again, interest, self.log.seq, waiting))
 
     def _found_again(
         self, interest: Interest, seq: int, waiting: list[Feed], failure: Failure | None
     ) -> None:
         for feed in waiting:
             feed.loads -= 1
-            self._reach(feed)
+            self.loads.reach(feed)
         if failure is None:
             self._ship(interest.readers, list(interest.since(seq - 1)), self.log.seq, interest)
         else:
@@ -663,7 +542,7 @@ class Readers:
         try:
             dropped = self.relevance.sweep(interest, self.log.seq, self.limits.query_units)
         except QueryError as error:
-            self._fail_all(interest, _failure(error))
+            self._fail_all(interest, failure_of(error))
             return
         for holding in list(interest.readers):
             self._forget(holding, dropped)
@@ -671,7 +550,7 @@ class Readers:
     def _show(self, display: Display) -> None:
         if not display.running:
             display.running = True
-            self._jobs.append((self._shown[display], self._answer(self._shown[display], display)))
+            self.loads.begin(self._shown[display], self._answer(self._shown[display], display))
 
     def _hide(self, display: Display) -> None:
         self._displays.close(display)
@@ -687,52 +566,16 @@ class Readers:
             yield
         display.running = False
 
-    def has_work(self) -> bool:
-        """True if `step` has something to do."""
-        return bool(self._jobs or (self._evaluations and not self.is_heavy))
-
-    @property
-    def is_heavy(self) -> bool:
-        """True if an evaluation waits that is no slice: `evaluate` is to be called where it holds nobody up."""
-        return (
-            bool(self._evaluations)
-            and self.relevance.expected_rows(self._evaluations[0][0]) > self.limits.slice_units
-        )
-
-    def evaluate(self) -> None:
-        """The longest-waiting evaluation, as a whole."""
-        interest, then = self._evaluations.popleft()
-        then(self._fill(interest) if interest.readers else None)
-
-    def step(self) -> bool:
-        """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers."""
-        if self._evaluations and not self.is_heavy:
-            self.evaluate()
-            return True
-        for _ in range(len(self._jobs)):
-            feed, job = self._jobs.popleft()
-            if feed.is_over:
-                continue  # dropping the job cancels it
-            if feed.paused or len(feed.out) > 100:
-                self._jobs.append((feed, job))
-                continue
-            try:
-                next(job)
-            except StopIteration:
-                return True
-            self._jobs.append((feed, job))
-            return True
-        return False
-
     # -- leaving -----------------------------------------------------------------------------------------------
 
     def describe(self, feed: Feed, name: str) -> None:
         """Says what there is."""
-        counts = {predicate: self.store.count(predicate) for predicate in self.store.predicates()}
+        counts = {one: self.store.count(one) for one in self.store.predicates()}
         feed.out.append((self.log.last_batch(), messages.Described(name, self.log.seq, counts)))
         self.due[feed] = None
 
     def _fail(self, feed: Feed, name: str, code: str, message: str) -> None:
+        feed.sizes.pop(name, None)
         self.say(feed, Failed(name, code, message))
 
     def frames(self) -> Iterator[tuple[Conn, ServerFrame]]:
@@ -755,7 +598,3 @@ class Readers:
                 not feed.whole or feed.seq == self.log.seq
             ):
                 del self.due[feed]
-
-
-def _failure(error: QueryError) -> Failure:
-    return "budget" if isinstance(error, BudgetError) else "query", str(error)

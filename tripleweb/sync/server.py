@@ -22,7 +22,7 @@ import msgspec
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
-from tripleweb.ids import nano_id
+from tripleweb.ids import BYTES_MAX, nano_id
 from tripleweb.store import Delta, Fate, Store
 from tripleweb.sync import messages
 from tripleweb.sync.feed import Conn, Feed, Holding
@@ -45,6 +45,12 @@ from tripleweb.terms import from_wire, slot, to_wire
 
 _REPLICA = re.compile(r"[0-9a-z]{12}")
 _NUMBER_MAX = 1 << 53
+
+
+def _check_name(name: str) -> None:
+    """What a client calls its subscriptions is said back to it in every frame about them."""
+    if len(name) > BYTES_MAX:
+        raise ProtocolError("malformed", f"an id of a subscription has at most {BYTES_MAX} characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ class Limits:
     lag_max: int = 1_000  # seqs behind, where nothing of it concerns a connection
     own_max: int = 100_000  # places that count as asked for by having been written
     subscriptions_max: int = 1_000
+    subscription_bytes_max: int = 16 << 20  # of all of a connection
+    holdings_max: int = 10_000  # replicas, those that are away first
     rows_max: int = 10_000
     query_units: int = 5_000_000
     slice_units: int = 5_000
@@ -179,10 +187,12 @@ class TenantCore:
         elif isinstance(frame, messages.Confirm):
             self._confirm(link.replica, frame.number)
         elif isinstance(frame, messages.Subscribe):
+            _check_name(frame.subscription.id)
             self.readers.subscribe(link.feed, frame.subscription)
         elif isinstance(frame, messages.Unsubscribe):
             self.readers.unsubscribe(link.feed, frame.id)
         elif isinstance(frame, messages.Describe):
+            _check_name(frame.id)
             self.readers.describe(link.feed, frame.id)
 
     def _hello(self, conn: Conn, link: _Connection, hello: Hello, now_ms: int) -> None:
@@ -195,6 +205,8 @@ class TenantCore:
             raise ProtocolError("malformed", f"not a replica id: {hello.replica[:40]!r}")
         if not (0 <= hello.confirmed < hello.next <= _NUMBER_MAX):
             raise ProtocolError("malformed", f"confirmed {hello.confirmed} is not below next {hello.next}")
+        for subscription in hello.subscriptions:
+            _check_name(subscription.id)
         row = self.replicas.get(hello.replica)
         last = 0 if row is None else row.last
         # a client that keeps nothing says so by a `next` beyond every number; else a lost receipt is a lost tail
@@ -238,6 +250,7 @@ class TenantCore:
             for n in range(row.confirmed + 1, number + 1):
                 stored.pop(n, None)
             row.confirmed = number
+            self.readers.confirmed(replica, number)
             self._building.replicas[replica] = row
 
     # -- writing -----------------------------------------------------------------------------------------------
@@ -290,7 +303,7 @@ class TenantCore:
         batch = self._building.batch
         self._receipts.setdefault(link.replica, {})[pushed.number] = (pushed.id, receipt, batch)
         keys = [*pushed.keys(link.replica), *(wire[:3] for wire in receipt.current)]
-        self.readers.wrote(link.feed, keys, parse_stamp(receipt.stamp), batch, now_ms)
+        self.readers.wrote(link.feed, pushed.number, keys, parse_stamp(receipt.stamp), now_ms)
         self.readers.tell_receipt(link.feed, receipt, batch)
 
     def _decide(
@@ -468,23 +481,23 @@ class TenantCore:
 
     def has_work(self) -> bool:
         """True if `step` has something to do."""
-        return self.readers.has_work()
+        return self.readers.loads.has_work()
 
     def step(self) -> bool:
         """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers
         (call again after `frames_to_send` or `resume`)."""
         self._may_send = True
-        return self.readers.step()
+        return self.readers.loads.step()
 
     @property
     def is_heavy(self) -> bool:
         """True if something waits for `evaluate`, which takes as long as a query may: call it beside the loop."""
-        return self.readers.is_heavy
+        return self.readers.loads.is_heavy
 
     def evaluate(self) -> None:
         """The longest-waiting evaluation that is no slice. Nothing else may be called meanwhile."""
         self._may_send = True
-        self.readers.evaluate()
+        self.readers.loads.evaluate()
 
     def tick(self, now_ms: int) -> None:
         """To be called every few seconds: forgets replicas that have been away for long."""

@@ -1,0 +1,171 @@
+"""The long work of who reads a tenant: what queries need is found, and whole contents are sent, in slices beside all
+else.
+
+A replica begins with a load: of all that replaces what it has (`replace`), or of one subscription (`send`), which is
+told beside the others and kept aside there until all of it has come. Invariants: a slice is bounded (but for
+evaluations that the caller is to make beside its loop, `is_heavy`), work for a connection that is over or whose
+subscription has ended goes no further, and what has been sent is as of where the feed is then taken (`reach`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from tripleweb.change import Change
+from tripleweb.datalog.needed import Place
+from tripleweb.errors import BudgetError, QueryError
+from tripleweb.store import Store
+from tripleweb.sync import messages
+from tripleweb.sync.feed import Feed, Load, ReaderLimits
+from tripleweb.sync.messages import Part
+from tripleweb.sync.relevance import Interest, Relevance
+from tripleweb.sync.tail import Log, parts
+
+Failure = tuple[str, str]  # code and message
+
+
+class Loads:
+    """All loads and evaluations of one tenant. `due`: who may have something to send."""
+
+    def __init__(
+        self, log: Log, store: Store, relevance: Relevance, limits: ReaderLimits, due: dict[Feed, None]
+    ) -> None:
+        self.log = log
+        self.store = store
+        self.relevance = relevance
+        self.limits = limits
+        self.due = due
+        self.jobs: deque[tuple[Feed, Iterator[None]]] = deque()
+        self.evaluations: deque[tuple[Interest, Callable[[Failure | None], None]]] = deque()  # and what then
+
+    def begin(self, feed: Feed, job: Iterator[None]) -> None:
+        """Work for a connection, slice by slice."""
+        self.jobs.append((feed, job))
+
+    def evaluate_later(self, interest: Interest, then: Callable[[Failure | None], None]) -> None:
+        """Finds what an interest needs, unless that is known by then. `then` is told whether it could be found."""
+        self.evaluations.append((interest, then))
+
+    def registers(self, places: Iterable[Place]) -> Iterator[Change]:
+        """All that stands at these places, as it is when each of them is reached."""
+        for place in places:
+            yield from self.store.registers_at(*place)
+
+    # -- what is sent ------------------------------------------------------------------------------------------
+
+    def replace(
+        self, feed: Feed, registers: Iterable[Change], has_ended: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Sends registers before anything else is told."""
+        round_ = feed.round
+        feed.loads += 1
+        self.begin(feed, self.whole(feed, registers, lambda: feed.round != round_ or has_ended()))
+
+    def whole(self, feed: Feed, registers: Iterable[Change], is_void: Callable[[], bool]) -> Iterator[None]:
+        """Sends registers, in parts. Changes of the meantime follow in the poke that ends the load: the feed's seq
+        stays where it was when its interest was registered. A load is void when all begins from nothing, or when what
+        it is for has ended: nobody follows what it would go on to send."""
+        for part in parts(registers, self.limits):
+            if is_void():
+                break
+            feed.out.append((self.log.last_batch(), part))
+            self.due[feed] = None
+            yield
+        feed.loads -= 1
+        self.reach(feed)
+
+    def send(
+        self, feed: Feed, name: str, load: Load, is_due: Callable[[], bool], sent: Callable[[], None]
+    ) -> Iterator[None]:
+        """Sends the places of one subscription, in parts that have whole ones. What changes meanwhile is sent again;
+        where nothing is left, `sent` is told."""
+        places = load.places = load.places or []
+        while is_due():
+            if load.sent == len(places):
+                places += load.again or feed.gone_again(load.interest, places)
+                load.again.clear()
+            for piece in self._pieces(load, places):
+                piece.id = name
+                feed.out.append((self.log.last_batch(), piece))
+            self.due[feed] = None
+            is_whole = load.sent == len(places) and not load.again
+            if is_whole and not feed.gone_again(load.interest, places):
+                self.reach(feed)
+                sent()
+                return
+            yield
+
+    def _pieces(self, load: Load, places: list[Place]) -> list[Part]:
+        """The next places of a load. One may be larger than a part: it has come with the last of these."""
+        start = load.sent
+        registers: list[Change] = []
+        size = 0
+        while load.sent < len(places) and size < self.limits.frame_bytes // 2:
+            more = list(self.store.registers_at(*places[load.sent]))
+            if registers and len(registers) + len(more) > self.limits.part_registers:
+                break
+            registers += more
+            size += sum(map(messages.wire_bytes, more))
+            load.sent += 1
+        pieces = list(parts(registers, self.limits)) or [Part([])]
+        for piece in pieces:
+            piece.start, piece.of = start, len(places)
+            piece.upto = load.sent if piece is pieces[-1] else start
+        return pieces
+
+    def reach(self, feed: Feed) -> None:
+        """What has been sent to a feed is of now: its next poke comes as far."""
+        feed.loaded = self.log.seq
+        feed.out.append((self.log.last_batch(), Part([])))
+        self.due[feed] = None
+
+    # -- slices ------------------------------------------------------------------------------------------------
+
+    @property
+    def is_heavy(self) -> bool:
+        """True if an evaluation waits that is no slice: `evaluate` is to be called where it holds nobody up."""
+        waits = self.evaluations
+        return bool(waits) and self.relevance.expected_rows(waits[0][0]) > self.limits.slice_units
+
+    def evaluate(self) -> None:
+        """The longest-waiting evaluation, as a whole."""
+        interest, then = self.evaluations.popleft()
+        then(self._find(interest) if interest.readers else None)
+
+    def _find(self, interest: Interest) -> Failure | None:
+        try:
+            if not interest.is_loaded:
+                self.relevance.load(interest, self.log.seq, self.limits.query_units)
+        except QueryError as error:
+            return failure_of(error)
+        return None
+
+    def has_work(self) -> bool:
+        """True if `step` has something to do."""
+        return bool(self.jobs or (self.evaluations and not self.is_heavy))
+
+    def step(self) -> bool:
+        """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers."""
+        if self.evaluations and not self.is_heavy:
+            self.evaluate()
+            return True
+        for _ in range(len(self.jobs)):
+            feed, job = self.jobs.popleft()
+            if feed.is_over:
+                continue  # dropping the job cancels it
+            if feed.paused or len(feed.out) > 100:
+                self.jobs.append((feed, job))
+                continue
+            try:
+                next(job)
+            except StopIteration:
+                return True
+            self.jobs.append((feed, job))
+            return True
+        return False
+
+
+def failure_of(error: QueryError) -> Failure:
+    """What a client is told of a query that could not be answered."""
+    return "budget" if isinstance(error, BudgetError) else "query", str(error)
