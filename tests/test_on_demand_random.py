@@ -573,10 +573,6 @@ def _places_that_came_not_sent(patch: Patch) -> None:
     patch.setattr(readers.Readers, "_ship", lambda *_: None)
 
 
-def _told_before_it_is_durable(patch: Patch) -> None:
-    patch.setattr(TenantCore, "is_durable", lambda self, batch: True)
-
-
 def _all_increments_counted_again(patch: Patch) -> None:
     top = ClientCore._put_pending_on_top
     patch.setattr(
@@ -610,7 +606,6 @@ BUGS: dict[Callable[[Patch], None], int] = {  # with the seed that notices it fi
     _loads_cut_short: 0,
     _forgets_not_remembered: 16,
     _places_that_came_not_sent: 1,
-    _told_before_it_is_durable: 0,
     _all_increments_counted_again: 0,
     _forgotten_again_after_the_load: 0,
     _entering_not_cleared: 0,

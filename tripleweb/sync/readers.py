@@ -304,12 +304,14 @@ class Readers:
             self._forsake(holding, interest)
 
     def _release(self, holding: Holding, interest: Interest) -> None:
-        """What nothing else asks for is to be forgotten."""
-        if not any(other is interest for other in holding.interests.values()):
+        """What nothing else asks for is to be forgotten, and what is still being loaded until it has come."""
+        names = [name for name, other in holding.interests.items() if other is interest]
+        if all(name in holding.loads for name in names):
             if interest.needed is None:  # if it is cut off before it hears of that it begins anew
                 holding.ticket = self._random_id()
             places = list(self.relevance.held(interest))
-            self._forsake(holding, interest)
+            if not names:
+                self._forsake(holding, interest)
             self._forget(holding, places)
 
     def _forsake(self, holding: Holding, interest: Interest) -> None:
