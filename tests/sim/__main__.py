@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--log", action="store_true", help="print every event")
     parser.add_argument("--steps", type=int, default=STEPS_MAX, help="stop after so many events")
     parser.add_argument("--digest", action="store_true", help="print the digest of each seed's trace")
+    parser.add_argument("--network", default="")
     given = parser.parse_args(arguments)
     if ".." in given.seeds:
         low, high = map(int, given.seeds.split(".."))
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         high = low + 300
     failed, started, written = [], time.monotonic(), 0
     for seed in range(low, high):
-        world = World(seed, log=given.log, steps=given.steps)
+        world = World(seed, log=given.log, steps=given.steps, network=given.network)
         try:
             written += len(world.run().written)
             if given.digest:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from tripleweb.change import DELETED, Change, Key
 from tripleweb.clock import Stamp
@@ -54,6 +55,9 @@ class TenantDisk:
             self.replicas[replica] = replace(row)
             for key in [k for k in self.receipts if k[0] == replica and k[1] <= row.confirmed]:
                 del self.receipts[key]
+
+    def close(self) -> None:
+        pass
 
     def _merge(self, change: Change) -> None:
         """A merge of the disk's own, so that the store's is not checked against itself alone."""
@@ -161,8 +165,21 @@ class ReplicaDisk:
         """A power failure: the newest commits are gone."""
         del self._journal[len(self._journal) - commits :]
 
+    def close(self) -> None:
+        pass
+
     def copied(self) -> ReplicaDisk:
         """The same file once more, as a copied folder has it."""
         twin = ReplicaDisk()
         twin._safe = self._whole(self._journal)
         return twin
+
+
+def tenant_disk(folder: Path | None) -> TenantDisk:
+    """The server's disk: in memory, or the real storage in a folder."""
+    return TenantDisk("e1")
+
+
+def replica_disk(folder: Path | None) -> ReplicaDisk:
+    """A replica's disk, likewise."""
+    return ReplicaDisk()
