@@ -202,9 +202,8 @@ def ack_only_after_commit(world: World, frame: object) -> None:
     if isinstance(frame, Poke):
         hold("ack only after commit", frame.seq <= disk.seq, f"a poke to {frame.seq}, durable is {disk.seq}")
         for receipt in frame.receipts:
-            held = any(
-                tx == receipt.id for (_, number), (tx, _) in disk.receipts.items() if number == receipt.number
-            )
+            decided = world.server.judge.receipts.values()
+            held = any(r.id == receipt.id and r.number == receipt.number for r in decided)
             hold("ack only after commit", held, f"receipt {receipt.number} {receipt.id} is not durable")
     elif isinstance(frame, Part):
         for wire in frame.registers:

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
+
+import msgspec
 
 from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text, unpack
@@ -110,7 +113,11 @@ class ClientCore:
         self.incarnation = nano_id(random_bytes, 12)
         self._random_bytes = random_bytes
         self._live: set[str] = set()  # triples subscriptions that came to life on this connection
+        self._awaited: set[str] = set()  # that hello has listed: the first poke brings them to life
         self._parts: list[messages.WireRegister] = []
+        self._heard = 0  # frames that they came in
+        self._rows: dict[str, int] = {}  # display -> the number of its last rows
+        self._said = 0  # frames since hello, pings aside
         self._hello_due = False
         self._hello_ms = 0  # when hello left, by our clock
         self._sent = 0  # highest number pushed on this connection
@@ -176,6 +183,7 @@ class ClientCore:
     def subscribe(self, subscription: Subscription) -> None:
         """Asks for data; kept over reconnects until `unsubscribe`."""
         self.subscriptions[subscription.id] = subscription
+        self._awaited.discard(subscription.id)
         if self._introduced:
             self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
 
@@ -206,13 +214,16 @@ class ClientCore:
         self._hello_due = True
         self._ahead = None
         self._live.clear()
-        self._parts.clear()
+        self._drop_parts()
+        self._rows.clear()
         self._queue.clear()
 
     def _hello(self, now_ms: int) -> Hello:
         self._hello_due = False
         self._hello_ms = now_ms
         self._confirmed = self.decided
+        self._said = 0
+        self._awaited = {s.id for s in self.subscriptions.values() if s.kind == "triples"}
         return Hello(
             (PROTOCOL, PROTOCOL),
             self.replica,
@@ -239,6 +250,10 @@ class ClientCore:
             if self.decided > self._confirmed:
                 self._confirmed = self.decided
                 frames.append(messages.Confirm(self.decided))
+        for frame in frames:
+            if not isinstance(frame, Hello | messages.Ping):
+                self._said += 1
+                frame.n = self._said
         return frames
 
     @property
@@ -286,6 +301,7 @@ class ClientCore:
         elif isinstance(frame, Part):
             if self.state == "online":
                 self._parts.extend(frame.registers)
+                self._heard += 1
         elif isinstance(frame, Welcome):
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
@@ -295,10 +311,25 @@ class ClientCore:
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
                 return self._rekey()
         else:
+            if isinstance(frame, messages.Rows):
+                self._check_rows(frame)
             return Update(frame=frame)
         return Update()
 
+    def _check_rows(self, rows: messages.Rows) -> None:
+        """Rows follow on those before them, or are the first of a subscription."""
+        last = self._rows.get(rows.id, 0)
+        if rows.n not in (0, last + 1) and not (rows.n == 1 and rows.reset):
+            raise ProtocolError("order", f"rows {rows.n} of {rows.id!r} came where {last + 1} were due")
+        self._rows[rows.id] = rows.n
+
+    def _drop_parts(self) -> None:
+        self._parts.clear()
+        self._heard = 0
+
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
+        if self.state != "connecting" or self._hello_due:
+            raise ProtocolError("order", "a welcome came that nothing had asked for")
         self.offset_ms = welcome.now - (self._hello_ms + now_ms) // 2
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
         self.server_id = welcome.server
@@ -330,6 +361,8 @@ class ClientCore:
         if any(r.number in self.outbox and self.outbox[r.number].id != r.id for r in poke.receipts):
             return self._rekey()  # the number was used by a copy of this replica
         full = any(base is None for base in poke.cursors.values())
+        stood = max((self.cursors.get(name, 0) for name in self._live | poke.cursors.keys()), default=0)
+        told = [(self._in_time(receipt, stood), *rest) for receipt, *rest in told]
         update, step = Update(), _Step()
         # the server's clock is at least where it was when it decided this
         latest = max([0, *(entry.at for entry in committed), *(receipt.at for receipt in poke.receipts)])
@@ -347,7 +380,7 @@ class ClientCore:
         for changes in entries if full else [parts, *entries]:
             step.deltas.append(self.store.apply(changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
-        self._parts.clear()
+        self._drop_parts()
         self._put_pending_on_top(step, full)
         self._stand_at(poke)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
@@ -396,8 +429,24 @@ class ClientCore:
         for name in sorted(self._live):
             self.cursors[name] = max(self.cursors.get(name, 0), poke.seq)
 
+    @staticmethod
+    def _in_time(receipt: Receipt, stood: int) -> Receipt:
+        """A receipt, without what it says of the registers if we stand beyond the point of which that is true."""
+        if receipt.seq >= stood or not (receipt.current or receipt.absent):
+            return receipt
+        return msgspec.structs.replace(receipt, current=[], absent=[], reload=True)
+
     def _check_joins(self, poke: Poke) -> None:
-        """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged."""
+        """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged. Nothing
+        that belongs to it is missing."""
+        if poke.parts and poke.parts != self._heard:
+            raise ProtocolError("order", f"a poke of {poke.parts} parts, of which {self._heard} came")
+        if missing := sorted(self._awaited & self.subscriptions.keys() - poke.cursors.keys()):
+            raise ProtocolError("order", f"the first poke does not bring {missing} to life")
+        self._awaited.clear()
+        here = [receipt.number for receipt in poke.receipts if receipt.number in self.outbox]
+        if here != list(islice(self.outbox, len(here))):
+            raise ProtocolError("order", f"receipts {here} came where {next(iter(self.outbox))} was due")
         for name in sorted(self._live | poke.cursors.keys()):
             since = poke.cursors.get(name, poke.since)
             at = self.cursors.get(name)

@@ -65,6 +65,13 @@ point where it was decided. A server without the feature `lineage` loads the who
     < {"t":"failed","id":"top","code":"query","message":"..."}
     > {"t":"unsubscribe","id":"top"}
 
+**Nothing is missing.** A stream loses nothing; should a proxy or a fault of ours lose, repeat or overtake a frame, then
+that is noticed, and answered by closing and saying hello again. What a client sends after its hello (pings aside)
+counts itself in `n`, from 1; of a display's rows, so does each frame. A poke says of how many `parts` it is the end. The
+first poke after a welcome brings to life what hello has listed, receipts come in the order of their numbers, and one
+whose `seq` lies behind where the client stands has come too late for its `current`: the client loads again. An end that
+does not count (`n` and `parts` left out) is believed.
+
 **Receipts.** `outcome` is `applied` or `rejected` (then `reason` is one of `permission limits invalid guard`).
 `lost` lists changes that lost on arrival: `[index, reason, by]`, the reason being `newer`, `reset` or `deleted`.
 `seq` is the point of the server's order where it was decided. `stamp` is the stamp that the server gave it: another
@@ -167,20 +174,24 @@ class Hello(msgspec.Struct, tag_field="t", tag="hello", omit_defaults=True):
     subscriptions: list[Subscription] = []
 
 
-class Push(msgspec.Struct, tag_field="t", tag="push"):
+class Push(msgspec.Struct, tag_field="t", tag="push", omit_defaults=True):
     transactions: list[PushedTransaction]
+    n: int = 0
 
 
-class Confirm(msgspec.Struct, tag_field="t", tag="confirm"):
+class Confirm(msgspec.Struct, tag_field="t", tag="confirm", omit_defaults=True):
     number: int
+    n: int = 0
 
 
-class Subscribe(msgspec.Struct, tag_field="t", tag="subscribe"):
+class Subscribe(msgspec.Struct, tag_field="t", tag="subscribe", omit_defaults=True):
     subscription: Subscription
+    n: int = 0
 
 
-class Unsubscribe(msgspec.Struct, tag_field="t", tag="unsubscribe"):
+class Unsubscribe(msgspec.Struct, tag_field="t", tag="unsubscribe", omit_defaults=True):
     id: str
+    n: int = 0
 
 
 class Ping(msgspec.Struct, tag_field="t", tag="ping"):
@@ -213,9 +224,10 @@ class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):
     cursors: dict[str, int | None] = {}
     transactions: list[msgspec.Raw] = []
     receipts: list[Receipt] = []
+    parts: int = 0
 
 
-class Rows(msgspec.Struct, tag_field="t", tag="rows"):
+class Rows(msgspec.Struct, tag_field="t", tag="rows", omit_defaults=True):
     id: str
     epoch: str
     seq: int
@@ -223,6 +235,7 @@ class Rows(msgspec.Struct, tag_field="t", tag="rows"):
     columns: list[str]
     added: list[list[tuple[str, str | int | float | bool | None]]]
     removed: list[list[tuple[str, str | int | float | bool | None]]]
+    n: int = 0
 
 
 class Failed(msgspec.Struct, tag_field="t", tag="failed"):

@@ -91,6 +91,8 @@ class _Connection:
     entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
     loads: int = 0  # first loads still running
     loaded: int = 0  # what they contain reaches up to this seq
+    parts: int = 0  # of them, sent since the last poke
+    heard: int = 0  # frames since hello, pings aside
     generation: int = 0  # of hello; work begun for an older one is dropped
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
     out: deque[tuple[int, ServerFrame]] = field(default_factory=deque)  # likewise
@@ -169,6 +171,8 @@ class TenantCore:
         elif not link.replica:
             if not link.rekeying:
                 raise ProtocolError("order", f"the first frame is hello, not {type(frame).__name__.lower()}")
+        elif not self._follows(link, frame.n):
+            raise ProtocolError("order", f"frame {frame.n} came where {link.heard} was due")
         elif isinstance(frame, messages.Push):
             for pushed in frame.transactions:
                 self._push(link, pushed, now_ms)
@@ -181,6 +185,12 @@ class TenantCore:
             link.displays.pop(frame.id, None)
             if link.entering.get(frame.id) is not None:  # a load under way is told to its end
                 del link.entering[frame.id]
+
+    @staticmethod
+    def _follows(link: _Connection, n: int) -> bool:
+        """Counts a frame; False if one before it is missing, or it came before."""
+        link.heard += 1
+        return n in (0, link.heard)
 
     def _hello(self, conn: Conn, link: _Connection, hello: Hello, now_ms: int) -> None:
         low, high = hello.protocol
@@ -453,9 +463,11 @@ class TenantCore:
         the connection's seq stays where it was when its interest was registered."""
         for part in parts(self.store.registers(), self.limits):
             link.out.append((self._last_batch(), part))
+            link.parts += 1
             yield
         link.loaded = self.seq
         link.out.append((self._last_batch(), Part([])))
+        link.parts += 1
         link.loads -= 1
 
     def _last_batch(self) -> int:
@@ -549,13 +561,13 @@ class TenantCore:
             # its own entries a replica has, unless it comes back
             others = entries if catching_up else [entry for entry in entries if entry.replica != link.replica]
             if catching_up or told or len(others) < len(entries):
-                frames.extend(pokes(self.epoch, since, upto, link.entering, others, told, self.limits))
+                entering, link.entering, sent, link.parts = link.entering, {}, link.parts, 0
+                frames.extend(pokes(self.epoch, since, upto, entering, others, told, self.limits, sent))
             else:
                 if (since, upto) not in shared:
                     shared[since, upto] = list(pokes(self.epoch, since, upto, {}, others, [], self.limits))
                 frames.extend(shared[since, upto])
             link.seq = upto
-            link.entering.clear()
             receipts = receipts[len(told) :]
             if upto == self.durable_seq and not receipts:
                 return frames

@@ -109,15 +109,18 @@ def pokes(
     entries: list[Entry],
     receipts: list[Receipt],
     limits: FrameLimits,
+    loaded: int = 0,
 ) -> Iterator[Part | Poke]:
-    """A poke; what a large transaction has set goes before it in parts."""
+    """A poke; what a large transaction has set goes before it in parts. `loaded`: parts that have gone already."""
     transactions = []
     for entry in entries:
         body = entry.body
         if len(body) > limits.frame_bytes // 2:
-            yield from parts(entry.registers, limits)
+            for part in parts(entry.registers, limits):
+                loaded += 1
+                yield part
             body = messages.encode(msgspec.structs.replace(messages.decode_committed(body), changes=[]))
         transactions.append(msgspec.Raw(body))
     if None in entering.values():  # the load has it all
         receipts = [msgspec.structs.replace(r, current=[], absent=[], reload=False) for r in receipts]
-    yield Poke(epoch, since, upto, dict(entering), transactions, receipts)
+    yield Poke(epoch, since, upto, dict(entering), transactions, receipts, loaded)
