@@ -93,6 +93,7 @@ class Judge:
         self.newest: dict[str, tuple[Stamp, int]] = {}  # replica -> its last stamp and number in the log
         self.users: dict[str, set[str]] = {}  # replica -> as whom it wrote
         self.receipts: dict[tuple[str, int], Receipt] = {}  # (replica, number) -> as it was committed
+        self.told: set[tuple[str, int]] = set()  # (id, number) of what has a receipt
         self.store = Store()  # the log so far
 
 
@@ -202,8 +203,7 @@ def ack_only_after_commit(world: World, frame: object) -> None:
     if isinstance(frame, Poke):
         hold("ack only after commit", frame.seq <= disk.seq, f"a poke to {frame.seq}, durable is {disk.seq}")
         for receipt in frame.receipts:
-            decided = world.server.judge.receipts.values()
-            held = any(r.id == receipt.id and r.number == receipt.number for r in decided)
+            held = (receipt.id, receipt.number) in world.server.judge.told
             hold("ack only after commit", held, f"receipt {receipt.number} {receipt.id} is not durable")
     elif isinstance(frame, Part):
         for wire in frame.registers:
@@ -371,6 +371,7 @@ def receipts_truthful(world: World, commit: Commit) -> None:
     for replica, number, tx, body in commit.receipts:
         receipt = messages.decode_receipt(body)
         judge.receipts[replica, number] = receipt
+        judge.told.add((tx, number))
         written, entry = world.written.get(tx), entries.pop(tx, None)
         hold("receipts truthful", written is not None, f"a receipt for {tx}, which nobody wrote")
         assert written is not None

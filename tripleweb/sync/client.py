@@ -313,6 +313,8 @@ class ClientCore:
         else:
             if isinstance(frame, messages.Rows):
                 self._check_rows(frame)
+            else:
+                self._awaited.discard(frame.id)
             return Update(frame=frame)
         return Update()
 
