@@ -304,6 +304,59 @@ def receipts_stamp_ignored() -> list[Patch]:
     return [(ClientCore, "_settle", as_pushed)]
 
 
+def readers_write() -> list[Patch]:
+    """A role that changes in the middle of a connection is not heeded."""
+    return [(TenantCore, "set_role", lambda self, conn, role: None)]
+
+
+def losers_not_told() -> list[Patch]:
+    """A receipt leaves out the first of what lost."""
+    decide = TenantCore._decide
+
+    def silent(self: TenantCore, *args: Any) -> Any:
+        receipt = decide(self, *args)
+        del receipt.lost[:1]
+        return receipt
+
+    return [(TenantCore, "_decide", silent)]
+
+
+def told_of_the_past() -> list[Patch]:
+    """What a receipt has of the server's registers is what they were before the transaction."""
+    decide = TenantCore._decide
+
+    def earlier(self: TenantCore, link: Any, row: Any, pushed: Any, *args: Any) -> Any:
+        keys = self._keys(link, pushed)
+        before = [held for held in map(self.store.register, keys) if held is not None]
+        receipt = decide(self, link, row, pushed, *args)
+        if receipt.current:
+            receipt.current = [messages.register_to_wire(held) for held in before]
+        return receipt
+
+    return [(TenantCore, "_decide", earlier)]
+
+
+def late_receipt_believed() -> list[Patch]:
+    """A receipt that comes after a later poke puts back what it knows."""
+    return [(ClientCore, "_in_time", staticmethod(lambda receipt, stood: receipt))]
+
+
+def missing_pushes_not_noticed() -> list[Patch]:
+    """The server does not count what it hears."""
+    return [(TenantCore, "_follows", staticmethod(lambda link, n: True))]
+
+
+def parts_not_counted() -> list[Patch]:
+    """A load of which a part is missing is taken for the whole."""
+    poke = ClientCore._poke
+
+    def any_parts(self: ClientCore, frame: Any, now_ms: int) -> Any:
+        self._heard = frame.parts
+        return poke(self, frame, now_ms)
+
+    return [(ClientCore, "_poke", any_parts)]
+
+
 # the first seed that notices it
 CAUGHT: dict[Callable[[], list[Patch]], int] = {
     resume_by_last_hlc: 1,
@@ -331,6 +384,12 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     ties_go_by_arrival: 1,
     display_misses_deletes: 7,
     receipts_stamp_ignored: 7,
+    readers_write: 0,
+    losers_not_told: 0,
+    told_of_the_past: 0,
+    late_receipt_believed: 0,
+    missing_pushes_not_noticed: 0,
+    parts_not_counted: 0,
 }
 
 

@@ -310,7 +310,7 @@ class ClientCore:
             self.reason = frame.message
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
                 return self._rekey()
-        else:
+        elif self.state == "online":
             if isinstance(frame, messages.Rows):
                 self._check_rows(frame)
             else:
