@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from tripleweb.change import DELETED, Change, Key
 from tripleweb.clock import Stamp
@@ -173,13 +172,3 @@ class ReplicaDisk:
         twin = ReplicaDisk()
         twin._safe = self._whole(self._journal)
         return twin
-
-
-def tenant_disk(folder: Path | None) -> TenantDisk:
-    """The server's disk: in memory, or the real storage in a folder."""
-    return TenantDisk("e1")
-
-
-def replica_disk(folder: Path | None) -> ReplicaDisk:
-    """A replica's disk, likewise."""
-    return ReplicaDisk()

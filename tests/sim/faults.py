@@ -108,6 +108,7 @@ class Faults:
 
     def apart(self, who: str, among: list[str], ways: list[str], for_ms: int) -> None:
         """Clients are cut off from the server, in one direction or in both; nobody can connect anew."""
+        self.world.marks["apart"] += 1
         for name in among:
             self.world.network.part(name, for_ms)
             for way in ways:
@@ -137,7 +138,7 @@ class Faults:
     def _draw_crash(self, rng: random.Random) -> None:
         node, options = self._running(rng), self.world.options
         if node is not None:
-            lost = rng.randint(1, 12) if rng.random() < options.lost_tail else 0
+            lost = rng.choice([1, 1, 2, rng.randint(1, 12)]) if rng.random() < options.lost_tail else 0
             self.world.do(node.name, "crashes", lost=lost, down_ms=rng.randint(0, 4_000))
 
     def _draw_server_crash(self, rng: random.Random) -> None:

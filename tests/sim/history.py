@@ -8,13 +8,15 @@ that does not depend on it moves; and a history done again gives the very same r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tests.sim.options import Options
+from tripleweb.sync.client import ClientLimits
+from tripleweb.sync.server import Limits
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,22 @@ class History:
         return replace(msgspec.json.decode(first, type=cls), deeds=deeds)
 
     def __str__(self) -> str:
-        options, lines = self.options, []
-        lines.append(f"seed {self.seed}: {', '.join(f'{name} ({role})' for name, _, role in options.clients)}")
-        for name in ("weather", "limits", "client_limits"):
-            lines.append(f"  {getattr(options, name)}")
-        lines.append(
-            f"  clocks {options.clocks}, a commit takes {options.commit_ms} ms, idle close {options.idle_close}"
-        )
+        options = self.options
+        bounds = [*_set(options.limits, Limits()), *_set(options.client_limits, ClientLimits())]
+        weather = [f"{name}={getattr(options.weather, name):.4g}" for name in ("delay_ms", "spike", "half_open")]
+        lines = [
+            f"seed {self.seed}: {', '.join(f'{name} ({role})' for name, _, role in options.clients)}",
+            f"  clocks {options.clocks}, a commit takes {options.commit_ms} ms, idle close {options.idle_close}",
+            f"  network {'hostile' if options.hostile else 'stream'} {' '.join(weather)}",
+            f"  bounds {' '.join(bounds)}",
+        ]
         return "\n".join([*lines, *(f"  {deed}" for deed in self.deeds)])
+
+
+def _set(bounds: Any, usual: Any) -> list[str]:
+    """The bounds that are not what they usually are."""
+    named = ((field.name, getattr(bounds, field.name)) for field in fields(bounds))
+    return [f"{name}={value}" for name, value in named if value != getattr(usual, name)]
 
 
 def _plain(value: Any) -> str:

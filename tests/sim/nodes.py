@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim import checks, interest
 from tests.sim.checks import Violation
-from tests.sim.disk import ReplicaDisk, replica_disk, tenant_disk
+from tests.sim.disk import ReplicaDisk, TenantDisk
+from tests.sim.files import ReplicaOnFile, TenantFile
 from tests.sim.network import Connection
 from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError
@@ -72,7 +73,7 @@ class ServerNode:
     def __init__(self, world: World) -> None:
         self.world = world
         self.rng = world.random("server")
-        self.disk = tenant_disk(world.folder)
+        self.disk = TenantDisk("e1") if world.folder is None else TenantFile("e1", world.folder)
         self.clock = WallClock(world.random("server/clock"), "good")
         self.ambush = Ambush()
         self.core: TenantCore | None = None
@@ -245,7 +246,7 @@ class ClientNode:
         self.role = role
         self.number = len(world.nodes)
         self.rng = world.random(name)
-        self.disk = disk or replica_disk(world.folder)
+        self.disk = disk or (ReplicaDisk() if world.folder is None else ReplicaOnFile(world.folder))
         self.clock = WallClock(world.random(f"{name}/clock"), world.options.clocks)
         self.ambush = Ambush()
         self.core: ClientCore | None = None

@@ -59,6 +59,9 @@ def shrink(history: History, attempts: int = 2_000) -> History:
     while size != (size := len(history.deeds)) and left > 0:
         deeds = _thinned(history.deeds, lambda deeds, now=history: fails(replace(now, deeds=deeds)))  # type: ignore[misc]
         history = _calmed(replace(history, deeds=_shorter(deeds, history, fails)), fails)
+        ends = replace(history.options, busy_ms=history.deeds[-1].at + 1 if history.deeds else 1)
+        if ends != history.options and fails(sooner := replace(history, options=ends)):
+            history = sooner
     return history
 
 

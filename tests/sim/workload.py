@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim import interest
 from tripleweb.errors import DeletedError
-from tripleweb.terms import Ref, Value, from_wire, to_wire
+from tripleweb.terms import Ref, Value, from_wire
+from tripleweb.terms import to_wire as wire_pair
 from tripleweb.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 TAGS: list[Value] = ["red", "green", "blue", 1, 1.5, True, Ref("e0")]
+
+
+def to_wire(value: Value | None) -> list[Any]:
+    """A value as a deed has it, written down or not."""
+    return list(wire_pair(value))
 
 
 class Workload:
