@@ -115,7 +115,8 @@ class ClientCore:
         self._live: set[str] = set()  # triples subscriptions that came to life on this connection
         self._awaited: set[str] = set()  # that hello has listed: the first poke brings them to life
         self._parts: list[messages.WireRegister] = []
-        self._heard = 0  # frames that they came in
+        self._parts_of: list[int] = []  # the transactions that they belong to, 0: to a load
+        self._numbered: dict[int, int] = {}  # likewise -> the number of the last part
         self._rows: dict[str, int] = {}  # display -> the number of its last rows
         self._said = 0  # frames since hello, pings aside
         self._hello_due = False
@@ -215,6 +216,7 @@ class ClientCore:
         self._ahead = None
         self._live.clear()
         self._drop_parts()
+        self._numbered.clear()
         self._rows.clear()
         self._queue.clear()
 
@@ -300,8 +302,7 @@ class ClientCore:
                 return self._poke(frame, now_ms)
         elif isinstance(frame, Part):
             if self.state == "online":
-                self._parts.extend(frame.registers)
-                self._heard += 1
+                self._part(frame)
         elif isinstance(frame, Welcome):
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
@@ -325,9 +326,19 @@ class ClientCore:
             raise ProtocolError("order", f"rows {rows.n} of {rows.id!r} came where {last + 1} were due")
         self._rows[rows.id] = rows.n
 
+    def _part(self, part: Part) -> None:
+        """A part follows on the one before it."""
+        due = self._numbered.get(part.seq, 0) + 1
+        if part.n not in (0, due):
+            raise ProtocolError("order", f"part {part.n} came where {due} was due")
+        self._numbered[part.seq] = part.n
+        self._parts.extend(part.registers)
+        self._parts_of.append(part.seq)
+
     def _drop_parts(self) -> None:
         self._parts.clear()
-        self._heard = 0
+        self._parts_of.clear()
+        self._numbered = {0: self._numbered.get(0, 0)}
 
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
         if self.state != "connecting" or self._hello_due:
@@ -441,8 +452,9 @@ class ClientCore:
     def _check_joins(self, poke: Poke) -> None:
         """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged. Nothing
         that belongs to it is missing."""
-        if poke.parts and poke.parts != self._heard:
-            raise ProtocolError("order", f"a poke of {poke.parts} parts, of which {self._heard} came")
+        within = sum(1 for seq in self._parts_of if not seq or poke.since < seq <= poke.seq)
+        if poke.parts and not poke.parts == within == len(self._parts_of):
+            raise ProtocolError("order", f"a poke of {poke.parts} parts came with those of {self._parts_of}")
         if missing := sorted(self._awaited & self.subscriptions.keys() - poke.cursors.keys()):
             raise ProtocolError("order", f"the first poke does not bring {missing} to life")
         self._awaited.clear()

@@ -67,8 +67,8 @@ point where it was decided. A server without the feature `lineage` loads the who
 
 **Nothing is missing.** A stream loses nothing; should a proxy or a fault of ours lose, repeat or overtake a frame, then
 that is noticed, and answered by closing and saying hello again. What a client sends after its hello (pings aside)
-counts itself in `n`, from 1; of a display's rows, so does each frame. A poke says of how many `parts` it is the end. The
-first poke after a welcome brings to life what hello has listed, receipts come in the order of their numbers, and one
+counts itself in `n`, from 1; of a display's rows, so does each frame, and so do the parts of loads and those of each
+large transaction, whose `seq` they tell. A poke says of how many `parts` it is the end. The first poke after a welcome brings to life what hello has listed, receipts come in the order of their numbers, and one
 whose `seq` lies behind where the client stands has come too late for its `current`: the client loads again. An end that
 does not count (`n` and `parts` left out) is believed.
 
@@ -213,8 +213,10 @@ class Welcome(msgspec.Struct, tag_field="t", tag="welcome", omit_defaults=True):
     rekey: bool = False
 
 
-class Part(msgspec.Struct, tag_field="t", tag="part"):
+class Part(msgspec.Struct, tag_field="t", tag="part", omit_defaults=True):
     registers: list[WireRegister]
+    seq: int = 0
+    n: int = 0
 
 
 class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):

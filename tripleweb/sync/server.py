@@ -16,6 +16,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import msgspec
 
@@ -92,6 +93,7 @@ class _Connection:
     loads: int = 0  # first loads still running
     loaded: int = 0  # what they contain reaches up to this seq
     parts: int = 0  # of them, sent since the last poke
+    numbered: int = 0  # and since hello
     heard: int = 0  # frames since hello, pings aside
     generation: int = 0  # of hello; work begun for an older one is dropped
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
@@ -461,13 +463,15 @@ class TenantCore:
     def _load(self, link: _Connection) -> Iterator[None]:
         """Sends every register there is, in parts. Changes of the meantime follow in the poke that ends the load:
         the connection's seq stays where it was when its interest was registered."""
-        for part in parts(self.store.registers(), self.limits):
-            link.out.append((self._last_batch(), part))
+        for part in chain(parts(self.store.registers(), self.limits), [Part([])]):
+            if not part.registers:
+                link.loaded = self.seq
             link.parts += 1
-            yield
-        link.loaded = self.seq
-        link.out.append((self._last_batch(), Part([])))
-        link.parts += 1
+            link.numbered += 1
+            part.n = link.numbered
+            link.out.append((self._last_batch(), part))
+            if part.registers:
+                yield
         link.loads -= 1
 
     def _last_batch(self) -> int:

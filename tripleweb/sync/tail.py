@@ -116,8 +116,9 @@ def pokes(
     for entry in entries:
         body = entry.body
         if len(body) > limits.frame_bytes // 2:
-            for part in parts(entry.registers, limits):
+            for n, part in enumerate(parts(entry.registers, limits), 1):
                 loaded += 1
+                part.seq, part.n = entry.seq, n
                 yield part
             body = messages.encode(msgspec.structs.replace(messages.decode_committed(body), changes=[]))
         transactions.append(msgspec.Raw(body))
