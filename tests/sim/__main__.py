@@ -75,7 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _keep(history: History) -> None:
-    path = Path(tempfile.gettempdir()) / f"tripleweb-sim-{history.seed}{history.bug and '-' + history.bug}.jsonl"
+    path = (
+        Path(tempfile.gettempdir()) / f"tripleweb-sim-{history.seed}{history.bug and '-' + history.bug}.jsonl"
+    )
     history.save(path)
     print(f"{history}\n  breaks: {history.broken}\n  replay: python -m tests.sim --replay {path} --log")
 

@@ -26,7 +26,7 @@ def _abandon(storage: SqliteTenant | ReplicaFile, path: Path, table: str) -> Pat
     folder.mkdir(parents=True)
     with storage._file.reading() as connection:
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of ours
+        connection.execute(f"DELETE FROM {table}")
         for file in path.parent.iterdir():
             if file.suffix != ".lock":
                 shutil.copy(file, folder / file.name)

@@ -59,7 +59,9 @@ class History:
     def __str__(self) -> str:
         options = self.options
         bounds = [*_set(options.limits, Limits()), *_set(options.client_limits, ClientLimits())]
-        weather = [f"{name}={getattr(options.weather, name):.4g}" for name in ("delay_ms", "spike", "half_open")]
+        weather = [
+            f"{name}={getattr(options.weather, name):.4g}" for name in ("delay_ms", "spike", "half_open")
+        ]
         lines = [
             f"seed {self.seed}: {', '.join(f'{name} ({role})' for name, _, role in options.clients)}",
             f"  clocks {options.clocks}, a commit takes {options.commit_ms} ms, idle close {options.idle_close}",
@@ -77,7 +79,12 @@ def _set(bounds: Any, usual: Any) -> list[str]:
 
 def _plain(value: Any) -> str:
     """A value of a deed, for people: of a value on the wire its raw part."""
-    if isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str) and len(value[0]) < 2:
+    if (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and len(value[0]) < 2
+    ):
         return repr(value[1])
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_plain, value))}]"

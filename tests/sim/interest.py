@@ -47,7 +47,9 @@ def drawn_input(name: str, rng: random.Random) -> int | None:
 def subscription(name: str, given: int | None = 0) -> Subscription:
     if not name.startswith("rows"):
         return Subscription(name)
-    return Subscription(name, "rows", QUERIES[int(name[4:])], [input_to_wire(given)] if name == "rows3" else [])
+    return Subscription(
+        name, "rows", QUERIES[int(name[4:])], [input_to_wire(given)] if name == "rows3" else []
+    )
 
 
 def lives(core: ClientCore) -> int | None:

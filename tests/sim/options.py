@@ -167,6 +167,4 @@ class Options:
         usual = ClientLimits()
         for name in ("in_flight_max", "frame_changes_max", "frame_bytes_max", "fates_max"):
             if getattr(self.client_limits, name) != getattr(usual, name):
-                yield replace(
-                    self, client_limits=replace(self.client_limits, **{name: getattr(usual, name)})
-                )
+                yield replace(self, client_limits=replace(self.client_limits, **{name: getattr(usual, name)}))

@@ -183,9 +183,7 @@ class World:
             node.outbox[pending.number] = pending.id
             if pending.id not in self.written:
                 node.issued[pending.changes[0].replica] = pending.time
-                self.written[pending.id] = Written(
-                    pending.id, node.name, pending.time, list(pending.changes)
-                )
+                self.written[pending.id] = Written(pending.id, node.name, pending.time, list(pending.changes))
 
     def mark(self, frame: messages.ServerFrame) -> None:
         """Takes note of what kind of a frame the server sends."""

@@ -13,9 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
-
-import msgspec
 
 from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text, unpack
@@ -36,6 +33,7 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
+from tripleweb.sync.order import Arrivals, in_time
 from tripleweb.sync.records import FATES_MAX, LOST_MAX, Fate, LocalCommit, LocalState, Pending
 from tripleweb.terms import to_wire
 from tripleweb.transaction import Transaction
@@ -113,11 +111,7 @@ class ClientCore:
         self.incarnation = nano_id(random_bytes, 12)
         self._random_bytes = random_bytes
         self._live: set[str] = set()  # triples subscriptions that came to life on this connection
-        self._awaited: set[str] = set()  # that hello has listed: the first poke brings them to life
-        self._parts: list[messages.WireRegister] = []
-        self._parts_of: list[int] = []  # the transactions that they belong to, 0: to a load
-        self._numbered: dict[int, int] = {}  # likewise -> the number of the last part
-        self._rows: dict[str, int] = {}  # display -> the number of its last rows
+        self._arrivals = Arrivals()
         self._said = 0  # frames since hello, pings aside
         self._hello_due = False
         self._hello_ms = 0  # when hello left, by our clock
@@ -184,7 +178,7 @@ class ClientCore:
     def subscribe(self, subscription: Subscription) -> None:
         """Asks for data; kept over reconnects until `unsubscribe`."""
         self.subscriptions[subscription.id] = subscription
-        self._awaited.discard(subscription.id)
+        self._arrivals.awaited.discard(subscription.id)
         if self._introduced:
             self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
 
@@ -215,9 +209,7 @@ class ClientCore:
         self._hello_due = True
         self._ahead = None
         self._live.clear()
-        self._drop_parts()
-        self._numbered.clear()
-        self._rows.clear()
+        self._arrivals = Arrivals()
         self._queue.clear()
 
     def _hello(self, now_ms: int) -> Hello:
@@ -225,7 +217,7 @@ class ClientCore:
         self._hello_ms = now_ms
         self._confirmed = self.decided
         self._said = 0
-        self._awaited = {s.id for s in self.subscriptions.values() if s.kind == "triples"}
+        self._arrivals.await_all(self.subscriptions.values())
         return Hello(
             (PROTOCOL, PROTOCOL),
             self.replica,
@@ -302,7 +294,7 @@ class ClientCore:
                 return self._poke(frame, now_ms)
         elif isinstance(frame, Part):
             if self.state == "online":
-                self._part(frame)
+                self._arrivals.part(frame)
         elif isinstance(frame, Welcome):
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
@@ -313,32 +305,11 @@ class ClientCore:
                 return self._rekey()
         elif self.state == "online":
             if isinstance(frame, messages.Rows):
-                self._check_rows(frame)
+                self._arrivals.rows(frame)
             else:
-                self._awaited.discard(frame.id)
+                self._arrivals.awaited.discard(frame.id)
             return Update(frame=frame)
         return Update()
-
-    def _check_rows(self, rows: messages.Rows) -> None:
-        """Rows follow on those before them, or are the first of a subscription."""
-        last = self._rows.get(rows.id, 0)
-        if rows.n not in (0, last + 1) and not (rows.n == 1 and rows.reset):
-            raise ProtocolError("order", f"rows {rows.n} of {rows.id!r} came where {last + 1} were due")
-        self._rows[rows.id] = rows.n
-
-    def _part(self, part: Part) -> None:
-        """A part follows on the one before it."""
-        due = self._numbered.get(part.seq, 0) + 1
-        if part.n not in (0, due):
-            raise ProtocolError("order", f"part {part.n} came where {due} was due")
-        self._numbered[part.seq] = part.n
-        self._parts.extend(part.registers)
-        self._parts_of.append(part.seq)
-
-    def _drop_parts(self) -> None:
-        self._parts.clear()
-        self._parts_of.clear()
-        self._numbered = {0: self._numbered.get(0, 0)}
 
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
         if self.state != "connecting" or self._hello_due:
@@ -359,7 +330,7 @@ class ClientCore:
     def _poke(self, poke: Poke, now_ms: int) -> Update:
         self._check_joins(poke)
         try:
-            parts = [messages.register_from_wire(wire) for wire in self._parts]
+            parts = [messages.register_from_wire(wire) for wire in self._arrivals.parts]
             committed = [messages.decode_committed(body) for body in poke.transactions]
             entries = []
             for entry in committed:
@@ -375,7 +346,7 @@ class ClientCore:
             return self._rekey()  # the number was used by a copy of this replica
         full = any(base is None for base in poke.cursors.values())
         stood = max((self.cursors.get(name, 0) for name in self._live | poke.cursors.keys()), default=0)
-        told = [(self._in_time(receipt, stood), *rest) for receipt, *rest in told]
+        told = [(in_time(receipt, stood), time, current) for receipt, time, current in told]
         update, step = Update(), _Step()
         # the server's clock is at least where it was when it decided this
         latest = max([0, *(entry.at for entry in committed), *(receipt.at for receipt in poke.receipts)])
@@ -393,7 +364,7 @@ class ClientCore:
         for changes in entries if full else [parts, *entries]:
             step.deltas.append(self.store.apply(changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
-        self._drop_parts()
+        self._arrivals.drop_parts()
         self._put_pending_on_top(step, full)
         self._stand_at(poke)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
@@ -442,25 +413,10 @@ class ClientCore:
         for name in sorted(self._live):
             self.cursors[name] = max(self.cursors.get(name, 0), poke.seq)
 
-    @staticmethod
-    def _in_time(receipt: Receipt, stood: int) -> Receipt:
-        """A receipt, without what it says of the registers if we stand beyond the point of which that is true."""
-        if receipt.seq >= stood or not (receipt.current or receipt.absent):
-            return receipt
-        return msgspec.structs.replace(receipt, current=[], absent=[], reload=True)
-
     def _check_joins(self, poke: Poke) -> None:
         """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged. Nothing
         that belongs to it is missing."""
-        within = sum(1 for seq in self._parts_of if not seq or poke.since < seq <= poke.seq)
-        if poke.parts and not poke.parts == within == len(self._parts_of):
-            raise ProtocolError("order", f"a poke of {poke.parts} parts came with those of {self._parts_of}")
-        if missing := sorted(self._awaited & self.subscriptions.keys() - poke.cursors.keys()):
-            raise ProtocolError("order", f"the first poke does not bring {missing} to life")
-        self._awaited.clear()
-        here = [receipt.number for receipt in poke.receipts if receipt.number in self.outbox]
-        if here != list(islice(self.outbox, len(here))):
-            raise ProtocolError("order", f"receipts {here} came where {next(iter(self.outbox))} was due")
+        self._arrivals.poke(poke, self.subscriptions, self.outbox)
         for name in sorted(self._live | poke.cursors.keys()):
             since = poke.cursors.get(name, poke.since)
             at = self.cursors.get(name)

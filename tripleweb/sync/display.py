@@ -91,9 +91,11 @@ class Display:
             return None
         return self._rows(epoch, seq, False, columns, [list(r) for r in added], [list(r) for r in removed])
 
-    def _rows(self, *content: Any) -> Rows:
+    def _rows(
+        self, epoch: str, seq: int, reset: bool, columns: list[str], added: list[Any], removed: list[Any]
+    ) -> Rows:
         self.count += 1
-        return Rows(self.id, *content, n=self.count)
+        return Rows(self.id, epoch, seq, reset, columns, added, removed, self.count)
 
 
 def cell_to_wire(cell: Any) -> tuple[str, Any]:

@@ -68,9 +68,10 @@ point where it was decided. A server without the feature `lineage` loads the who
 **Nothing is missing.** A stream loses nothing; should a proxy or a fault of ours lose, repeat or overtake a frame, then
 that is noticed, and answered by closing and saying hello again. What a client sends after its hello (pings aside)
 counts itself in `n`, from 1; of a display's rows, so does each frame, and so do the parts of loads and those of each
-large transaction, whose `seq` they tell. A poke says of how many `parts` it is the end. The first poke after a welcome brings to life what hello has listed, receipts come in the order of their numbers, and one
-whose `seq` lies behind where the client stands has come too late for its `current`: the client loads again. An end that
-does not count (`n` and `parts` left out) is believed.
+large transaction, whose `seq` they tell. A poke says of how many `parts` it is the end. The first poke after a welcome
+brings to life what hello has listed, receipts come in the order of their numbers, and one whose `seq` lies behind where
+the client stands has come too late for its `current`: the client loads again. An end that does not count (`n` and
+`parts` left out) is believed.
 
 **Receipts.** `outcome` is `applied` or `rejected` (then `reason` is one of `permission limits invalid guard`).
 `lost` lists changes that lost on arrival: `[index, reason, by]`, the reason being `newer`, `reset` or `deleted`.

@@ -42,6 +42,7 @@ from tripleweb.sync.messages import (
     Welcome,
     register_to_wire,
 )
+from tripleweb.sync.order import Count
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 from tripleweb.sync.tail import Tail, parts, pokes
 from tripleweb.terms import from_wire, to_wire
@@ -94,7 +95,7 @@ class _Connection:
     loaded: int = 0  # what they contain reaches up to this seq
     parts: int = 0  # of them, sent since the last poke
     numbered: int = 0  # and since hello
-    heard: int = 0  # frames since hello, pings aside
+    heard: Count = field(default_factory=Count)  # frames since hello, pings aside
     generation: int = 0  # of hello; work begun for an older one is dropped
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
     out: deque[tuple[int, ServerFrame]] = field(default_factory=deque)  # likewise
@@ -173,8 +174,8 @@ class TenantCore:
         elif not link.replica:
             if not link.rekeying:
                 raise ProtocolError("order", f"the first frame is hello, not {type(frame).__name__.lower()}")
-        elif not self._follows(link, frame.n):
-            raise ProtocolError("order", f"frame {frame.n} came where {link.heard} was due")
+        elif link.heard.skips(frame.n):
+            raise ProtocolError("order", f"frame {frame.n} came where {link.heard.last} was due")
         elif isinstance(frame, messages.Push):
             for pushed in frame.transactions:
                 self._push(link, pushed, now_ms)
@@ -187,12 +188,6 @@ class TenantCore:
             link.displays.pop(frame.id, None)
             if link.entering.get(frame.id) is not None:  # a load under way is told to its end
                 del link.entering[frame.id]
-
-    @staticmethod
-    def _follows(link: _Connection, n: int) -> bool:
-        """Counts a frame; False if one before it is missing, or it came before."""
-        link.heard += 1
-        return n in (0, link.heard)
 
     def _hello(self, conn: Conn, link: _Connection, hello: Hello, now_ms: int) -> None:
         low, high = hello.protocol
@@ -464,14 +459,10 @@ class TenantCore:
         """Sends every register there is, in parts. Changes of the meantime follow in the poke that ends the load:
         the connection's seq stays where it was when its interest was registered."""
         for part in chain(parts(self.store.registers(), self.limits), [Part([])]):
-            if not part.registers:
-                link.loaded = self.seq
-            link.parts += 1
-            link.numbered += 1
+            link.parts, link.numbered, link.loaded = link.parts + 1, link.numbered + 1, self.seq
             part.n = link.numbered
             link.out.append((self._last_batch(), part))
-            if part.registers:
-                yield
+            yield
         link.loads -= 1
 
     def _last_batch(self) -> int:
@@ -557,10 +548,8 @@ class TenantCore:
         frames: list[ServerFrame] = []
         while True:
             least = link.loaded if None in link.entering.values() else 0
-            since, (upto, told) = (
-                link.seq,
-                self._tail.stretch(link.seq, self.durable_seq, receipts, least, self.limits),
-            )
+            since = link.seq
+            upto, told = self._tail.stretch(since, self.durable_seq, receipts, least, self.limits)
             entries = self._tail.between(since, upto)
             # its own entries a replica has, unless it comes back
             others = entries if catching_up else [entry for entry in entries if entry.replica != link.replica]
