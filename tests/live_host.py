@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -40,11 +40,16 @@ class Host:
         self.complete = True
         self.settled = 0  # how often somebody waited for a complete answer
         self.time = 0
+        self.unfollowed = 0
         self.thread: threading.Thread | None = None
         self._tx: Transaction | None = None
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     # what live frames need
+
+    @property
+    def note(self) -> str:
+        return self.state.removeprefix("local")
 
     @property
     def within_transaction(self) -> bool:
@@ -66,13 +71,19 @@ class Host:
                 raise TriplewebError("not within a transaction")
             return self.changed.wait_for(condition, timeout)
 
-    def settle(self, query: Query, timeout: float) -> bool:
+    def follow(self, query: Query, inputs: Sequence[Any]) -> Any:
+        return query
+
+    def unfollow(self, asked: Any) -> None:
+        self.unfollowed += 1
+
+    def settle(self, asked: Any, timeout: float) -> bool:
         if self.within_transaction:
             return self.complete
         self.settled += 1
         return self.wait_for(lambda: self.complete, timeout)
 
-    def attrs(self, query: Query) -> dict[str, Any]:
+    def attrs(self, asked: Any) -> dict[str, Any]:
         return {"complete": self.complete, "scope": "app", "position": self.time}
 
     # what a user does

@@ -58,8 +58,9 @@ class Peer:
         self.peers.clients.append(twin)
         return twin
 
-    def connect(self, *subscriptions: Subscription) -> Peer:
-        for subscription in subscriptions or (Subscription(APP),):
+    def connect(self, *subscriptions: Subscription, whole: bool = True) -> Peer:
+        """`whole`: it subscribes to the whole app if to nothing else."""
+        for subscription in subscriptions or ((Subscription(APP),) if whole else ()):
             self.core.subscribe(subscription)
         self.peers.connections += 1
         self.conn = self.peers.connections
@@ -69,6 +70,11 @@ class Peer:
         )
         self.core.connected(self.now_ms)
         return self
+
+    def ask(self, name: str, query: str, *inputs: Any, rules: str | None = None) -> None:
+        """Subscribes to what a query needs."""
+        wire = [messages.input_to_wire(given) for given in inputs]
+        self.core.subscribe(Subscription(name, query=query, inputs=wire, rules=rules))
 
     def disconnect(self, seen_by_server: bool = True) -> None:
         if self.conn is not None and seen_by_server:
@@ -203,6 +209,9 @@ class Peers:
             moved = self.commit() or moved
             moved = self.down() or moved
             moved = (self.server.has_work() and self.server.step()) or moved
+            if self.server.is_heavy:
+                self.server.evaluate()
+                moved = True
             if not moved:
                 return
         raise AssertionError("it never settles")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-import tripleweb
 from tripleweb.database import Database
 
 HERE = Path(__file__).resolve().parent
@@ -154,8 +153,6 @@ TO_COME = {
     """Ids and predicates are percent-encoded in URLs.""": hasattr(
         Database, "room"
     ),  # the first URLs with ids in them
-    """`replicate="queries"` (default) loads what queries ask for.""": "Until loading by query exists"
-    not in str(tripleweb.connect.__doc__),
 }
 
 

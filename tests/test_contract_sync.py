@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 
 import tripleweb
 from tests.stores import Connect, later, level, online
-from tripleweb import Ref, session
+from tripleweb import Ref, fates
 from tripleweb.errors import RejectedError, TriplewebError
+from tripleweb.storage import replica
 from tripleweb.sync import client, records
 from tripleweb.web import WebServer
 
@@ -173,13 +175,14 @@ def test_a_large_load_pushes_no_loss_out(server: WebServer, connect: Connect, tm
 
 
 def test_more_losses_than_can_be_kept_are_said(
-    server: WebServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: WebServer, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Nothing is dropped silently."""
-    for module in (records, client, session):
-        monkeypatch.setattr(module, "LOST_MAX", 100)
-        monkeypatch.setattr(module, "FATES_MAX", 10)
-    db = connect(token=server.access.mint("eve"))
+    """Nothing is dropped silently: neither now nor after a restart."""
+    for module in (records, client, fates, replica):
+        for name, value in (("LOST_MAX", 100), ("FATES_MAX", 10)):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
+    db = connect(token=server.access.mint("eve"), path=tmp_path / "eve")
     online(db)
     db.go_offline()
     apps = server.hub.apps
@@ -187,13 +190,23 @@ def test_more_losses_than_can_be_kept_are_said(
     db.insert_frame("row", pd.DataFrame({"v": range(110)}))
     db.go_online()
     db.flush(10)
-    assert db.receipts()["value"].tolist() == list(range(110)) and not caplog.records
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        receipts = db.receipts()
+    assert receipts["value"].tolist() == list(range(110)) and receipts.attrs["tripleweb"]["forgotten"] == 0
     db.go_offline()
-    db.insert_frame("row", pd.DataFrame({"v": range(1_000)}))
+    for first in (1_000, 2_000, 3_000):
+        db.insert_frame("row", pd.DataFrame({"v": range(first, first + 25)}))
     db.go_online()
     db.flush(10)
-    assert 110 <= len(db.receipts()) < 200
-    assert "more than 100 written values" in caplog.records[-1].getMessage()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="did not stand are not kept any more"):
+            receipts = db.receipts()
+        kept = receipts["value"].tolist()
+        assert len(kept) + receipts.attrs["tripleweb"]["forgotten"] == 185
+        assert kept[-25:] == list(range(3_000, 3_025))
+        db.close()
+        db = connect(token=server.access.mint("eve"), path=tmp_path / "eve")
 
 
 def test_ending(tmp_path: Path, connect: Connect) -> None:

@@ -55,7 +55,7 @@ class Output:
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
     shell = Shell()
-    monkeypatch.setattr(display, "_shell", lambda: shell)
+    monkeypatch.setattr(display, "running_shell", lambda: shell)
     return shell
 
 
@@ -250,7 +250,7 @@ def test_elsewhere_it_is_a_plain_table(
     monkeypatch: pytest.MonkeyPatch, outputs: list[Output], shell: Shell, host: Host
 ) -> None:
     """Elsewhere it is a plain table."""
-    monkeypatch.setattr(display, "_shell", lambda: None)
+    monkeypatch.setattr(display, "running_shell", lambda: None)
     live = host.live()
     live._ipython_display_()
     host.set("a", age=1)

@@ -19,11 +19,12 @@ import pytest
 from tripleweb.clock import pack, stamp_text
 from tripleweb.datalog import evaluate
 from tripleweb.errors import ProtocolError, StorageError
-from tripleweb.hub import Hub, HubLimits, Line
+from tripleweb.hub import Hub, Line
 from tripleweb.storage import App
 from tripleweb.storage.memory import MemoryStores, MemoryTenant
 from tripleweb.sync import messages
 from tripleweb.sync.messages import (
+    Confirm,
     Fault,
     Hello,
     Ping,
@@ -41,6 +42,7 @@ from tripleweb.sync.messages import (
 )
 from tripleweb.sync.records import Commit, TenantState
 from tripleweb.sync.server import Actor, Limits, TenantCore
+from tripleweb.tenant import HubLimits
 
 DEADLINE = 20
 
@@ -706,6 +708,82 @@ async def test_between_two_turns_of_the_loop_work_is_bounded_and_a_display_that_
         await asyncio.sleep(0)
     await ada.say(Subscribe(Subscription("light", "rows", '[:find ?v :where [?e :n/v ?v] [(= ?v "v1")]]')))
     assert (await ada.hear(Rows)).added == [[("s", "v1")]]
+    await hub.close()
+
+
+@on_loop
+async def test_small_pushes_are_taken_as_they_come_but_not_without_end() -> None:
+    disk = Disk()
+    hub = Hub(disk, limits=HubLimits(direct_max=3))
+    ada, bob = await page(hub, "ada"), await page(hub, "bob")
+
+    def push(who: Page) -> Any:
+        who.number += 1
+        stamp = stamp_text(pack(1_700_000_000_000, who.number), who.replica)
+        changes = [(f"{who.replica}-{who.number}", "n/v", "", "n", 1)]
+        pushed = PushedTransaction(who.number, f"{who.replica}-{who.number}", stamp, changes, False)
+        return who.line.take_in(messages.encode(Push([pushed])).decode())
+
+    await until(lambda: hub.tenants["app"]._direct == 3)
+    waits = [push(ada), push(bob), push(ada), push(bob), push(ada)]
+    assert [wait is None for wait in waits] == [True, True, True, False, False]
+    for wait in waits[3:]:
+        await wait
+    await ada.hear_receipt(3)
+    await bob.hear_receipt(2)
+    assert hub.tenants["app"].durable_seq == 5
+    await hub.close()
+
+
+@on_loop
+async def test_what_clients_confirm_waits_for_a_commit_to_go_with() -> None:
+    disk = Disk()
+    hub = Hub(disk, limits=HubLimits(confirmed_s=0.2))
+    ada = await page(hub, "ada")
+    await ada.hear_receipt(await ada.push("one"))
+    left = len(disk.commits)
+    await ada.say(Confirm(1))
+    await ada.say(Ping(1))
+    await ada.hear(Pong)
+    assert disk.begun == left  # not by itself,
+    await until(lambda: len(disk.commits) > left)  # but not never
+    assert not disk.commits[-1].receipts and disk.commits[-1].replicas[ada.replica].confirmed == 1
+    await ada.hear_receipt(await ada.push("two"))
+    await ada.say(Confirm(2))
+    await hub.close()  # nor is it lost with a server that ends
+    assert disk.commits[-1].replicas[ada.replica].confirmed == 2
+
+
+@on_loop
+async def test_messages_keep_their_order_where_a_socket_passes_some_on_at_once() -> None:
+    class Moody(Page):
+        def write(self, data: bytes) -> Any:
+            if not self.reads.is_set():
+                return super().write(data)
+            self.sent.append(data)
+            return None
+
+    hub = Hub(MemoryStores())
+    ada = await page(hub, "ada")
+    bob = Moody(hub, "bob", "bobbbbbbbbbb")
+    await bob.join()
+    await bob.hello()
+    for number in range(1, 30):
+        await ada.push(number)
+        if number % 10 == 5:
+            bob.reads.clear()
+        await ada.hear_receipt(number)
+        if number % 10 == 8:
+            assert bob.line.unsent > 0
+            bob.reads.set()
+            await until(lambda: bob.line.unsent == 0 and bob.line._is_free)
+    await bob.hear(Poke, lambda poke: poke.seq == 29)
+    seqs = [poke.seq for poke in bob.frames if isinstance(poke, Poke)]
+    assert seqs == sorted(set(seqs)) and seqs[-1] == 29
+    bob.closed = (1, "")  # an error at once is as good as a later one
+    bob.write = lambda data: Page.write(bob, data)  # type: ignore[method-assign]
+    await ada.push("last")
+    await until(lambda: bob.line.number not in hub.tenants["app"].lines)
     await hub.close()
 
 

@@ -17,7 +17,7 @@ from tornado.websocket import WebSocketHandler
 from tripleweb.errors import ProtocolError
 from tripleweb.link import Link, Pace
 from tripleweb.sync import messages
-from tripleweb.sync.messages import Ping, Pong
+from tripleweb.sync.messages import Fault, Ping, Pong
 
 QUICK = Pace(first_pause=0.01, longest_pause=0.1, tick=0.05, connect=2, settled=60)
 
@@ -348,6 +348,64 @@ def test_the_timer_ticks_on_a_connection(server: Server, peer: Notes, links: lis
     link.start()
     wait_until(lambda: peer.heard.count("tick") >= 3)
     assert peer.heard[0] == "up"
+
+
+def test_a_server_that_answers_nothing_is_not_there(
+    server: Server, peer: Notes, links: list[Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket that stands, and nobody behind it: after a while it is given up, and another one is made."""
+    monkeypatch.setattr(Answering, "on_message", lambda self, message: None)
+    link = Link(peer, server.url, None, "a", pace=Pace(first_pause=0.01, tick=0.02, silence=0.1))
+    links.append(link)
+    link.start()
+    wait_until(lambda: peer.heard.count("up") >= 2)
+    assert peer.heard[:7] == ["up", *["tick"] * 5, "down"]
+    assert "has not answered for 0.1 seconds" in peer.reasons[0][0] and not link.connecting
+
+
+def test_who_has_the_lock_for_long_does_not_end_the_connection(
+    server: Server, peer: Notes, links: list[Link]
+) -> None:
+    """Nothing is asked meanwhile, so nothing is answered."""
+    link = Link(peer, server.url, None, "a", pace=Pace(tick=0.02, silence=0.1))
+    links.append(link)
+    link.start()
+    wait_until(lambda: peer.heard.count("tick") >= 1)
+    with peer.lock:
+        heard = peer.heard.count("tick")
+        deadline = time.monotonic() + 0.3
+        while time.monotonic() < deadline:
+            assert peer.heard.count("tick") == heard
+            time.sleep(0.01)
+        peer.to_send = [Ping(1)]
+    wait_until(lambda: peer.frames)
+    assert "down" not in peer.heard
+
+
+def test_a_server_may_ask_to_be_left_alone_for_a_while(
+    server: Server, peer: Notes, links: list[Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float | None] = []
+    pause = Link._sleep
+
+    async def noted(link: Link, seconds: float | None) -> None:
+        pauses.append(seconds)
+        await pause(link, 0 if seconds else seconds)
+
+    monkeypatch.setattr(Link, "_sleep", noted)
+
+    def send_away(self: Answering, message: str | bytes) -> None:
+        if len(self.server.sockets) < 3:
+            self.write_message(messages.encode(Fault("closing", "later", 7_000 * len(self.server.sockets))))
+            self.close(1001)
+
+    monkeypatch.setattr(Answering, "on_message", send_away)
+    peer.link_outgoing = lambda: [Ping(1)] if peer.heard[-1] == "up" else []  # type: ignore[method-assign]
+    link = Link(peer, server.url, None, "a", pace=Pace(first_pause=0.01, longest_pause=10))
+    links.append(link)
+    link.start()
+    wait_until(lambda: peer.heard.count("up") == 3)
+    assert pauses[:2] == [7.0, 10]  # not longer than its own longest
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/", "elsewhere"])

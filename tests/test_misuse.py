@@ -27,13 +27,13 @@ from tripleweb.change import Change
 from tripleweb.database import Database
 from tripleweb.datalog import inputs
 from tripleweb.errors import QueryError, SchemaError, StorageError, StoreLockedError, TriplewebError
-from tripleweb.hub import HubLimits
 from tripleweb.session import Session, now_ms
 from tripleweb.storage.replica import MemoryReplica, ReplicaFile
 from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.sync import messages
 from tripleweb.sync.client import ClientLimits
 from tripleweb.sync.server import Limits
+from tripleweb.tenant import HubLimits
 from tripleweb.web import WebServer
 
 SCHEMA = tripleweb.schema(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sqlite3
@@ -433,6 +434,27 @@ def hold_replica(path: str) -> None:
     replica = ReplicaFile(path)
     print(replica.path, flush=True)
     input()
+    replica.close()
+
+
+def test_a_forked_child_that_ends_leaves_its_parents_log_alone(tmp_path: Path) -> None:
+    """SQLite writes the log back and deletes it when a connection is freed; the parent would go on in a file that is
+    gone."""
+    local, replica = Local(1), ReplicaFile(tmp_path / "r")
+    replica.save(local.commit())
+    log = tmp_path / "r-wal"
+    before = log.stat()
+    forked = os.fork()
+    if forked == 0:
+        replica.close()
+        replica._file._connection = None  # type: ignore[assignment]
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(forked, 0)[1] == 0
+    after = log.stat()
+    assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
+    replica.save(local.commit())
+    local.check(replica)
     replica.close()
 
 

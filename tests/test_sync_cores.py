@@ -116,12 +116,10 @@ def pushed(number: int = 1, stamp: str = "", changes: list[Any] | None = None, *
         ([pushed(1, stamp="soon")], "malformed"),
         ([pushed(1, stamp=stamp_text(5, "zzzzzzzzzzzz"))], "malformed"),
         ([pushed(1, more=True), pushed(2)], "order"),
-        ([pushed(1, changes=[("e", f"k/{i}", "", "n", 1) for i in range(5)])], "size"),
-        ([pushed(1, changes=[("e", f"k/{i}", "", "n", 1) for i in range(3)], more=True)] * 2, "size"),
     ],
 )
 def test_a_bad_push_costs_the_connection(frames: list[Push], code: str) -> None:
-    peers = Peers(Limits(transaction_changes_max=4))
+    peers = Peers()
     ada = peers.client("ada").connect()
     send(peers, ada.conn or 0, hello())
     for frame in frames:

@@ -20,7 +20,6 @@ from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, w
 from tripleweb.access import Grant
 from tripleweb.clock import pack, stamp_text
 from tripleweb.errors import StorageError
-from tripleweb.hub import HubLimits
 from tripleweb.storage import App
 from tripleweb.storage.memory import MemoryStores
 from tripleweb.storage.sqlite import SqliteStores
@@ -36,7 +35,8 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
-from tripleweb.web import WebServer
+from tripleweb.tenant import HubLimits
+from tripleweb.web import WebServer, _ReadingAhead
 
 API = "api/tripleweb/v1/"
 DEADLINE = 30
@@ -315,6 +315,48 @@ def test_two_clients_talk(server: WebServer) -> None:
         assert (await bob.hear(Poke)).receipts[0].outcome == "applied"
 
     run(work)
+
+
+def test_what_is_read_ahead_is_what_was_sent() -> None:
+    """Frames of all sizes, in pieces of all sizes."""
+    chosen = random.Random(5)
+    sizes = [chosen.choice([2, 4, 125, 3_000, 65_535, 65_536, 70_000, 300_000]) for _ in range(200)]
+    sent = random.Random(6).randbytes(sum(sizes))
+
+    class Stream:
+        at = 0
+
+        async def read_bytes(self, n: int, partial: bool = False) -> bytes:
+            assert n <= 65_536 or not partial
+            piece = sent[self.at : self.at + (chosen.randrange(1, n + 1) if partial else n)]
+            self.at += len(piece)
+            return piece
+
+    async def work() -> None:
+        reading = _ReadingAhead.__new__(_ReadingAhead)
+        reading.stream, reading._wire_bytes_in = Stream(), 0  # type: ignore[assignment]
+        assert b"".join([await reading._read_bytes(size) for size in sizes]) == sent
+        assert reading._wire_bytes_in == len(sent) and not reading._ahead
+
+    run(work)
+
+
+def test_the_sockets_of_a_server_read_ahead(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tornado calls what is overridden by a name of its own: it still does."""
+    asked: list[int] = []
+    plain = _ReadingAhead._read_bytes
+
+    async def counted(self: Any, n: int) -> bytes:
+        asked.append(n)
+        return await plain(self, n)
+
+    monkeypatch.setattr(_ReadingAhead, "_read_bytes", counted)
+
+    async def work() -> None:
+        assert await (await Client.connect(server)).is_alive()
+
+    run(work)
+    assert asked[0] == 2 and len(asked) >= 3
 
 
 def test_what_was_acknowledged_is_there_after_a_restart_on_the_same_port(tmp_path: Any) -> None:

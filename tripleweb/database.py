@@ -9,35 +9,36 @@ worth is always said (`attrs["tripleweb"]`), a warning comes where it is less th
 from __future__ import annotations
 
 import asyncio
-import html
 import logging
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from tripleweb import discovery, places, writes
-from tripleweb.change import DELETED
+from tripleweb import discovery, leftovers, notices, places, writes
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.explain import COLUMNS, explain
+from tripleweb.datalog.inputs import ITEMS_MAX
 from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.discovery import Unreachable
-from tripleweb.errors import IncompleteError, NoServerError, StorageError, TriplewebError
+from tripleweb.errors import NoServerError, StorageError, TriplewebError
 from tripleweb.ids import check_app, check_id, kind_of
+from tripleweb.loading import Loading
 from tripleweb.pen import Block, Pen
+from tripleweb.progress import progress
 from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
+from tripleweb.status import WHAT, Status, foot, receipts
 from tripleweb.storage.replica import Durability, MemoryReplica, Replica, ReplicaFile, collector_at_rest
 from tripleweb.storage.shelf import Identity, Shelf
-from tripleweb.terms import from_wire
+from tripleweb.subscriptions import Asked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,8 +85,9 @@ def connect(
 
     A known server that is down is no error: the store opens with what it has and keeps trying. `path` None takes a
     replica file of this server, app and user that no running session holds, or a new one; ":memory:" keeps none.
-    Until loading by query exists, both values of `replicate` load the whole app. Raises `ValueError` for what is no
-    App ID, `NoServerError`, `StoreLockedError` for an explicit path in use, `StorageError`.
+    `replicate="queries"` loads what queries, live frames and `get` ask for, and keeps it fresh for five minutes after
+    its last use; `"all"` keeps a full copy of the app. Raises `ValueError` for what is no App ID, `NoServerError`,
+    `StoreLockedError` for an explicit path in use, `StorageError`.
     """
     check_app(app)
     check_schema(schema)
@@ -109,8 +111,26 @@ def connect(
     replica = (
         _replica(path, durability) if path is not None else shelf.adopt(place.url, app, identity, durability)
     )
-    session = _begin(replica, app=app, url=place.url, on_identity=_remembering(shelf, place.url))
+    session = _begin(
+        replica,
+        app=app,
+        url=place.url,
+        partial=replicate == "queries",
+        on_identity=_remembering(shelf, place.url),
+    )
+    notices.watch(session)
     session.connect(place.token, label=label, locate=discovery.follow(place))
+
+    def unsent(besides: Collection[str]) -> ReplicaFile | None:
+        return shelf.unsent(app, (session.core.server_id, session.core.user), besides)
+
+    def begin(left: ReplicaFile) -> Session:
+        helper = _begin(left, app=app, url=session.url)
+        helper.connect(place.token, label=label, locate=discovery.follow(place))
+        return helper
+
+    if path is None:
+        leftovers.send(session, unsent, begin)
     return Database(session, schema)
 
 
@@ -146,44 +166,12 @@ def _budget() -> evaluate.Budget:
     return evaluate.Budget(rows=100_000_000, bytes=min(4 << 30, memory // 4))
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How a store stands. `state` is one of `local connecting online offline refused`, `pending` counts the
-    transactions whose fate the server has not decided and made durable, `reason` says why it is not online."""
-
-    state: str
-    pending: int
-    server: str
-    app: str
-    user: str
-    reason: str = ""
-
-    def __repr__(self) -> str:
-        words = [self.state]
-        if self.app:
-            words.append(f"{self.app} at {self.server}" + (f" as {self.user}" if self.user else ""))
-        words.append("1 write pending" if self.pending == 1 else f"{self.pending} writes pending")
-        return f"<tripleweb: {', '.join(words)}{f' ({self.reason})' if self.reason else ''}>"
-
-    def _repr_html_(self) -> str:
-        shown = {"app": self.app, "server": self.server, "user": self.user}
-        shown |= {"pending": str(self.pending), "reason": self.reason}
-        left = "style='text-align:left'"
-        rows = "".join(
-            f"<tr><th {left}>{name}</th><td {left}>{html.escape(text)}</td></tr>"
-            for name, text in shown.items()
-            if text
-        )
-        colour = {"online": "#2e7d32", "local": "#2e7d32", "refused": "#c62828"}.get(self.state, "#b26a00")
-        dot = f"<span style='color:{colour}'>●</span>"
-        return f"<div>{dot} tripleweb: <b>{html.escape(self.state)}</b><table>{rows}</table></div>"
-
-
 class Database:
     """A store, as `open` and `connect` give it. Ends with `close`, with the process, or when nobody holds it."""
 
     def __init__(self, session: Session, schema: Schema | None = None) -> None:
         self._session = session
+        self._loading = Loading(session, progress)
         self._lives: LiveQueries | None = None
         self._executor = Executor(session.store)
         self._queries: dict[str, Query] = {}  # by their text, with the schema's kinds
@@ -337,8 +325,10 @@ class Database:
         'Ada'
         """
         parsed = self._parsed(query_text)
-        self._load(timeout, strict)
-        return self._answer(parsed, inputs)
+        inputs = _repeatable(inputs)
+        asked = self._ask(parsed, inputs)
+        self._loading.load(asked, timeout, strict)
+        return self._answer(parsed, inputs, asked=asked)
 
     def live(self, query_text: str, /, *inputs: Any, timeout: float = 10) -> LiveFrame:
         """A live frame of a query: `q`, kept fresh. Returns at once; the first look waits up to `timeout` seconds for
@@ -392,7 +382,7 @@ class Database:
         with self._session.lock:
             parsed, rules = self._parsed(query_text), self._rules.rules or None
             told = explain(self._executor, parsed, inputs, rules, clock=perf_counter, budget=_budget())
-            attrs = self._attrs() | told.facts
+            attrs = self._loading.attrs() | told.facts
         return result_frame(tuple(COLUMNS), told.rows, kinds=COLUMNS, attrs=attrs)
 
     async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
@@ -406,31 +396,34 @@ class Database:
     ) -> dict[str, Any] | None:
         """What is known of an entity as one kind: a dict with `id`; None if there is none. Loads as `q` does."""
         subject = check_id(id)
-        self._load(timeout, strict)
+        if self._session.is_partial:
+            fields = self.schema.fields(kind)
+            wanted = " ".join(f'"{kind}/{name}"' for name in fields) if fields else "*"
+            self._loading.load(
+                self._ask(self._parsed(f"[:find (pull ?e [{wanted}]) :in $ ?e]"), (subject,)), timeout, strict
+            )
         with self._session.lock:
             return self.schema.entity(self._session.store, kind, subject)
 
     def kinds(self, *, timeout: float = 10, strict: bool = False) -> list[str]:
         """The kinds that there is data of, sorted."""
-        self._load(timeout, strict)
-        with self._session.lock:
-            return sorted({kind_of(predicate) for predicate in self._session.store.predicates()})
+        return sorted({kind_of(predicate) for predicate in self._loading.predicates(timeout, strict)})
 
     def fields(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> list[str]:
         """The fields of a kind that there is data of, sorted."""
-        self._load(timeout, strict)
-        with self._session.lock:
-            names = self._session.store.predicates()
-            return sorted(field_of(name) for name in names if kind_of(name) == kind)
+        names = self._loading.predicates(timeout, strict)
+        return sorted(field_of(name) for name in names if kind_of(name) == kind)
 
     def frame(self, kind: str, /, *, timeout: float = 10, strict: bool = False) -> pd.DataFrame:
         """All entities of a kind as a DataFrame: `id`, then its fields. Raises `SchemaError` for an unknown kind."""
         from tripleweb.frame import kind_frame
 
-        self._load(timeout, strict)
+        self.schema.fields(kind)
+        asked = self._loading.ask_kind(kind)
+        self._loading.load(asked, timeout, strict)
         with self._session.lock:
             frame = kind_frame(self._session.store, self.schema, kind)
-            frame.attrs["tripleweb"] = self._attrs()
+            frame.attrs["tripleweb"] = self._loading.attrs(asked)
         return frame
 
     def _parsed(self, text: str) -> Query:
@@ -444,14 +437,24 @@ class Database:
             )
         return fitted
 
-    def _answer(self, parsed: Query, inputs: Sequence[Any], columns: Columns | Compiled | None = None) -> Any:
+    def _ask(self, parsed: Query, inputs: Sequence[Any]) -> Asked | None:
+        """Asks the server for what a query needs; None where nothing is to be asked."""
+        return self._loading.ask(parsed, inputs, str(self._rules) or None)
+
+    def _answer(
+        self,
+        parsed: Query,
+        inputs: Sequence[Any],
+        columns: Columns | Compiled | None = None,
+        asked: Asked | None = None,
+    ) -> Any:
         """What a query answers, of what is here."""
         from tripleweb.frame import columns_of, shape
 
         with self._session.lock:
             rules = self._rules.rules or None
             result = self._executor.run(parsed, inputs, rules, _budget())
-            attrs = self._attrs()
+            attrs = self._loading.attrs(asked)
         known = columns or columns_of(parsed, self.schema)
         attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}
         return shape(result, parsed.shape, kinds=known.kinds, nullable=known.nullable, attrs=attrs)
@@ -462,6 +465,7 @@ class Database:
         from tripleweb.frame import columns_of
         from tripleweb.live import LiveQueries
 
+        inputs = _repeatable(inputs)
         with self._session.lock:
             if self._lives is None:
                 self._lives = LiveQueries(_Host(self), self._session.store, self._session.anchored)
@@ -469,45 +473,15 @@ class Database:
             live = self._lives.upkeep.open(parsed, inputs, self._rules.rules or None, _budget())
             known = columns or columns_of(parsed, self.schema)
             return self._lives.open(
-                live, live.inputs, kinds=known.kinds, nullable=known.nullable, timeout=timeout
+                live, live.inputs, inputs, kinds=known.kinds, nullable=known.nullable, timeout=timeout
             )
-
-    def _settle(self, timeout: float) -> bool:
-        """Waits for what the server has, as long as that makes sense; True if all of it was here at some time."""
-        session = self._session
-        if session.app and session.settling and not session.within_transaction:
-            session.wait_for(lambda: not session.settling, timeout)
-        return session.core.complete
-
-    def _load(self, timeout: float, strict: bool) -> None:
-        """What is asked for is here, or it is said that it is not."""
-        if self._settle(timeout):
-            return
-        session = self._session
-        reason = session.core.reason
-        said = f"not all of {session.app} is here ({session.state}{f': {reason}' if reason else ''})"
-        if strict:
-            raise IncompleteError(said)
-        warnings.warn(f"{said}; the answer may lack some of it", stacklevel=3)
-
-    def _attrs(self) -> dict[str, Any]:
-        """What an answer of this moment is worth; flat JSON. Called with the lock held."""
-        session = self._session
-        return {
-            "complete": session.core.complete,
-            "scope": "app" if session.app else "local",
-            "position": session.position,
-        }
 
     # -- sync --------------------------------------------------------------------------------------------------
 
     @property
     def status(self) -> Status:
         """How the store stands."""
-        session = self._session
-        state = session.state
-        reason = "" if state == "online" else session.core.reason
-        return Status(state, session.core.pending, session.url, session.app, session.core.user, reason)
+        return Status.of(self._session)
 
     def flush(self, timeout: float | None = 30, *, strict: bool = False) -> None:
         """Returns when the server has decided everything written so far.
@@ -519,16 +493,18 @@ class Database:
 
     def receipts(self) -> pd.DataFrame:
         """What became of writes, oldest first: `time subject predicate value outcome by reason`. A delete of an entity
-        has neither predicate nor value."""
-        from tripleweb.frame import result_frame
+        has neither predicate nor value.
 
-        with self._session.lock:
-            fates = list(self._session.fates)
-        rows = []
-        for f in fates:
-            what = ("", None) if f.predicate == DELETED else (f.predicate, from_wire(*f.value))
-            rows.append((_moment(f.time), f.subject, *what, f.outcome, f.by, f.reason))
-        return result_frame(tuple(_RECEIPTS), rows, kinds=_RECEIPTS)
+        The newest 10,000 are kept, and of those before them 100,000 that did not stand; warns if there were more:
+        `attrs["tripleweb"]["forgotten"]` says how many at least.
+        """
+        frame = receipts(self._session)
+        forgotten = frame.attrs["tripleweb"]["forgotten"]
+        if forgotten:
+            warnings.warn(
+                f"{forgotten:,} older values that did not stand are not kept any more", stacklevel=2
+            )
+        return frame
 
     def go_offline(self) -> None:
         """Stops syncing; writes queue up durably."""
@@ -557,13 +533,12 @@ class Database:
                 self._lives.close()
 
 
-_WHAT = {"subject": "s", "predicate": "s", "value": ""}
-_RECEIPTS = {"time": "d", **_WHAT, "outcome": "s", "by": "s", "reason": "s"}
-_LEFT = {**_WHAT, "reason": "s"}
+_LEFT = {**WHAT, "reason": "s"}
 
 
-def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=ms)
+def _repeatable(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """What can be gone through but once, so that it can be looked at twice; cut behind where it is too long."""
+    return tuple([list(islice(one, ITEMS_MAX + 1)) if isinstance(one, Iterator) else one for one in inputs])
 
 
 def _close_soon(session: Session) -> None:
@@ -581,18 +556,31 @@ class _Host:
         self.wait_for = session.wait_for
         self._session = session
         self._database = database
+        self._loading = database._loading
 
     @property
     def state(self) -> str:
         return self._session.state
 
     @property
+    def note(self) -> str:
+        return foot(self._session)
+
+    @property
     def within_transaction(self) -> bool:
         return self._session.within_transaction
 
-    def settle(self, parsed: Query, timeout: float) -> bool:
-        return self._database._settle(timeout)
+    def follow(self, parsed: Query, inputs: Sequence[Any]) -> Asked | None:
+        asked = self._database._ask(parsed, inputs)
+        self._loading.hold(asked)
+        return asked
 
-    def attrs(self, parsed: Query) -> dict[str, Any]:
+    def unfollow(self, asked: Asked | None) -> None:
+        self._loading.release(asked)
+
+    def settle(self, asked: Asked | None, timeout: float) -> bool:
+        return self._loading.settle(asked, timeout)
+
+    def attrs(self, asked: Asked | None) -> dict[str, Any]:
         with self.lock:
-            return self._database._attrs()
+            return self._loading.attrs(asked)

@@ -12,6 +12,7 @@ where it is loaded already.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -85,6 +86,10 @@ class _Screen:
         self._by_cell: dict[Hashable, list[Display]] = {}
         self._thread: threading.Thread | None = None
 
+    def forked(self) -> None:
+        """In a fork: its thread is not there, which may have held the lock."""
+        self._news, self._thread, self._touched = threading.Condition(), None, {}
+
     def add(self, display: Display) -> None:
         with self._news:
             self._by_cell.setdefault(display.cell, []).append(display)
@@ -131,6 +136,8 @@ class _Screen:
 
 
 _screen = _Screen()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_screen.forked)
 _hooked: set[int] = set()  # shells (by id) that tell the screen when a cell runs
 
 
@@ -139,7 +146,7 @@ def show(render: Render, *, ended: Callable[[Hashable], None] | None = None) -> 
     its cell runs again. None where there is no kernel that could update it."""
     from IPython.display import display as put_out
 
-    shell = _shell()
+    shell = running_shell()
     cell = current_cell()
     if shell is None or cell is None:
         put_out(render(""), raw=True)
@@ -156,7 +163,7 @@ def show(render: Render, *, ended: Callable[[Hashable], None] | None = None) -> 
 def current_cell() -> Hashable | None:
     """What stands for the running cell: its id in the notebook, else the message that runs it; None outside of a
     kernel."""
-    shell = _shell()
+    shell = running_shell()
     if shell is None or getattr(shell, "kernel", None) is None:
         return None
     parent = shell.get_parent()
@@ -164,6 +171,7 @@ def current_cell() -> Hashable | None:
     return cell
 
 
-def _shell() -> Any:
+def running_shell() -> Any:
+    """IPython's shell, None where there is none."""
     loaded = sys.modules.get("IPython")
     return None if loaded is None else loaded.get_ipython()

@@ -23,7 +23,7 @@ from tripleweb.storage.file import OwnerLock
 from tripleweb.sync.messages import PROTOCOL
 
 if TYPE_CHECKING:
-    from tripleweb.database import Status
+    from tripleweb.status import Status
 
 EXTENSION = "tripleweb_jupyter"
 CLOCK_OFF_S = 60

@@ -83,5 +83,12 @@ def _stop_at_exit() -> None:
         _log.exception("the embedded server could not be ended; what it acknowledged is on disk")
 
 
+def _forked() -> None:
+    global _choosing
+    _choosing = threading.Lock()  # a thread of the parent may have had the other
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 # What was registered last runs first: `discovery` imports this before there is any session to be closed at the end.
 atexit.register(_stop_at_exit)

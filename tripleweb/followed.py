@@ -68,12 +68,14 @@ class Shared:
         owner: LiveQueries,
         kinds: Mapping[str, str],
         nullable: Collection[str],
+        asked: Any = None,
     ) -> None:
         self.key = key
         self.live = live
         self.owner = owner
         self.kinds = kinds
         self.nullable = nullable
+        self.asked = asked  # what the host knows it by
         self.holds: dict[int, Hold] = {}  # by id()
         self.anchors: set[int] = set()  # id() of the frames that are listened to or displayed
         self.order = 0  # among those with anchors
@@ -148,7 +150,7 @@ class Shared:
 
     def freeze(self) -> Shared:
         """A copy that follows nothing any more."""
-        copy = Shared(self.key, Still(self.live), self.owner, self.kinds, self.nullable)  # type: ignore[arg-type]
+        copy = Shared(self.key, Still(self.live), self.owner, self.kinds, self.nullable, self.asked)  # type: ignore[arg-type]
         copy.dirty, copy.evaluated = False, True
         if self.memo is not None and self.memo[0] == self.stamp:
             copy.memo = copy.stamp, self.memo[1]

@@ -1,14 +1,7 @@
-"""The server's shell round `TenantCore`: which apps are open, who is connected to them, what leaves when.
+"""The server's shell round `TenantCore`: which apps are open, and who comes in.
 
-`Hub.join` opens an app when its first client comes; the app closes itself when nobody has been there for a while.
-One task an app (`Tenant`) is the only one that touches the core: it takes what has come in, hands commits to the
-writer threads, sends what may leave, and does long work in slices between which the loop runs on. A `Line` is one
-connection. `Hub.using` keeps an app open for whoever reads it without a connection.
-
-Invariants: nothing leaves before what it promises is durable (the core sees to it; nothing is sent past it but
-faults); the event loop is never held for longer than a slice, whatever clients send; everything has a bound and a
-deadline. A broken protocol costs the connection. A failed or overdue commit, or an error in the core, costs the open
-app: its connections are closed, and the next client has it read from storage.
+`Hub.join` opens an app when its first client comes; the app closes itself when nobody has been there for a while (see
+`tenant`). A `Line` is one connection. `Hub.using` keeps an app open for whoever reads it without a connection.
 """
 
 from __future__ import annotations
@@ -17,360 +10,24 @@ import asyncio
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from tripleweb.errors import ProtocolError, StorageError
+from tripleweb.errors import ProtocolError
 from tripleweb.ids import RandomBytes, check_app
-from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet
+from tripleweb.line import Line, Outlet
 from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores
 from tripleweb.storage.writer import Writer
-from tripleweb.sync import messages
-from tripleweb.sync.messages import FRAME_BYTES_MAX, TRANSACTION_BYTES_MAX, ClientFrame, Fault, Push
-from tripleweb.sync.records import Commit
-from tripleweb.sync.server import Actor, Limits, TenantCore
-from tripleweb.view import View
+from tripleweb.sync.server import Actor, Limits
+from tripleweb.tenant import HubLimits, Tenant
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class HubLimits:
-    """Bounds and deadlines of a server; seconds and bytes."""
-
-    linger_s: float = 60  # an app without connections stays open
-    tenants_max: int = 256  # open apps
-    lines_max: int = 4_000  # connections
-    slice_s: float = 0.02  # work between two turns of the loop
-    slice_steps_max: int = 4  # evaluation steps in it, each bounded by the core
-    thread_bytes: int = 32 << 10  # a larger frame is taken in a thread, not on the loop
-    uncommitted_bytes_max: int = 32 << 20  # taken in while a commit is on its way to the disk
-    # less than `unsent_bytes_max`: whoever follows gets it in one message
-    transaction_bytes_max: int = TRANSACTION_BYTES_MAX + FRAME_BYTES_MAX
-    unsent_bytes_high: int = 1 << 20  # a slower reader is paused,
-    unsent_bytes_low: int = 256 << 10  # until this little is left
-    unsent_bytes_max: int = 256 << 20  # more at once ends the connection
-    open_s: float = 60
-    commit_s: float = 60
-    send_s: float = 60  # for one message
-    goodbye_s: float = 2  # for what is still to be sent when an app closes
-
-
-@dataclass(slots=True)
-class _Arrival:
-    line: Line
-    frame: ClientFrame
-    bytes: int
-    taken: asyncio.Future[None]
-
-
-class Tenant:
-    """One open app."""
-
-    _core: TenantCore
-
-    def __init__(self, hub: Hub, app: str) -> None:
-        self.app = app
-        self.limits = hub.limits
-        self.lines: dict[int, Line] = {}
-        self.expected = 0  # who waits for `ready`
-        self.ending = False
-        self._hub = hub
-        self._loop = asyncio.get_running_loop()
-        self.used_at = self._loop.time()
-        self._storage: TenantStorage | None = None
-        self._inbox: deque[_Arrival | Callable[[], None]] = deque()
-        self._landed: deque[tuple[Commit, Exception | None]] = deque()
-        self._in_flight: Commit | None = None
-        self._flight_ends = 0.0
-        self._uncommitted = 0  # bytes taken in since the last commit left
-        self._wake = asyncio.Event()
-        self._landing = asyncio.Event()  # of the commit that is out
-        self.ready: asyncio.Future[None] = self._loop.create_future()
-        self.ready.add_done_callback(lambda ready: ready.exception())  # nobody may be left who asks
-        self.task = asyncio.create_task(self._live())
-
-    # -- what others call: it only leaves notes for the task ----------------------------------------------------
-
-    def join(self, number: int, actor: Actor, outlet: Outlet) -> Line:
-        """A new connection; the app is open."""
-        actor = actor if actor.session else replace(actor, session=self._core.new_session())
-        line = self.lines[number] = Line(self, number, actor, outlet)
-        self.post(self._connect, line)
-        return line
-
-    async def view(self, predicates: frozenset[str] | None) -> tuple[View, str, int]:
-        """(some predicates, None for all, as they are now; the epoch; the seq that they are the state of).
-
-        It may not be durable yet: see `durable`. Raises `StorageError` if the app failed.
-        """
-        seen: asyncio.Future[tuple[View, str, int]] = self._loop.create_future()
-
-        def look() -> None:
-            if not seen.done():
-                seen.set_result((self._core.store.view(predicates), self._core.epoch, self._core.seq))
-
-        if not self.ending:
-            self._inbox.append(look)
-            self._wake.set()
-            either: list[asyncio.Future[Any]] = [seen, self.task]
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not seen.done():
-            raise StorageError(f"app {self.app} was closed meanwhile")
-        return seen.result()
-
-    async def durable(self, seq: int) -> None:
-        """Returns when the state of `seq` is on disk. Raises `StorageError` if it never will be."""
-        while self._core.durable_seq < seq:
-            if self.task.done():
-                raise StorageError(f"app {self.app} was closed meanwhile")
-            await self._landing.wait()
-
-    @property
-    def durable_seq(self) -> int:
-        """The number of the last transaction that is on disk; 0 while the app is being opened."""
-        return self._core.durable_seq if self._storage is not None else 0
-
-    def release(self) -> None:
-        """Somebody who used the app does so no longer."""
-        self.expected -= 1
-        self.used_at = self._loop.time()
-        self._wake.set()
-
-    async def take(self, line: Line, frame: ClientFrame, size: int) -> None:
-        """Returns when the core has taken the frame, or never will."""
-        if not self.ending:
-            arrival = _Arrival(line, frame, size, self._loop.create_future())
-            self._inbox.append(arrival)
-            self._wake.set()
-            await arrival.taken
-
-    def post(self, note: Callable[[Line], None], line: Line) -> None:
-        """Has `note(line)` called by the task, after what came before it."""
-        self._inbox.append(lambda: note(line))
-        self._wake.set()
-
-    def end(self) -> None:
-        """Closes the app after what has come in so far."""
-        self.ending = True
-        self._wake.set()
-
-    @property
-    def is_idle(self) -> bool:
-        return not (self.lines or self.expected or self.ending)
-
-    # -- the task ----------------------------------------------------------------------------------------------
-
-    async def _live(self) -> None:
-        failure: Exception | None = None
-        try:
-            self._storage, self._core = await self._hub.in_thread(self._open)
-            self.ready.set_result(None)
-            while not self.ending or self._in_flight is not None:
-                await self._rest()
-                while await self._slice():
-                    await asyncio.sleep(0)
-        except asyncio.CancelledError:  # the hub waits no longer
-            if not self.ready.done():
-                self.ready.set_exception(ProtocolError("closing", "the server is stopping"))
-            raise
-        except StorageError as error:
-            failure = error
-            _log.error("app %s is closed here, to be read again from storage: %s", self.app, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, what is in memory is no longer to be trusted
-            failure = error
-            _log.exception("app %s is closed here, to be read again from storage", self.app)
-        self.ending = True
-        try:
-            await self._shut(failure)
-        finally:
-            self._loop.call_soon(self._announce)  # when the task is done
-
-    def _open(self) -> tuple[TenantStorage, TenantCore]:
-        hub = self._hub
-        if self.app not in hub.apps:
-            entry = App(self.app, self.app, hub.now_ms())
-            hub.stores.put(entry)
-            hub.apps[self.app] = entry
-        storage = hub.stores.open(self.app)
-        try:
-            core = TenantCore(
-                storage.load(), server_id=hub.server_id, random_bytes=hub.random_bytes, limits=hub.core_limits
-            )
-            if hub.is_closed:  # it did not wait: the directory may be somebody else's by now
-                raise StorageError(f"app {self.app} was opened after its server had closed")
-        except BaseException:
-            storage.close()
-            raise
-        return storage, core
-
-    async def _rest(self) -> None:
-        """Until there is something to do."""
-        patience = None
-        if self._in_flight is not None:
-            patience = self._flight_ends - self._loop.time()
-        elif self.is_idle:
-            patience = self.limits.linger_s
-        try:
-            async with asyncio.timeout(patience):
-                await self._wake.wait()
-        except TimeoutError:
-            if self._in_flight is not None:
-                raise StorageError(f"a commit took longer than {self.limits.commit_s} seconds") from None
-            self.ending = self.is_idle or self.ending
-        self._wake.clear()
-
-    async def _slice(self) -> bool:
-        """A bounded piece of what there is to do; True if there is more of it."""
-        ends = time.monotonic() + self.limits.slice_s
-        steps, stalled = 0, False
-        while time.monotonic() < ends:
-            took = await self._take_one()
-            if self._core.has_work() and not stalled and steps < self.limits.slice_steps_max:
-                stalled = not self._core.step()  # all of it waits for slow readers, or for what is sent below
-                steps += 1
-            elif not took:
-                break
-        self._commit()
-        sent = await self._pump()
-        is_working = self._core.has_work() and (sent or not stalled)
-        return is_working or bool(self._landed) or (bool(self._inbox) and not self._is_choked)
-
-    @property
-    def _is_choked(self) -> bool:
-        """The disk is behind: nothing more is taken in before it has caught up."""
-        return self._in_flight is not None and self._uncommitted > self.limits.uncommitted_bytes_max
-
-    async def _take_one(self) -> bool:
-        if self._landed:
-            self._land(*self._landed.popleft())
-        elif not self._inbox or self._is_choked:
-            return False
-        elif isinstance(first := self._inbox.popleft(), _Arrival):
-            try:
-                await self._receive(first)
-            finally:
-                if not first.taken.done():
-                    first.taken.set_result(None)
-        else:
-            first()
-        return True
-
-    async def _receive(self, arrival: _Arrival) -> None:
-        line, frame = arrival.line, arrival.frame
-        if line.number not in self.lines:
-            return
-        weight = line.carried + arrival.bytes
-        self._uncommitted += arrival.bytes
-        is_partial = isinstance(frame, Push) and bool(frame.transactions) and frame.transactions[-1].more
-        line.carried = weight if is_partial else 0
-        try:
-            if weight > self.limits.transaction_bytes_max:
-                raise ProtocolError(
-                    "size", f"a transaction has at most {self.limits.transaction_bytes_max:,} bytes"
-                )
-            if weight > self.limits.thread_bytes:
-                await self._hub.in_thread(self._core.receive, line.number, frame, self._hub.now_ms())
-            else:
-                self._core.receive(line.number, frame, self._hub.now_ms())
-        except ProtocolError as error:
-            self._core.disconnect(line.number, self._hub.now_ms())
-            line.fault(error.code, str(error))
-
-    def _connect(self, line: Line) -> None:
-        if line.number in self.lines:
-            self._core.connect(line.number, line.actor, self._hub.now_ms())
-
-    def part(self, line: Line) -> None:
-        """A connection is gone."""
-        if self.lines.pop(line.number, None) is not None:
-            self._core.disconnect(line.number, self._hub.now_ms())
-            self.used_at = self._loop.time()
-
-    def resume(self, line: Line) -> None:
-        """A slow reader has caught up."""
-        line.paused = False
-        self._core.resume(line.number)
-
-    def set_role(self, line: Line) -> None:
-        """The role of a line's actor has changed."""
-        self._core.set_role(line.number, line.actor.role)
-
-    def _commit(self) -> None:
-        if self._in_flight is None and (commit := self._core.take_commit()) is not None:
-            assert self._storage is not None
-            self._in_flight, self._uncommitted = commit, 0
-            self._flight_ends = self._loop.time() + self.limits.commit_s
-            self._hub.writer.submit(self._storage, commit, self._note_landing)
-
-    def _note_landing(self, commit: Commit, error: Exception | None) -> None:
-        self._landed.append((commit, error))
-        self._wake.set()
-
-    def _land(self, commit: Commit, error: Exception | None) -> None:
-        self._in_flight = None
-        if error is not None:
-            raise error
-        self._core.committed(commit, self._hub.now_ms())
-        self._hub.counts.land(commit)
-        self._announce()
-
-    def _announce(self) -> None:
-        """Wakes those who wait for `durable`."""
-        self._landing.set()
-        self._landing = asyncio.Event()
-
-    async def _pump(self) -> bool:
-        """Sends what may leave; True if there was any. A frame that goes to many is encoded once."""
-        frames = self._core.frames_to_send()  # holds them all, so that their ids are theirs
-        encoded: dict[int, bytes] = {}
-        ends = time.monotonic() + self.limits.slice_s
-        for number, frame in frames:
-            line = self.lines.get(number)  # type: ignore[call-overload]
-            if line is None:
-                continue
-            data = encoded.get(id(frame))
-            if data is None:
-                data = encoded[id(frame)] = messages.encode(frame)
-            line.send(data)
-            if isinstance(frame, Fault):
-                line.finish(frame.code)
-            elif not line.paused and line.unsent > self.limits.unsent_bytes_high:
-                line.paused = True
-                self._core.pause(number)
-            if time.monotonic() > ends:
-                await asyncio.sleep(0)
-                ends = time.monotonic() + self.limits.slice_s
-        return bool(frames)
-
-    async def _shut(self, failure: Exception | None) -> None:
-        """The end, clean or not; afterwards the app may be opened again."""
-        if not self.ready.done():
-            self.ready.set_exception(failure or ProtocolError("closing", "the server is stopping"))
-        lines = list(self.lines.values())
-        for line in lines:
-            if failure is None:
-                line.fault("closing", "this server is closing the app")
-            else:
-                line.fault("closing", "the app failed at this server; connect again", CLOSED_BY_FAILURE)
-        for left in self._inbox:
-            if isinstance(left, _Arrival) and not left.taken.done():
-                left.taken.set_result(None)
-        if lines:
-            tasks = [line.task for line in lines]
-            await asyncio.wait(tasks, timeout=self.limits.goodbye_s)
-            for task in tasks:
-                task.cancel()
-        if self._storage is not None:
-            await self._hub.retire(self._storage)
-        self._hub.forget(self)
 
 
 class Hub:
@@ -412,7 +69,7 @@ class Hub:
         `StorageError` if its data cannot be read, `TimeoutError`.
         """
         check_app(app)
-        if sum(len(tenant.lines) for tenant in self._tenants.values()) >= self.limits.lines_max:
+        if self.lines >= self.limits.lines_max:
             raise ProtocolError(
                 "overload", f"{self.limits.lines_max:,} connections are open here; try again later"
             )
@@ -472,6 +129,11 @@ class Hub:
             app: [line.actor for line in tenant.lines.values()]
             for app, tenant in sorted(self._tenants.items())
         }
+
+    @property
+    def lines(self) -> int:
+        """How many connections there are."""
+        return sum(len(tenant.lines) for tenant in self._tenants.values())
 
     @property
     def tenants(self) -> Mapping[str, Tenant]:

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from tripleweb.errors import ProtocolError, TriplewebError
 from tripleweb.sync import messages
-from tripleweb.sync.messages import ClientFrame, ServerFrame
+from tripleweb.sync.messages import ClientFrame, Fault, ServerFrame
 
 if TYPE_CHECKING:
     from tornado.websocket import WebSocketClientConnection
@@ -81,6 +81,7 @@ class Pace:
     keep_alive: float = 20.0
     connect: float = 10.0
     settled: float = 10.0  # a connection that held this long starts the pauses from the shortest again
+    silence: float = 60.0  # a server that has answered nothing for so long is not there
 
 
 class Link:
@@ -119,6 +120,8 @@ class Link:
         self._woken = False
         self._hurried = False
         self._pauses = 0
+        self._told = 0.0  # seconds that the server has asked us to stay away
+        self._unanswered = 0  # ticks since something was heard
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._socket: WebSocketClientConnection | None = None
@@ -213,7 +216,9 @@ class Link:
                 continue
             self._pauses = 0 if time.monotonic() - begun >= self._pace.settled else self._pauses + 1
             pause = min(self._pace.longest_pause, self._pace.first_pause * 2.0 ** min(self._pauses, 30))
-            await self._sleep(self._pace.longest_pause if refused else pause * random.uniform(0.5, 1.0))
+            pause = (self._pace.longest_pause if refused else pause) * random.uniform(0.5, 1.0)
+            pause, self._told = max(pause, min(self._told, self._pace.longest_pause)), 0.0
+            await self._sleep(pause)
 
     async def _sleep(self, seconds: float | None) -> None:
         """Until that time has gone by (None: for ever) or, if `hurry`, `go_online` or `stop` is called, until then."""
@@ -269,6 +274,8 @@ class Link:
             reason = socket.close_reason or f"the connection to {self.url} was lost"
         except ProtocolError as error:
             reason = f"protocol: {error}"
+        except TimeoutError as error:
+            reason = str(error)
         except (WebSocketError, StreamClosedError):
             if reader is not None:  # what was said before the end tells why
                 await asyncio.wait([reader], timeout=0.5)
@@ -323,6 +330,7 @@ class Link:
         try:
             while (message := await socket.read_message()) is not None:
                 if self._socket is socket:
+                    self._unanswered = 0
                     frame, arrived = messages.decode_server(message), time.monotonic()
                     await self._locked(generation, self._deliver, frame, arrived)
                     self._set_wake()
@@ -330,12 +338,15 @@ class Link:
             self._set_wake()
 
     def _deliver(self, frame: ServerFrame, arrived: float) -> None:
+        if isinstance(frame, Fault):
+            self._told = frame.wait / 1000
         self._peer.link_received(frame, time.monotonic() - arrived)
 
     async def _converse(
         self, socket: WebSocketClientConnection, reader: asyncio.Task[None], generation: int
     ) -> None:
         assert self._wake is not None
+        self._unanswered = 0
         tick = time.monotonic() + self._pace.tick
         while not reader.done():
             self._woken = False
@@ -345,6 +356,12 @@ class Link:
             try:
                 await asyncio.wait_for(self._wake.wait(), max(0.0, tick - time.monotonic()))
             except TimeoutError:
+                # counted, not measured: while somebody has the lock, nothing was asked
+                self._unanswered += 1
+                if self._unanswered * self._pace.tick > self._pace.silence:
+                    raise TimeoutError(
+                        f"{self.url} has not answered for {self._pace.silence:g} seconds"
+                    ) from None
                 await self._locked(generation, self._peer.link_tick)
                 tick = time.monotonic() + self._pace.tick
         reader.result()  # raises what ended it

@@ -34,12 +34,12 @@ from tripleweb.errors import TriplewebError
 from tripleweb.followed import Hold, LiveDelta, Shared
 from tripleweb.frame import FrameLike, own, shape
 from tripleweb.store import Delta, Store
+from tripleweb.subscriptions import key_of
 from tripleweb.table import ROWS_MAX, table_html, table_text
 
 log = logging.getLogger("tripleweb")
 
 _COPIES_ARE_LAZY = int(pd.__version__.partition(".")[0]) >= 3  # copy on write
-_KEY_ITEMS_MAX = 1_000  # to compare more would take longer than to share saves
 _DISPLAY_WAITS = 1.0  # seconds for a first complete answer; a cell that shows a table should not stand still
 
 
@@ -57,6 +57,11 @@ class LiveHost(Protocol):
         ...
 
     @property
+    def note(self) -> str:
+        """How the store stands, for the foot of a table."""
+        ...
+
+    @property
     def within_transaction(self) -> bool:
         """True if this thread has a transaction open."""
         ...
@@ -69,12 +74,20 @@ class LiveHost(Protocol):
         """Waits until `condition`, asked with the lock held whenever something may have changed, is true."""
         ...
 
-    def settle(self, query: Query, timeout: float) -> bool:
-        """Waits until all that the query needs is here; False if it is not by then (at once in a transaction)."""
+    def follow(self, query: Query, inputs: Sequence[Any]) -> Any:
+        """What the query needs is kept here from now on; returns what the others know it by. Called with the lock."""
         ...
 
-    def attrs(self, query: Query) -> dict[str, Any]:
-        """What a frame of this query says about itself now: flat JSON, at least `complete` (bool)."""
+    def unfollow(self, asked: Any) -> None:
+        """It need not be kept here any longer. Called with the lock."""
+        ...
+
+    def settle(self, asked: Any, timeout: float) -> bool:
+        """Waits until all that a query needs is here; False if it is not by then (at once in a transaction)."""
+        ...
+
+    def attrs(self, asked: Any) -> dict[str, Any]:
+        """What a frame of a query says about itself now: flat JSON, at least `complete` (bool)."""
         ...
 
 
@@ -105,23 +118,25 @@ class LiveQueries:
         self,
         live: Followed,
         inputs: Sequence[Any] = (),
+        given: Sequence[Any] = (),
         *,
         kinds: Mapping[str, str] | None = None,
         nullable: Collection[str] = (),
         timeout: float = 10.0,
     ) -> LiveFrame:
         """A live frame of this query of `upkeep`; `live` is dropped where an equal query with equal `inputs` is
-        followed already.
+        followed already. `given` are the inputs as the host knows them, rules among them.
 
         `kinds` and `nullable` are those of `result_frame`; `timeout` is how long the first look waits for a
         complete answer. Nothing is evaluated yet.
         """
-        key = _key((live.query.text, live.query.rules, inputs)) or object()
+        key = key_of((live.query.text, live.query.rules, inputs)) or object()
         with self.host.lock:
             self._sweep()
             shared = self._shared.get(key)
             if shared is None:
-                shared = Shared(key, live, self, dict(kinds or {}), frozenset(nullable))
+                asked = self.host.follow(live.query, given)
+                shared = Shared(key, live, self, dict(kinds or {}), frozenset(nullable), asked)
                 self._shared[key] = self._of[id(live)] = shared
             frame = LiveFrame(self, shared, timeout)
             shared.hold(frame)
@@ -223,6 +238,7 @@ class LiveQueries:
             del self._shared[shared.key], self._of[id(shared.live)]
             self.file(shared)
             self.upkeep.release(shared.live)
+            self.host.unfollow(shared.asked)
 
     def state_changed(self) -> None:
         """Has displayed tables show the store's new state (offline, loaded …)."""
@@ -351,7 +367,7 @@ class LiveFrame(FrameLike):
         """The first look waits for a complete answer; what is here by then has to do."""
         if not self._settled:
             limit = self._timeout if timeout is None else timeout
-            complete = self._host.settle(self._shared.live.query, limit)
+            complete = self._host.settle(self._shared.asked, limit)
             self._settled = complete or limit >= self._timeout
 
     def _result(self) -> tuple[int, Result]:
@@ -379,7 +395,7 @@ class LiveFrame(FrameLike):
         return stamp.version, copy
 
     def _attrs(self, skipped: Mapping[str, int]) -> dict[str, Any]:
-        attrs = self._host.attrs(self._shared.live.query)
+        attrs = self._host.attrs(self._shared.asked)
         attrs |= {f"skipped_{column}": count for column, count in skipped.items()}
         return attrs
 
@@ -497,9 +513,8 @@ class LiveFrame(FrameLike):
             held, _ = live.held
             columns, count = live.query.columns, len(held)
             rows = [tuple(map(outward, row[: len(columns)])) for row in held[:ROWS_MAX]]
-        state = "closed" if self._closed else self._host.state
-        notes = [note, "" if state == "local" else state]
-        if not self._host.attrs(self._shared.live.query).get("complete", True):
+        notes = [note, "closed" if self._closed else self._host.note]
+        if not self._host.attrs(self._shared.asked).get("complete", True):
             notes.append("incomplete")
         if self._error is not None:
             notes.append(f"{type(self._error).__name__}: {self._error}")
@@ -526,19 +541,3 @@ class LiveFrame(FrameLike):
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self._shared.live.query.columns)
-
-
-def _key(value: Any) -> Hashable | None:
-    """A key that is equal for equal inputs only (True is not 1, 1 is not 1.0); None where equality is not known."""
-    if isinstance(value, list | tuple):
-        if len(value) > _KEY_ITEMS_MAX:
-            return None
-        parts = tuple(_key(part) for part in value)
-        return None if None in parts else ("list", *parts)
-    if isinstance(value, Mapping):
-        return _key([list(pair) for pair in value.items()]) if value else ("empty",)
-    try:
-        hash(value)
-    except TypeError:
-        return None
-    return type(value), value

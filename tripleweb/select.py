@@ -9,7 +9,7 @@ there is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -158,17 +158,17 @@ class Selection:
         `Int64`, `Float64`, `boolean`, whatever the data. Text has pandas' string dtype, dates `datetime64[us, UTC]`.
         """
         database = self._database
-        database._load(timeout, strict)
-        made = self._compiled()
-        frame: pd.DataFrame = database._answer(database._parsed(made.text), made.inputs, made)
+        made = self._compiled(timeout, strict)
+        parsed = database._parsed(made.text)
+        asked = database._ask(parsed, made.inputs)
+        database._loading.load(asked, timeout, strict)
+        frame: pd.DataFrame = database._answer(parsed, made.inputs, made, asked)
         return frame
 
     def live(self, *, timeout: float = 10) -> LiveFrame:
         """The rows as a live frame. Without a schema it has the columns that there is data of now."""
         database = self._database
-        if database.schema.is_open:
-            database._settle(timeout)
-        made = self._compiled()
+        made = self._compiled(timeout)
         return database._follow(database._parsed(made.text), made.inputs, timeout, made)
 
     def datalog(self) -> str:
@@ -184,10 +184,28 @@ class Selection:
         parts += [f"limit {self._limit}"] if self._limit is not None else []
         return f"<{', '.join(parts)}>"
 
-    def _compiled(self) -> Compiled:
-        session = self._database._session
-        with session.lock:
-            return _Compiler(self._database.schema, session.store, self._kind).compile(self)
+    def _compiled(self, timeout: float = 10, strict: bool = False) -> Compiled:
+        """The query of it. Without a schema it depends on what there is, which is loaded first."""
+        database = self._database
+        session, schema = database._session, database.schema
+        names = database._loading.predicates(timeout, strict) if schema.is_open else ()
+        loaded: set[str] = set()
+        while True:
+            with session.lock:
+                compiler = _Compiler(schema, session.store, self._kind, names)
+                try:
+                    made, error = compiler.compile(self), None
+                except SchemaError as misfit:
+                    made, error = None, misfit
+            fresh = [] if not session.is_partial else [p for p in compiler.led if p not in loaded]
+            if made is not None and not fresh:
+                return made
+            if error is not None and not fresh:
+                raise error
+            for predicate in fresh:  # what its references lead to
+                loaded.add(predicate)
+                led = database._parsed(f"[:find (pull ?v [*]) :where [_ {predicate_text(predicate)} ?v]]")
+                database._loading.load(database._ask(led, ()), timeout, strict)
 
 
 def _text(path: Any) -> str:
@@ -212,10 +230,11 @@ def _listed(path: str, operator: str, value: Any) -> tuple[Any, ...]:
 class _Compiler:
     """Makes one query of a selection."""
 
-    def __init__(self, schema: Schema, store: Store, kind: str) -> None:
+    def __init__(self, schema: Schema, store: Store, kind: str, names: Collection[str]) -> None:
         self.schema = schema
         self.store = store
         self.kind = kind
+        self.there_is = sorted(names)  # predicates, where there is no schema
         self.fresh = 0
         self.anchored = False  # a clause says that an entity is of the kind
         self.inputs: list[Any] = []
@@ -255,6 +274,11 @@ class _Compiler:
         text = " ".join(parts).replace(" \n", "\n")
         return Compiled(f"[{text}]", tuple(self.inputs), kinds, frozenset(nullable))
 
+    @property
+    def led(self) -> list[str]:
+        """The predicates of references whose targets were looked for in what there is."""
+        return list(self._targets)
+
     # -- names -------------------------------------------------------------------------------------------------
 
     def fields(self, kind: str) -> dict[str, Field]:
@@ -263,7 +287,7 @@ class _Compiler:
         if known is None:
             known = self.schema.fields(kind)
             if self.schema.is_open:
-                names = [name for name in self.store.predicates() if kind_of(name) == kind]
+                names = [name for name in self.there_is if kind_of(name) == kind]
                 known = {field_of(name): self.schema.at(name) for name in names if field_of(name) != "id"}
             self._fields[kind] = known
         return known

@@ -12,26 +12,35 @@ server, or as another user, than it did before.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
 import os
-import queue
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
+from tripleweb import lifetime
+from tripleweb.callbacks import Callbacks
 from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError, RejectedError, StorageError, TriplewebError
+from tripleweb.fates import Fates
 from tripleweb.link import Link, Pace
 from tripleweb.shield import Shield
-from tripleweb.storage.replica import Replica
+from tripleweb.storage.replica import Replica, check_belongs
 from tripleweb.store import Delta, Store
+from tripleweb.subscriptions import Asked, Subscriptions
 from tripleweb.sync.client import APP, ClientCore
-from tripleweb.sync.messages import ClientFrame, Fault, Receipt, ServerFrame, Subscription, Welcome
-from tripleweb.sync.records import FATES_MAX, LOST, LOST_MAX, Fate, LocalCommit, LocalState, worth_keeping
+from tripleweb.sync.messages import (
+    ClientFrame,
+    Fault,
+    Receipt,
+    ServerFrame,
+    Subscription,
+    Welcome,
+)
+from tripleweb.sync.records import Fate, LocalCommit
 from tripleweb.transaction import Transaction
 from tripleweb.undo import Deed, Deeds, Left
 
@@ -80,6 +89,7 @@ class Session:
         *,
         app: str = "",
         url: str = "",
+        partial: bool = False,
         on_identity: Callable[[str, str], None] | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
         now: Callable[[], int] = now_ms,
@@ -90,11 +100,12 @@ class Session:
         self.changed = threading.Condition(self.lock)  # notified whenever anything below may have changed
         self.replica = replica
         state = replica.load()
-        _check_belongs(replica, state, app)
-        self.fates = list(state.fates)
-        self._fates_due = len(self.fates) + FATES_MAX
+        check_belongs(replica, state, app)
+        self.outcomes = Fates(state)
         self.core = ClientCore(state, random_bytes=random_bytes, local=not app)
         self.closed = False
+        self.orphaned = ""  # in a fork: why this store is closed there,
+        self.is_whole = True  # and whether what it holds was copied whole
         self._now = now
         self._on_identity = on_identity
         self._link: Link | None = None
@@ -108,14 +119,23 @@ class Session:
         self.anchored: dict[
             int, Any
         ] = {}  # whom callbacks or displays need is kept alive here, by their watcher
-        self._rejected: dict[str, Receipt] = {}
         self._fault: Fault | None = None
         self._expelled = False  # the server has ended this connection for good
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] | None = None
+        self._callbacks = Callbacks(app or "local")
         self._compaction: Iterator[None] | None = None
-        if app:
+        # of a replica that loads what is asked; others have the whole app
+        self.is_partial = bool(app) and partial
+        self.subscriptions = Subscriptions(self.core)
+        self._ticked = time.monotonic()
+        if self.is_partial:
+            self.subscriptions.restore(state.meta.get("asked", ()))
+        elif app:
             self.core.subscribe(Subscription(APP))
-        _sessions.add(self)
+        lifetime.add(self)
+
+    @property
+    def name(self) -> str:
+        return self.app if self.replica.path == ":memory:" else self.replica.path
 
     # -- what is there -----------------------------------------------------------------------------------------
 
@@ -123,6 +143,10 @@ class Session:
     def url(self) -> str:
         """Where the server is, as far as is known; "" without one."""
         return self._url if self._link is None else self._link.url
+
+    @property
+    def fates(self) -> list[Fate]:
+        return self.outcomes.kept
 
     @property
     def store(self) -> Store:
@@ -143,13 +167,19 @@ class Session:
     @property
     def position(self) -> str | None:
         """How far the server's log is in here, as text; None where there is no server or nothing came yet."""
-        at = self.core.cursors.get(APP)
+        at = self.core.cursors.get(APP) if not self.is_partial else self.core.at or None
         return None if at is None else f"{self.core.epoch}:{at}"
 
-    @property
-    def settling(self) -> bool:
-        """True while waiting makes sense: on the way to the server, or to its present state."""
-        return self.state == "connecting" or (self.state == "online" and not self.core.caught_up)
+    def is_settling(self, asked: Asked | None = None) -> bool:
+        """True while waiting makes sense: on the way to the server, or to its present state, as far as it is asked."""
+        if self.state != "online":
+            return self.state == "connecting"
+        return not (self.core.caught_up if asked is None else asked.is_settled)
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        if self._link is not None:
+            self._link.wake()
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -262,7 +292,7 @@ class Session:
             raise
         self._tx = None
         delta = self.core.accept(tx, commit)
-        self._tell(delta)
+        self._tell(delta, state=bool(self.app) and self.core.state != "online")
         if self._link is not None:
             self._link.wake()
         if commit is None:
@@ -272,7 +302,7 @@ class Session:
 
     def _check_open(self) -> None:
         if self.closed:
-            raise TriplewebError("this store was closed; open it again")
+            raise TriplewebError(self.orphaned or "this store was closed; open it again")
 
     # -- saving ------------------------------------------------------------------------------------------------
 
@@ -287,23 +317,12 @@ class Session:
         self.replica.save(commit)
         self._tidy()
 
-    def _save_received(self, commit: LocalCommit) -> None:
+    def save_received(self, commit: LocalCommit, receipts: Iterable[Receipt] = ()) -> None:
         """Saves a step that memory has taken already: if it cannot be saved now, it comes before anything later."""
-        self._note(commit.fates)
+        self.outcomes.note(commit, receipts)
         self._unsaved.append(commit)
         self._save_the_unsaved()
         self._tidy()
-
-    def _note(self, fates: list[Fate]) -> None:
-        """Keeps what became of writes, and says so where it can not keep what did not stand."""
-        self.fates.extend(fates)
-        if len(self.fates) > self._fates_due:
-            kept = worth_keeping(self.fates)
-            if sum(fate.outcome in LOST for fate in self.fates) > sum(fate.outcome in LOST for fate in kept):
-                log.warning(
-                    "more than %s written values did not stand: receipts() has not all", f"{LOST_MAX:,}"
-                )
-            self.fates, self._fates_due = kept, len(kept) + FATES_MAX
 
     def _tidy(self) -> None:
         if self.replica.due and self._compaction is None:
@@ -354,13 +373,7 @@ class Session:
     def submit(self, job: Callable[[], None]) -> None:
         """Runs `job` on the thread of the callbacks: one after the other, outside of the lock."""
         with self.lock:
-            if self.closed:
-                return
-            if self._jobs is None:
-                self._jobs = queue.SimpleQueue()
-                name = f"tripleweb-callbacks-{self.app or 'local'}"
-                threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True).start()
-            self._jobs.put(job)
+            self._callbacks.submit(job)
 
     # -- waiting -----------------------------------------------------------------------------------------------
 
@@ -408,12 +421,27 @@ class Session:
             if left:
                 why = f"{self.state}{': ' + self.core.reason if self.core.reason else ''}"
                 raise TimeoutError(f"{left} of {len(waiting)} transactions are not decided ({why})")
-            rejected, self._rejected = (self._rejected, {}) if strict else ({}, self._rejected)
+            if not strict:
+                return
+            rejected = self.outcomes.flushed()
         if rejected:
-            reasons = ", ".join(sorted({receipt.reason or "unknown" for receipt in rejected.values()}))
+            reasons = ", ".join(sorted(rejected))
             raise RejectedError(
-                f"{len(rejected)} transactions were rejected ({reasons}); db.receipts() says which"
+                f"{rejected.total()} transactions were rejected ({reasons}); db.receipts() says which"
             )
+
+    def take_rejected(self) -> Counter[str]:
+        """How many transactions were rejected and never told, restarts included, by reason. Waits for nobody: what can
+        not be told now is told the next time."""
+        commit = LocalCommit()
+        if not self.outcomes.untold or self.closed or not self.lock.acquire(blocking=False):
+            return Counter()
+        try:
+            rejected = self.outcomes.tell(commit)
+            self.save_received(commit)
+            return rejected
+        finally:
+            self.lock.release()
 
     def _hopeless(self) -> bool:
         """True if nothing will be decided unless somebody does something."""
@@ -456,6 +484,7 @@ class Session:
     def link_up(self) -> None:
         self._save_the_unsaved()
         self._fault = None
+        self._ticked = time.monotonic()
         self.core.connected(self._now())
         self._tell(Delta(), state=True)
 
@@ -470,13 +499,12 @@ class Session:
         for pending in update.commit.pending if update.commit is not None else ():
             self._deeds.restamped(pending.id, (pending.time, self.core.replica))
         for receipt in update.receipts:
-            rejected = receipt.outcome == "rejected"
-            self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), rejected)
-            if rejected:
-                self._rejected[receipt.id] = receipt
+            self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), receipt.outcome == "rejected")
         try:
             if update.commit is not None:
-                self._save_received(update.commit)
+                self.save_received(update.commit, update.receipts)
+            if update.frame is not None:
+                self.subscriptions.heard(update.frame)
         finally:
             self._tell(update.delta, state=before != (self.core.state, self.core.caught_up))
 
@@ -499,6 +527,8 @@ class Session:
         return self.core.frames_to_send(self._now())
 
     def link_tick(self) -> None:
+        passed, self._ticked = time.monotonic() - self._ticked, time.monotonic()
+        self.subscriptions.tick(passed)
         self.core.ping(self._now())
 
     def link_down(self, reason: str, refused: bool) -> None:
@@ -546,53 +576,24 @@ class Session:
             self._compaction = None
             if self.app:
                 self.core.disconnected("closed")
-            if self._jobs is not None:
-                self._jobs.put(None)
+            self._callbacks.close()
             self.changed.notify_all()
+        lifetime.remove(self)
         if self._link is not None:
             self._link.stop(max(0.0, deadline - time.monotonic()) + 0.5)
         return True
 
-
-def _check_belongs(replica: Replica, state: LocalState, app: str) -> None:
-    """A replica is of one app for ever, or of none: what a local store holds, no server would ever hear of, and what a
-    server does not have, the first load would take away."""
-    owner = state.meta.get("app")
-    if owner is None:
-        replica.save(LocalCommit(meta={"app": app}))
-    elif owner != app:
-        what = (
-            f"a replica of the app {owner!r}: connect to that"
-            if owner
-            else "a store without a server: open it"
-        )
-        raise StorageError(f"{replica.path} is {what}")
-
-
-def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    """The thread of the callbacks. A job is expected to deal with its own exceptions; one that does not is logged."""
-    while (job := jobs.get()) is not None:
-        try:
-            job()
-        except Exception:
-            log.exception("a callback failed")
-        del job  # what it holds is not kept alive until the next one comes
-
-
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    """What is still open at the end of the process is closed, with a little time for what is unsent."""
-    for session in list(_sessions):
-        if not session.lock.acquire(timeout=1.0):  # a thread that will never end may have a transaction open
-            log.warning("%s is left as it is: it is in use by another thread", session.replica.path)
-            continue
-        session.lock.release()
-        try:
-            session.close(1.0)
-        except Exception:
-            log.exception("%s could not be closed", session.replica.path)
-
-
-atexit.register(_close_all)
+    def forked(self, parent: int, whole: bool) -> None:
+        """This is a fork of the process that the session lives in: see `lifetime`."""
+        self._link = self._compaction = None
+        self._callbacks.orphan()
+        self._waiting = 0
+        if whole and not self.app and self.replica.path == ":memory:":
+            return
+        self.orphaned = f"this store is process {parent}'s, of which this one is a fork: open one of its own"
+        if self._tx is not None and whole:
+            self._abandon(self._tx)
+        self.closed, self.is_whole, self._tx = True, whole, None
+        if self.app:
+            self.core.disconnected(self.orphaned)
+        self.replica.close()

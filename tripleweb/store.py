@@ -445,6 +445,16 @@ class Store(Tables):
                 if predicate in (None, name) and row < len(column.values):
                     yield from self._registers_at(subject, column, row)
 
+    def registers_at(self, subject: str, predicate: str) -> Iterator[Change]:
+        """Every register of one place; of a deleted entity its tombstone, which is all that is left of it."""
+        grave = self._graves.get(subject)
+        if grave is not None:
+            yield Change(subject, DELETED, SINGLE, True, *grave)
+            return
+        found = self._find(subject, predicate)
+        if found is not None:
+            yield from self._registers_at(subject, *found)
+
     def registers(self) -> Iterator[Change]:
         """Every register there is, graves first. May be suspended while the store changes: what was there at the
         start and still is is given, in its present state."""

@@ -16,8 +16,9 @@ import asyncio
 import base64
 import binascii
 import logging
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,22 +28,29 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.websocket import (
+    WebSocketClosedError,
+    WebSocketHandler,
+    WebSocketProtocol,
+    WebSocketProtocol13,
+)
 
 from tripleweb import endpoints, places
 from tripleweb.access import Access, Grant, os_user
 from tripleweb.endpoints import Endpoint, Refusal, Site, grant_actor
 from tripleweb.errors import ProtocolError, StorageError
-from tripleweb.hub import Hub, HubLimits
+from tripleweb.hub import Hub
 from tripleweb.inquiry import BUDGET_S, UNITS_A_SECOND
-from tripleweb.line import CLOSE_CODES, CLOSED_BY_FAILURE, Line
+from tripleweb.line import CLOSE_CODES, CLOSED_BY_FAILURE, Line, spread
 from tripleweb.storage import TenantStores
 from tripleweb.sync import messages
 from tripleweb.sync.messages import FRAME_BYTES_MAX, Fault
 from tripleweb.sync.server import Actor, Limits
+from tripleweb.tenant import HubLimits
 
 SYNC = endpoints.APP + "/sync"
 PING_S = 20
+_AHEAD = 64 << 10  # bytes
 
 # Who sends a request; the role is left open. None: nobody who is known here.
 Authenticate = Callable[[HTTPServerRequest], Actor | None]
@@ -116,12 +124,13 @@ class Sync(Endpoint, WebSocketHandler):
         except (ProtocolError, StorageError, TimeoutError) as error:
             code = error.code if isinstance(error, ProtocolError) else "closing"
             _log.warning("app %s could not be opened: %s", app, error or "it takes too long")
-            self.write_message(messages.encode(Fault(code, str(error) or "opening the app takes too long")))
+            said = str(error) or "opening the app takes too long"
+            others = 0 if self.site.hub is None else self.site.hub.lines
+            self.write_message(messages.encode(Fault(code, said, spread(others))))
             self.close(CLOSE_CODES[code] if isinstance(error, ProtocolError) else CLOSED_BY_FAILURE, code)
 
-    async def on_message(self, data: str | bytes) -> None:
-        if self.line is not None:
-            await self.line.receive(data)
+    def on_message(self, data: str | bytes) -> Awaitable[None] | None:
+        return None if self.line is None else self.line.take_in(data)
 
     def on_close(self) -> None:
         if self.line is not None:
@@ -129,6 +138,12 @@ class Sync(Endpoint, WebSocketHandler):
 
     def on_pong(self, data: bytes) -> None:
         """Tornado counts pongs by itself."""
+
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        plain = super().get_websocket_protocol()
+        if not isinstance(plain, WebSocketProtocol13):
+            return plain
+        return _ReadingAhead(self, plain.mask_outgoing, plain.params)
 
     @property
     def max_message_size(self) -> int:
@@ -143,20 +158,77 @@ class Sync(Endpoint, WebSocketHandler):
         return PING_S
 
 
+class _ReadingAhead(WebSocketProtocol13):
+    """Tornado asks its stream three times a frame, which costs more than a small frame is worth; here the stream is
+    asked when what it gave is used up. Where Tornado does not call this by its name, it is as if it were not there."""
+
+    _ahead = b""
+    _at = 0
+
+    async def _read_bytes(self, n: int) -> bytes:
+        begin, end = self._at, self._at + n
+        if end > len(self._ahead):
+            had = self._ahead[begin:]
+            while len(had) < n:
+                rest = n - len(had)
+                many = rest >= _AHEAD
+                had += await self.stream.read_bytes(rest if many else _AHEAD, partial=not many)
+            self._ahead, begin, end = had, 0, n
+        self._wire_bytes_in += n
+        data, self._at = self._ahead[begin:end], end
+        if end == len(self._ahead):
+            self._ahead, self._at = b"", 0
+        return data
+
+
 class _Socket:
     """The `Outlet` of a handler."""
+
+    _framed = (b"", b"")  # the last message and its frame: most go to many sockets, one after the other
 
     def __init__(self, handler: WebSocketHandler) -> None:
         self._handler = handler
 
-    async def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> Awaitable[Any] | None:
+        """`write_message` would make a task for each message, which is most of what a small one costs; so the frame
+        goes to the stream itself where nothing is compressed."""
+        connection = self._handler.ws_connection
+        stream = getattr(connection, "stream", None)
+        if connection is None or connection.is_closing() or stream is None:
+            raise ConnectionError("the socket is closed")
         try:
-            await self._handler.write_message(data)
+            if getattr(connection, "_compressor", None) is not None:
+                return _passed_on(self._handler.write_message(data))
+            framed = _Socket._framed  # another server's thread may set it meanwhile
+            if framed[0] is not data:
+                framed = _Socket._framed = data, _head(len(data)) + data
+            sent = stream.write(framed[1])
         except (WebSocketClosedError, StreamClosedError) as error:
             raise ConnectionError("the socket is closed") from error
+        if sent.done() and sent.exception() is None:
+            return None
+        return _passed_on(sent)
 
     def close(self, code: int, reason: str) -> None:
         self._handler.close(code, reason)
+
+
+async def _passed_on(sent: Awaitable[None]) -> None:
+    try:
+        await sent
+    except (WebSocketClosedError, StreamClosedError) as error:
+        raise ConnectionError("the socket is closed") from error
+
+
+def _head(size: int) -> bytes:
+    """What precedes a text message of a server (RFC 6455, 5.2): whole, not masked.
+
+    >>> _head(5).hex(), _head(300).hex(), _head(70_000).hex()
+    ('8105', '817e012c', '817f0000000000011170')
+    """
+    if size < 126:
+        return bytes((0x81, size))
+    return struct.pack("!BBH", 0x81, 126, size) if size < 65_536 else struct.pack("!BBQ", 0x81, 127, size)
 
 
 # -- without Jupyter ---------------------------------------------------------------------------------------------------

@@ -26,11 +26,12 @@ from tripleweb import places
 from tripleweb.access import Access, Grant, owner
 from tripleweb.endpoints import ELSEWHERE, Site
 from tripleweb.errors import StorageError, StoreLockedError
-from tripleweb.hub import Hub, HubLimits
+from tripleweb.hub import Hub
 from tripleweb.inquiry import BUDGET_S, UNITS_A_SECOND
 from tripleweb.relay import Upstream
 from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.sync.server import Limits
+from tripleweb.tenant import HubLimits
 from tripleweb_jupyter.handlers import ROUTES, JupyterUnknown
 from tripleweb_jupyter.relayed import routes
 

@@ -15,7 +15,7 @@ from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
 from tripleweb.sync.client import ClientCore
 from tripleweb.sync.messages import FRAME_BYTES_MAX, Part, Poke, Receipt, Rows, input_from_wire
-from tripleweb.sync.records import Commit, Entry
+from tripleweb.sync.records import LOST, Commit, Entry, LocalCommit
 from tripleweb.terms import slot, to_wire
 from tripleweb.transaction import Transaction
 
@@ -329,6 +329,19 @@ def receipt_is_the_servers(world: World, node: ClientNode, receipt: Receipt) -> 
     written = world.written.get(receipt.id)
     if written is not None and parse_stamp(receipt.stamp)[0] < written.time:
         node.ran_ahead = True
+
+
+def losses_are_told(world: World, node: ClientNode, commit: LocalCommit, decided: list[str]) -> None:
+    """Every value that was written and is not in the log is kept, as one that did not stand."""
+    told = Counter((f.subject, f.predicate, f.value) for f in commit.fates if f.outcome in LOST)
+    for tx in decided if not node.lossy else ():
+        entry = next((entry for entry in world.server.disk.log if entry.id == tx), None)
+        stood = entry.keys("") if entry is not None else set()
+        for change in world.written[tx].changes:
+            if change.key not in stood:
+                value = change.subject, change.predicate, to_wire(change.value)
+                told[value] -= 1
+                hold("losses told", told[value] >= 0, f"{node.name}: {change} of {tx} is not told to be lost")
 
 
 # -- the server --------------------------------------------------------------------------------------------------------

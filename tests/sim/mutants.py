@@ -14,11 +14,14 @@ import msgspec
 from tripleweb.change import DELETED
 from tripleweb.clock import Clock
 from tripleweb.store import Store
-from tripleweb.sync import client, messages
+from tripleweb.sync import client, feed, messages
 from tripleweb.sync.client import ClientCore
-from tripleweb.sync.order import Count
+from tripleweb.sync.display import Displays
+from tripleweb.sync.messages import Receipt
+from tripleweb.sync.order import Arrivals
+from tripleweb.sync.readers import Readers
 from tripleweb.sync.server import TenantCore
-from tripleweb.sync.tail import Tail
+from tripleweb.sync.tail import Tail, told
 from tripleweb.transaction import Transaction
 
 Patch = tuple[Any, str, Any]
@@ -26,7 +29,7 @@ Patch = tuple[Any, str, Any]
 
 def resume_by_last_hlc() -> list[Patch]:
     """The client says what it knows by the highest stamp it has seen; the server sends what is later."""
-    with_cursor, subscribe = ClientCore._with_cursor, TenantCore._subscribe
+    with_cursor, subscribe = ClientCore._with_cursor, Readers.subscribe
 
     def by_stamp(self: ClientCore, subscription: Any) -> Any:
         subscription = with_cursor(self, subscription)
@@ -34,21 +37,21 @@ def resume_by_last_hlc() -> list[Patch]:
             subscription.cursor = (subscription.cursor[0], max(self.seen, self.clock.last))
         return subscription
 
-    def from_stamp(self: TenantCore, conn: Any, link: Any, subscription: Any) -> None:
+    def from_stamp(self: Readers, reader: Any, subscription: Any) -> None:
         if subscription.cursor is not None:
             epoch, time = subscription.cursor
-            known = self._tail.floor
-            for entry in self._tail.between(self._tail.floor, self.durable_seq):
+            known = self.tail.floor
+            for entry in self.tail.between(self.tail.floor, self.log.durable_seq):
                 if entry.registers[0].time > time:
                     break
                 known = entry.seq
             subscription = msgspec.structs.replace(subscription, cursor=(epoch, known))
-        subscribe(self, conn, link, subscription)
+        subscribe(self, reader, subscription)
 
     return [
         (ClientCore, "_with_cursor", by_stamp),
         (ClientCore, "_check_joins", lambda self, poke: None),
-        (TenantCore, "_subscribe", from_stamp),
+        (Readers, "subscribe", from_stamp),
     ]
 
 
@@ -207,48 +210,45 @@ def rejected_not_undone() -> list[Patch]:
 
 def load_told_too_early() -> list[Patch]:
     """The poke after a load reaches less far than the load."""
-    stretch = Tail.stretch
 
-    def short(self: Tail, since: int, durable: int, receipts: Any, least: int, limits: Any) -> Any:
-        return stretch(self, since, durable, receipts, 0, limits)
+    def short(since: int, upto: int, receipts: Any, limits: Any, least: int = 0) -> Any:
+        return told(since, upto, receipts, limits, 0)
 
-    return [(Tail, "stretch", short)]
+    return [(feed, "told", short)]
 
 
 def receipt_cut_off() -> list[Patch]:
     """A poke that has no room for a receipt passes its transaction all the same."""
-    stretch = Tail.stretch
 
-    def past(self: Tail, since: int, durable: int, receipts: Any, *rest: Any) -> Any:
-        upto, told = stretch(self, since, durable, receipts, *rest)
-        left_out = receipts[len(told) : len(told) + 1]
-        return (upto + bool(left_out and left_out[0].seq == upto + 1), told)
+    def past(since: int, upto: int, receipts: Any, *rest: Any) -> Any:
+        upto, said = told(since, upto, receipts, *rest)
+        left_out = receipts[len(said) : len(said) + 1]
+        return (upto + bool(left_out and left_out[0].seq == upto + 1), said)
 
-    return [(Tail, "stretch", past)]
+    return [(feed, "told", past)]
 
 
 def own_entries_never_sent() -> list[Patch]:
     """A replica that comes back is not sent its own entries."""
-    between = Tail.between
+    between, original = Tail.between, feed.Feed.pokes
 
-    def pokes(self: TenantCore, link: Any, shared: Any) -> Any:
-        self._tail.__dict__["without"] = link.replica
+    def pokes(self: feed.Feed, log: Any, tail: Tail, *rest: Any) -> Any:
+        tail.__dict__["without"] = self.replica
         try:
-            return original(self, link, shared)
+            return iter(list(original(self, log, tail, *rest)))
         finally:
-            del self._tail.__dict__["without"]
+            del tail.__dict__["without"]
 
     def others(self: Tail, since: int, upto: int) -> Any:
         without = self.__dict__.get("without")
         return [entry for entry in between(self, since, upto) if entry.replica != without]
 
-    original = TenantCore._pokes
-    return [(TenantCore, "_pokes", pokes), (Tail, "between", others)]
+    return [(feed.Feed, "pokes", pokes), (Tail, "between", others)]
 
 
 def replaced_goes_on_writing() -> list[Patch]:
     """A connection whose replica has connected again keeps its identity."""
-    return [(TenantCore, "_replace", lambda self, conn, hello: None)]
+    return [(TenantCore, "_replace", lambda self, conn, hello, now_ms: None)]
 
 
 def subscribed_too_early() -> list[Patch]:
@@ -282,13 +282,12 @@ def ties_go_by_arrival() -> list[Patch]:
 
 def display_misses_deletes() -> list[Patch]:
     """A display is told of what was added only."""
-    notice = TenantCore._notice
+    noticed = Displays.noticed
 
-    def half(self: TenantCore, delta: Any) -> None:
-        if delta.added:
-            notice(self, delta)
+    def half(self: Displays, delta: Any) -> Any:
+        return noticed(self, delta) if delta.added else []
 
-    return [(TenantCore, "_notice", half)]
+    return [(Displays, "noticed", half)]
 
 
 def receipts_stamp_ignored() -> list[Patch]:
@@ -344,18 +343,38 @@ def late_receipt_believed() -> list[Patch]:
 
 def missing_pushes_not_noticed() -> list[Patch]:
     """The server does not count what it hears."""
-    return [(Count, "skips", lambda self, n: False)]
+    receive = TenantCore.receive
+
+    def uncounted(self: TenantCore, conn: Any, frame: Any, now_ms: int) -> None:
+        if hasattr(frame, "n"):
+            frame.n = 0
+        receive(self, conn, frame, now_ms)
+
+    return [(TenantCore, "receive", uncounted)]
 
 
 def parts_not_counted() -> list[Patch]:
     """A load of which a part is missing is taken for the whole."""
-    poke = ClientCore._poke
+    part, poke = Arrivals.part, Arrivals.poke
 
-    def any_parts(self: ClientCore, frame: Any, now_ms: int) -> Any:
-        frame.parts = 0
-        return poke(self, frame, now_ms)
+    def any_part(self: Arrivals, frame: Any) -> None:
+        frame.n = 0
+        part(self, frame)
 
-    return [(ClientCore, "_poke", any_parts)]
+    def any_parts(self: Arrivals, frame: Any, *rest: Any) -> None:
+        frame.n, frame.parts = 0, len(self._parts_of)
+        poke(self, frame, *rest)
+
+    return [(Arrivals, "part", any_part), (Arrivals, "poke", any_parts)]
+def losses_cut_off() -> list[Patch]:
+    """Of very many changes that lost, a receipt tells the first ones."""
+    lose = Receipt.lose
+
+    def some(self: Receipt, index: int, reason: str, by: str, singly: int) -> None:
+        if len(self.lost) < singly:
+            lose(self, index, reason, by, singly)
+
+    return [(Receipt, "lose", some)]
 
 
 # the first seed that notices it
@@ -388,6 +407,7 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     readers_write: 1,
     losers_not_told: 0,
     told_of_the_past: 0,
+    losses_cut_off: 10,
     missing_pushes_not_noticed: 9,
     parts_not_counted: 9,
 }

@@ -174,8 +174,10 @@ class World:
     def note(self, node: ClientNode, commit: LocalCommit) -> None:
         """A commit of a replica is on its disk: its user may rely on what it wrote."""
         kept = {pending.id for pending in commit.pending}
-        self.settled.update(node.outbox.pop(number) for number in commit.decided)
+        decided = [node.outbox.pop(number) for number in commit.decided]
+        self.settled.update(decided)
         self.settled -= kept
+        checks.losses_are_told(self, node, commit, [tx for tx in decided if tx not in kept])
         if commit.decided:  # the server's word may set a clock back
             replica, clock = str(node.core.replica), int(commit.meta["clock"])  # type: ignore[union-attr]
             node.issued[replica] = min(node.issued.get(replica, -1), clock)

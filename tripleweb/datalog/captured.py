@@ -6,7 +6,7 @@ function runs; columns that are captured are pinned, so that a row of the kind i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -125,7 +125,7 @@ class Scope:
     kinds: Mapping[str, str] = field(default_factory=dict)
     relations: Mapping[str, Relation] = field(default_factory=dict)
     counts: dict[Row, int] = field(default_factory=dict)
-    out: Callable[[tuple[str, Row, int]], object] | None = None
+    out: Callable[[tuple[Any, Row, int]], object] | None = None
     limit: list[float] = field(default_factory=lambda: [inf])
     most: list[float] = field(default_factory=lambda: [inf, inf])
     work: list[int] = field(default_factory=lambda: [0])
@@ -180,7 +180,7 @@ class Scope:
     def _less(self) -> type[Less]:
         return Less
 
-    def _word(self, text: str) -> str:
+    def _word(self, text: Hashable) -> Hashable:
         return text
 
     def _class(self, letter: str) -> type:

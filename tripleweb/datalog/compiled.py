@@ -7,6 +7,7 @@ One generator writes every kind of function, `w` being the rows that it touched:
     run(sign) -> w                                         all derivations of a body
     trigger(subject, row, value, raw, sign) -> w           those in which one triple takes part
     trigger(tuple, sign) -> w                              those in which one tuple of a relation takes part
+    gain(subject, row, value, raw, sign) -> w              those that there are after a delta in which it took part
     holds(*values) -> bool                                 is there one, with these values of some variables?
 
 A derivation's row goes to `counts`, which says how many derivations it has; from a trigger it goes with the sign to
@@ -22,7 +23,7 @@ reads, is evaluated with the triple and without it. Work is counted; beyond `lim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -183,7 +184,7 @@ class Module:
         cells = ", ".join([function.text(name) for name in wanted])
         return function.end(f"add(({cells},))")
 
-    def triggers(self, body: Body, change: Change, into: str | None = None) -> list[str]:
+    def triggers(self, body: Body, change: Change, into: Hashable = None) -> list[str]:
         """A function for each literal that the change can touch."""
         return [
             self._trigger(body, at, change, into)
@@ -191,7 +192,12 @@ class Module:
             if change.touches(literal)
         ]
 
-    def _trigger(self, body: Body, at: int, change: Change, into: str | None) -> str:
+    def gain(self, body: Body, at: int, change: Change, into: Hashable) -> str:
+        """A function that finds, once a whole delta is applied, every derivation with this literal at the change,
+        however often others find it, too. A literal that reads is asked what it gives now."""
+        return self._trigger(body, at, change, into, after=True)
+
+    def _trigger(self, body: Body, at: int, change: Change, into: Hashable, after: bool = False) -> str:
         literal = body.literals[at]
         function = _Function(self, "trigger", (*change.parameters, "sign"))
         rest = list(enumerate(body.literals))
@@ -205,10 +211,10 @@ class Module:
         for place, other in greedy(rest, function.at, self.sizes):
             if isinstance(other, Member) and SINK in other.terms:
                 function.prepare_row(body.head)
-            if place == at:
+            if place == at and not after:
                 function.flip(other, change)
             else:
-                function.literal(other, change if place > at else None)
+                function.literal(other, change if place > at and not after else None)
         return function.end_with_row(body.head, into)
 
 
@@ -275,7 +281,7 @@ class _Function:
         self.module.functions.append("\n".join(self.lines))
         return self.name
 
-    def end_with_row(self, head: Sequence[str], into: str | None, tells: bool = True) -> str:
+    def end_with_row(self, head: Sequence[str], into: Hashable, tells: bool = True) -> str:
         capture, key, sign = self.module.capture, self.key or self.row_of(head), self.sign
         if into is not None:
             return self.end(f"{capture('OUT')}(({capture('WORD', into)}, {key}, {sign}))")

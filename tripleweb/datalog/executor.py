@@ -15,7 +15,7 @@ from typing import Any
 
 from tripleweb.datalog import evaluate
 from tripleweb.datalog.answer import Result, Row, answer
-from tripleweb.datalog.bodies import Unsupported, predicates_of
+from tripleweb.datalog.bodies import Body, Unsupported, predicates_of
 from tripleweb.datalog.builtins import complete, outward
 from tripleweb.datalog.captured import Relation
 from tripleweb.datalog.clauses import RULES, Binding, Rules, Variable
@@ -32,6 +32,28 @@ from tripleweb.view import Fitting
 KEPT_MAX = 512
 GROWTH = 2  # bits: by how much a column may grow or shrink until the order is found anew
 _PLAIN = frozenset((str, int, float))
+
+
+class Finder:
+    """Functions that find the rows of bodies of a plan, each with the variables that are its parameters."""
+
+    def __init__(self, plan: Plan, bodies: Sequence[tuple[Body, Sequence[str]]]) -> None:
+        self.scope = plan.scope(Relation())
+        self.module = Module(plan.sizes(()), self.scope.constants)
+        names = [self.module.find(body, parameters) for body, parameters in bodies]
+        functions = self.module.bind(self.scope)
+        self.functions = [functions[name] for name in names]
+        self._store = plan.store
+        self._predicates = sorted({name for body, _ in bodies for name in predicates_of(body.literals)})
+        self._sizes = self._measure()
+
+    def _measure(self) -> list[int]:
+        return [self._store.count(name).bit_length() for name in self._predicates]
+
+    @property
+    def fits(self) -> bool:
+        """False once the columns have other sizes than those that the order of joins was made for."""
+        return all(abs(now - then) <= GROWTH for now, then in zip(self._measure(), self._sizes, strict=True))
 
 
 class Prepared:
@@ -52,14 +74,9 @@ class Prepared:
             for binding, _ in inputs
             if isinstance(binding, Variable)  # all of them, or the plan had no key
         ]
-        module = Module(plan.sizes(()), ())
-        finds = [module.find(replace(body, literals=body.literals[1:]), names) for body in plan.bodies]
-        self.scope = plan.scope(Relation())
-        functions = module.bind(self.scope)
-        self._finds = [functions[name] for name in finds]
-        self.module = module
-        self._predicates = sorted({name for body in plan.bodies for name in predicates_of(body.literals)})
-        self._sizes = self._measure()
+        finder = Finder(plan, [(replace(body, literals=body.literals[1:]), names) for body in plan.bodies])
+        self.scope, self.module, self._finds = finder.scope, finder.module, finder.functions
+        self._finder = finder
         kinds = query.kinds
         self.width = len(inputs)
         self._source = Fitting(store, kinds) if kinds else store
@@ -72,13 +89,10 @@ class Prepared:
             or query.looks_up
         )
 
-    def _measure(self) -> list[int]:
-        return [self._store.count(name).bit_length() for name in self._predicates]
-
     @property
     def fits(self) -> bool:
-        """False once the columns have other sizes than those that the order of joins was made for."""
-        return all(abs(now - then) <= GROWTH for now, then in zip(self._measure(), self._sizes, strict=True))
+        """As `Finder.fits`."""
+        return self._finder.fits
 
     def call(self, inputs: Sequence[Any], budget: Budget) -> Result:
         constants = self._constants.copy()

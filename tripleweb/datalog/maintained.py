@@ -83,6 +83,7 @@ class Plan:
         self.recursion = Recursion(writer, Sizes(store, self.relations, self.scalars))
         bodies = self.recursion.adorned(bodies, self.scalars)
         self.captured: dict[str, Any] = {**self.scalars, **writer.constants}
+        bodies = self._asked(bodies)
         self.constants: dict[str, Any] = {}
         self.names: dict[str, str] = {}  # what the query's variables are called here
         self.key: object | None = None
@@ -95,6 +96,10 @@ class Plan:
         group = Member(GROUP, (*self.constants, SINK))
         self.bodies = [Body(body.head, (group, *body.literals)) for body in bodies]
 
+    def _asked(self, bodies: list[Body]) -> list[Body]:
+        """The bodies whose derivations are asked for: those of the query."""
+        return bodies
+
     def scope(self, group: Relation) -> Scope:
         """What its code works on, for the queries in `group`."""
         relations = {**self.relations, **self.recursion.relations, GROUP: group}
@@ -104,21 +109,23 @@ class Plan:
         return Sizes(self.store, {**self.relations, GROUP: group}, {**self.captured, **self.constants})
 
 
-class Template:
-    """The triggers of one shape, for all queries of that shape that are followed."""
+class Shape:
+    """The triggers of one shape, for the queries whose constants and sinks are rows of `group`."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.group = Relation()
-        self.members: dict[int, Maintained] = {}  # by id()
         self._scope = plan.scope(self.group)
         self._scope.within = [inf]  # `work` only grows here
         self.components: list[Component] = plan.recursion.compile(self._scope, plan.bodies)
+        self.full = 0  # rows touched to evaluate its queries
         self._touched = 0
-        self._full = 0  # rows touched to evaluate its members
         self._grown = False
-        self.trouble: Exception | None = None  # why its queries follow no more
         self._compile()
+
+    def _written(self, module: Module, body: Body, change: Change) -> list[str]:
+        """The names of the functions that a change of what this body reads calls."""
+        return module.triggers(body, change)
 
     def _compile(self) -> None:
         module = Module(self.plan.sizes(range(100 if self._grown else 1)), self._scope.constants)
@@ -126,9 +133,10 @@ class Template:
         listens: dict[str, list[str]] = {}
         for body in self.plan.bodies:
             for predicate in sorted(set(predicates_of(body.literals))):
-                triggers.setdefault(predicate, []).extend(module.triggers(body, Change(predicate)))
+                triggers.setdefault(predicate, []).extend(self._written(module, body, Change(predicate)))
             for relation in sorted(set(relations_of(body.literals)) & self.plan.recursion.relations.keys()):
-                listens.setdefault(relation, []).extend(module.triggers(body, Change(relation=relation)))
+                change = Change(relation=relation)
+                listens.setdefault(relation, []).extend(self._written(module, body, change))
         functions = module.bind(self._scope)
         self.triggers = {key: [functions[name] for name in names] for key, names in triggers.items()}
         self._listens = {key: [functions[name] for name in names] for key, names in listens.items()}
@@ -142,12 +150,9 @@ class Template:
         """The rows looked at so far by `step`, and by recursion."""
         return self._touched + self._scope.work[0] + sum(component.touched for component in self.components)
 
-    def join(self, member: Maintained) -> bool:
-        """From now on the triggers serve this query, too. True if they were made anew, for more of them."""
-        self.group.add(member.row)
-        self.members[id(member)] = member
-        self._full += member.full
-        self.allow(SLACK + DEAR * self._full, member.most)
+    def enter(self, row: Row) -> bool:
+        """From now on the triggers serve this row, too. True if they were made anew, for more of them."""
+        self.group.add(row)
         if self._grown or len(self.group) < GROWN or self.plan.key is None:
             return False
         self._grown = True
@@ -158,13 +163,6 @@ class Template:
         """What one trigger may touch, and the bytes that relations may take; beyond it, it raises `BudgetError`."""
         self._scope.limit[0] = limit
         self._scope.allow(most)
-
-    def leave(self, member: Maintained) -> None:
-        """The triggers serve this query no more."""
-        del self.members[id(member)]
-        self._full -= member.full
-        self.group.remove(member.row)
-        member.close()
 
     def hears(self, predicates: frozenset[str]) -> bool:
         """True if one of these predicates can change an answer."""
@@ -203,6 +201,29 @@ class Template:
                     component.before(component.listens[relation], (row,), sign)
                 if gone or sign > 0:
                     component.after(self._tell)
+
+
+class Template(Shape):
+    """The shape of queries that are followed, and those queries."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.members: dict[int, Maintained] = {}  # by id()
+        self.trouble: Exception | None = None  # why its queries follow no more
+        super().__init__(plan)
+
+    def join(self, member: Maintained) -> bool:
+        """From now on the triggers serve this query, too. True if they were made anew, for more of them."""
+        self.members[id(member)] = member
+        self.full += member.full
+        self.allow(SLACK + DEAR * self.full, member.most)
+        return self.enter(member.row)
+
+    def leave(self, member: Maintained) -> None:
+        """The triggers serve this query no more."""
+        del self.members[id(member)]
+        self.full -= member.full
+        self.group.remove(member.row)
+        member.close()
 
 
 class Maintained:

@@ -41,13 +41,15 @@ Pulled = dict[str, Any] | None
 
 
 class Visits:
-    """What a pull looked at: the entities, and the ends of reverse attributes as (predicate, id)."""
+    """What a pull looked at: the entities, and the ends of reverse attributes as (predicate, id); if asked for, the
+    places (subject, predicate) that the tree is made of, those where nothing is among them."""
 
-    __slots__ = ("ends", "subjects")
+    __slots__ = ("ends", "places", "subjects")
 
-    def __init__(self) -> None:
+    def __init__(self, places: dict[tuple[str, str], None] | None = None) -> None:
         self.subjects: dict[str, None] = {}
         self.ends: dict[tuple[str, str], None] = {}
+        self.places = places
 
 
 # one more entity to pull: the pattern, its id, those met by recursion, and what is left of each recursion
@@ -114,13 +116,14 @@ class Puller:
     def _entity(self, ask: _Ask, visits: Visits | None) -> Generator[_Ask, Pulled, Pulled]:
         """The dict of one entity; asks for those below it."""
         pattern, subject, seen, limits = ask
+        places = None if visits is None else visits.places
         if visits is not None:
             visits.subjects[subject] = None
         self._units += 1
         out: dict[str, Any] = {}
         for place, attribute in enumerate(pattern.attributes):
             if place == pattern.star:
-                self._all(out, pattern, subject)
+                self._all(out, pattern, subject, places)
             name = attribute.predicate
             if not name:
                 out[attribute.key] = subject
@@ -132,6 +135,8 @@ class Puller:
                 found: Sequence[Value] = sorted(set(self._source.subjects(name, subject)))
             else:
                 found = self._values(subject, name, field, attribute.default is None)
+                if places is not None:
+                    self._note(places, subject, name, field)
             self._units += 1 + len(found)
             if not found:
                 if attribute.default is not None:
@@ -142,11 +147,15 @@ class Puller:
             cells: list[Any] = []
             if attribute.nested is None and not attribute.recursive:
                 cells = list(map(outward, found if limit is None else found[:limit]))
+                if attribute.reverse and places is not None:
+                    places.update(dict.fromkeys((str(value), name) for value in cells))
             for value in found if not cells else ():
                 if limit is not None and len(cells) >= limit:
                     break
                 if not isinstance(value, str):
                     continue
+                if attribute.reverse and places is not None:
+                    places[value, name] = None
                 if attribute.nested is not None:
                     below = yield attribute.nested, str(value), seen, limits
                 elif value in seen:
@@ -162,8 +171,16 @@ class Puller:
             if cells:
                 out[attribute.key] = cells if several else cells[0]
         if pattern.star is not None and pattern.star >= len(pattern.attributes):
-            self._all(out, pattern, subject)
+            self._all(out, pattern, subject, places)
         return out or None
+
+    def _note(
+        self, places: dict[tuple[str, str], None], subject: str, name: str, field: Field | None
+    ) -> None:
+        """Notes where an attribute was looked for, and where it was seen whether the entity is there."""
+        places[subject, name] = None
+        if field is not None and stand_in(field) is not None:
+            places.update(dict.fromkeys((subject, other) for other in self._groups[field.kind]))
 
     def _values(self, subject: str, name: str, field: Field | None, fill: bool) -> Sequence[Value]:
         found = self._source.values(subject, name)
@@ -183,7 +200,13 @@ class Puller:
         self._units += len(names)
         return any(self._source.values(subject, name) for name in names)
 
-    def _all(self, out: dict[str, Any], pattern: PullPattern, subject: str) -> None:
+    def _all(
+        self,
+        out: dict[str, Any],
+        pattern: PullPattern,
+        subject: str,
+        places: dict[tuple[str, str], None] | None,
+    ) -> None:
         """All that is there of an entity and that the pattern does not name."""
         if all(attribute.predicate for attribute in pattern.attributes):
             out["id"] = subject
@@ -191,6 +214,8 @@ class Puller:
         for name, value in self._source.about(subject):
             held.setdefault(name, []).append(value)
             self._units += 1
+        if places is not None:
+            places.update(dict.fromkeys((subject, name) for name in held))
         for group in sorted({kind_of(name) for name in held if name in self._fields}):
             for name in self._groups[group]:
                 instead = stand_in(self._fields[name])
@@ -320,7 +345,7 @@ class StandingPull:
         held = self._known.get(root)
         if held is None:
             visits = Visits()
-            pulled = self._puller.pull(self.pattern, root, visits)
+            pulled = self._look(root, visits)
             held = self._known[root] = pulled, tuple(visits.subjects), tuple(visits.ends)
             for subject in held[1]:
                 _link(self._by_subject, subject, root)
@@ -329,6 +354,9 @@ class StandingPull:
             if self._readers is not None:
                 self._readers.enter(self, held[1], held[2])
         return held[0]
+
+    def _look(self, root: str, visits: Visits) -> Pulled:
+        return self._puller.pull(self.pattern, root, visits)
 
     def touched(self, removed: Iterable[Triple], added: Iterable[Triple]) -> list[str]:
         """The roots whose values these changes may have changed; forgets nothing."""

@@ -64,6 +64,19 @@ class PullPattern:
         return frozenset(each.predicate for each in self.attributes if not each.reverse)
 
     @cached_property
+    def leads(self) -> frozenset[str]:
+        """The predicates that lead from one entity to others, at every level."""
+        found: set[str] = set()
+        pending = [self]
+        while pending:
+            for each in pending.pop().attributes:
+                if each.reverse or each.recursive or each.nested is not None:
+                    found.add(each.predicate)
+                if each.nested is not None:
+                    pending.append(each.nested)
+        return frozenset(found)
+
+    @cached_property
     def reads(self) -> tuple[frozenset[str] | None, frozenset[str]]:
         """The predicates that are read forward (None: any) and in reverse, at every level."""
         ahead: set[str] = set()

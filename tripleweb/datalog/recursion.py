@@ -186,6 +186,10 @@ class Recursion:
         self.relations: dict[str, Relation] = {}
         self._made: dict[str, Component] = {}  # by component of the program, or by name
 
+    def bodies(self) -> list[tuple[str, Body]]:
+        """What derives the relations, those of demands among them."""
+        return [pair for component in self._made.values() for pair in component.bodies]
+
     def compile(self, scope: Scope, asked: Iterable[Body]) -> list[Component]:
         """The components that these bodies ask, ready to run, those first that others read."""
         left = list(self._made.values())

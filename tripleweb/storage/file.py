@@ -15,6 +15,7 @@ import sqlite3
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -130,6 +131,7 @@ class DatabaseFile:
         self._readers: set[sqlite3.Connection] = set()
         self._wal = Path(f"{path}-wal")
         self._wal_bytes_max = WAL_BYTES_MAX
+        _files.add(self)
         with self._errors():
             unclean = self._wal.exists() and self._wal.stat().st_size > 0
             # made beforehand, so that nobody else may read it
@@ -288,9 +290,11 @@ class DatabaseFile:
 
     def close(self) -> None:
         """Leaves one file without side files behind, unless it was forked, has failed or is still being read."""
+        if os.getpid() != self._pid:  # whose lock a thread of the parent may hold for ever
+            self._closed = True
+            return
         with self._lock:
-            if self._closed or os.getpid() != self._pid:
-                self._closed = True
+            if self._closed:
                 return
             self._closed = True
             for reader in list(self._readers):
@@ -330,3 +334,19 @@ def delete_database(path: Path) -> None:
     """Deletes a closed database file and its side files; the file first, so that no half of it is taken for all."""
     for name in (path, *(Path(f"{path}{ending}") for ending in SIDE_FILES)):
         name.unlink(missing_ok=True)
+
+
+_files: weakref.WeakSet[DatabaseFile] = weakref.WeakSet()
+
+
+def _keep_for_ever() -> None:
+    """In a fork: a connection that is closed there, or only freed, would write the parent's log back and delete it."""
+    for file in list(_files):
+        for connection in (getattr(file, "_connection", None), *file._readers):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+if hasattr(os, "register_at_fork"):
+    import ctypes
+
+    os.register_at_fork(after_in_child=_keep_for_ever)

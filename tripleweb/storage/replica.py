@@ -21,7 +21,7 @@ from __future__ import annotations
 import gc
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -42,6 +42,7 @@ from tripleweb.sync.records import (
     LocalCommit,
     LocalState,
     Pending,
+    lost,
     worth_keeping,
 )
 from tripleweb.terms import Ref
@@ -262,22 +263,12 @@ class ReplicaFile:
                             "SELECT number, id, time, changes FROM outbox ORDER BY number"
                         )
                     ],
-                    fates=worth_keeping(
-                        [
-                            Fate(
-                                time,
-                                subject,
-                                predicate,
-                                tuple(msgspec.json.decode(value)),
-                                outcome,
-                                by,
-                                reason,
-                            )
-                            for time, subject, predicate, value, outcome, by, reason in connection.execute(
-                                'SELECT time, subject, predicate, value, outcome, "by", reason FROM fates ORDER BY n'
-                            )
-                        ]
-                    ),
+                    fates=[
+                        Fate(time, subject, predicate, tuple(msgspec.json.decode(value)), outcome, by, reason)
+                        for time, subject, predicate, value, outcome, by, reason in connection.execute(
+                            'SELECT time, subject, predicate, value, outcome, "by", reason FROM fates ORDER BY n'
+                        )
+                    ],
                     meta={
                         name: msgspec.json.decode(value)
                         for name, value in connection.execute("SELECT name, value FROM meta")
@@ -286,6 +277,11 @@ class ReplicaFile:
                 )
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             raise StorageError(f"{self._path} is damaged: {error}") from error
+        found, state.fates = state.fates, worth_keeping(state.fates)
+        if forgotten := lost(found) - lost(
+            state.fates
+        ):  # not yet by `_sweep_fates`; the session goes on from here
+            state.meta["forgotten"] = state.meta.get("forgotten", 0) + forgotten
         if self.due:
             for _ in self.compact(state.registers):
                 pass
@@ -419,6 +415,21 @@ def _pieces(commit: LocalCommit) -> list[bytes]:
     return rows
 
 
+def check_belongs(replica: Replica, state: LocalState, app: str) -> None:
+    """Raises `StorageError` for a replica of another app: it is of one for ever, or of none (""). What a local store
+    holds, no server would ever hear of, and what a server does not have, the first load would take away."""
+    owner = state.meta.get("app")
+    if owner is None:
+        replica.save(LocalCommit(meta={"app": app}))
+    elif owner != app:
+        what = (
+            f"a replica of the app {owner!r}: connect to that"
+            if owner
+            else "a store without a server: open it"
+        )
+        raise StorageError(f"{replica.path} is {what}")
+
+
 def adopt(folder: str | os.PathLike[str], durability: Durability = "process") -> ReplicaFile:
     """A replica of `folder` that no running session holds: one with unsent transactions first, then the one used
     last; a new one where there is none. Sessions of several processes may choose at the same time.
@@ -455,6 +466,29 @@ def adopt(folder: str | os.PathLike[str], durability: Durability = "process") ->
         raise
     finally:
         choosing.release()
+
+
+def unsent(folder: str | os.PathLike[str], besides: Collection[str] = ()) -> ReplicaFile | None:
+    """A replica of `folder` with unsent transactions that no running session holds, other than those at the paths
+    `besides`; None if there is none, or somebody else is choosing. Raises `StorageError`."""
+    place = Path(folder)
+    try:
+        choosing = OwnerLock(place / "adopt.lock", place)
+    except StoreLockedError:
+        return None
+    try:
+        for path in sorted(place.glob("*" + ENDING)):
+            if os.path.realpath(path) not in besides:
+                try:
+                    found = ReplicaFile(path)
+                except StoreLockedError:
+                    continue
+                if found.unsent:
+                    return found
+                found.close()
+    finally:
+        choosing.release()
+    return None
 
 
 def _last_used(path: Path) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.ids import nano_id
 from tripleweb.storage.file import OwnerLock
-from tripleweb.storage.replica import ENDING, Durability, ReplicaFile, adopt
+from tripleweb.storage.replica import ENDING, Durability, ReplicaFile, adopt, unsent
 
 Identity = tuple[str, str]  # server id, user
 
@@ -64,11 +65,19 @@ class Shelf:
         waiting = self.root / "unknown" / _name(url) / _name(app)
         if identity is None:
             return adopt(waiting, durability)
-        server, user = identity
-        home = self.root / _name(server) / _name(app) / _name(user)
+        home = self._home(app, identity)
         if waiting.is_dir():
             self._bring(waiting, home, identity)
         return adopt(home, durability)
+
+    def unsent(self, app: str, identity: Identity, besides: Collection[str] = ()) -> ReplicaFile | None:
+        """A replica with unsent writes that no running session holds and that is not at one of the paths `besides`."""
+        home = self._home(app, identity)
+        return unsent(home, besides) if home.is_dir() else None
+
+    def _home(self, app: str, identity: Identity) -> Path:
+        server, user = identity
+        return self.root / _name(server) / _name(app) / _name(user)
 
     def _bring(self, waiting: Path, home: Path, identity: Identity) -> None:
         """Moves the files of `waiting` that belong to `identity`, or to nobody yet, and that nobody holds."""

@@ -20,10 +20,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -37,6 +37,7 @@ from tripleweb.sync.messages import change_from_wire, decode_committed
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 from tripleweb.terms import Ref, Value, date_text, kind, parse_date
 
+T = TypeVar("T")
 TENANT_FORM = "tripleweb tenant 1"
 TENANT_TABLES = """
 CREATE TABLE log (seq INTEGER PRIMARY KEY, replica TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL,
@@ -51,9 +52,9 @@ CREATE TABLE triples (subject TEXT NOT NULL, predicate TEXT NOT NULL, object, ob
 TAIL_BYTES_MAX = 16 << 20
 
 _ENTRY = 'SELECT seq, replica, number, id, "by", at, body FROM log '
-_PUT_TRIPLE = """
-INSERT INTO triples (subject, predicate, slot, object, object_type, hlc, deleted, seq, tx, author)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_PUT_TRIPLES = """
+INSERT INTO triples (subject, predicate, slot, object, object_type, hlc, deleted, seq, tx, author) VALUES """
+_OUTRANKING = """
 ON CONFLICT (subject, predicate, slot) DO UPDATE SET object = excluded.object, object_type = excluded.object_type,
     hlc = excluded.hlc, deleted = excluded.deleted, seq = excluded.seq, tx = excluded.tx, author = excluded.author
 WHERE excluded.hlc > hlc
@@ -186,12 +187,13 @@ class SqliteTenant:
             self._file.ease()
             with self._file.transaction() as connection:
                 self._check_continues(commit)
-                connection.executemany(
-                    'INSERT INTO log (seq, replica, number, id, "by", at, body) VALUES (?, ?, ?, ?, ?, ?, ?)',
+                _insert(
+                    connection,
+                    'INSERT INTO log (seq, replica, number, id, "by", at, body) VALUES ',
                     [(e.seq, e.replica, e.number, e.id, e.by, e.at, e.body) for e in commit.entries],
                 )
-                connection.executemany(
-                    "INSERT INTO receipts (replica, number, id, body) VALUES (?, ?, ?, ?)", commit.receipts
+                _insert(
+                    connection, "INSERT INTO receipts (replica, number, id, body) VALUES ", commit.receipts
                 )
                 rows = commit.replicas.items()
                 connection.executemany(
@@ -235,49 +237,83 @@ class SqliteTenant:
         """Merges the next registers; returns how many, and where that leaves off: the last entry that is in the
         table, how many registers of the next one are, and that one."""
         moved, folded, part, entry = 0, self._folded, self._part, self._folding
+        pieces: list[tuple[Entry, tuple[Change, ...]]] = []
+        begin = folded if entry is None else folded + 1
+        rows = connection.execute(_ENTRY + "WHERE seq > ? ORDER BY seq LIMIT ?", (begin, limit))
         while moved < limit and folded < self._seq:
             if entry is None:
-                row = connection.execute(_ENTRY + "WHERE seq = ?", (folded + 1,)).fetchone()
-                if row is None:
+                row = rows.fetchone()
+                if row is None or row[0] != folded + 1:
                     raise StorageError(f"{self._file.path} is damaged: the log has no entry {folded + 1}")
                 entry = self._entry(row)
             piece = entry.registers[part : part + limit - moved]
-            self._merge(connection, entry, piece)
+            pieces.append((entry, piece))
             moved += max(len(piece), 1)
             part += len(piece)
             if part >= len(entry.registers):
                 folded, part, entry = folded + 1, 0, None
+        rows.close()
+        self._merge(connection, pieces)
         return moved, folded, part, entry
 
-    def _merge(self, connection: sqlite3.Connection, entry: Entry, registers: tuple[Change, ...]) -> None:
-        buried: dict[str, bool] = {}
-        for change in registers:
-            subject = change.subject
-            if subject not in buried:
-                found = connection.execute(
-                    "SELECT 1 FROM triples WHERE subject = ? AND predicate = ? AND slot = ?",
-                    (subject, DELETED, SINGLE),
-                )
-                buried[subject] = found.fetchone() is not None
-            if change.predicate == DELETED:
-                if not buried[subject]:
-                    connection.execute("DELETE FROM triples WHERE subject = ?", (subject,))
-                    buried[subject] = True
-            elif buried[subject]:
-                continue
-            held, named = to_columns(change.value)
-            deleted = change.predicate == DELETED or (change.value is None and change.slot != RESET)
-            hlc = stamp_text(change.time, change.replica)
-            connection.execute(
-                _PUT_TRIPLE,
-                (
-                    *(subject, change.predicate, change.slot, held, named, hlc, deleted),
-                    *(entry.seq, entry.id, entry.by),
-                ),
-            )
+    def _merge(
+        self, connection: sqlite3.Connection, pieces: Sequence[tuple[Entry, tuple[Change, ...]]]
+    ) -> None:
+        buried = _buried(connection, {change.subject for _, piece in pieces for change in piece})
+        rows: list[tuple[Any, ...]] = []
+        for entry, piece in pieces:
+            for change in piece:
+                subject = change.subject
+                if change.predicate == DELETED:
+                    if subject not in buried:
+                        _insert(connection, _PUT_TRIPLES, rows, _OUTRANKING)
+                        rows.clear()
+                        connection.execute("DELETE FROM triples WHERE subject = ?", (subject,))
+                        buried.add(subject)
+                elif subject in buried:
+                    continue
+                held, named = to_columns(change.value)
+                deleted = change.predicate == DELETED or (change.value is None and change.slot != RESET)
+                hlc = stamp_text(change.time, change.replica)
+                row = subject, change.predicate, change.slot, held, named, hlc, deleted
+                rows.append((*row, entry.seq, entry.id, entry.by))
+        _insert(connection, _PUT_TRIPLES, rows, _OUTRANKING)
 
     def close(self) -> None:
         self._file.close()
+
+
+def _pieces(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Values for statements with many of them: each step of SQLite's lets go of the interpreter's lock, and getting it
+    back from a busy event loop takes longer than the row. Few different sizes, so that statements stay prepared."""
+    at = 0
+    for many in (64, 8, 1):
+        while len(values) - at >= many:
+            yield values[at : at + many]
+            at += many
+
+
+def _insert(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]], ending: str = ""
+) -> None:
+    """`statement` up to its VALUES; `ending` is what follows them."""
+    for piece in _pieces(rows):
+        row = f"({', '.join('?' * len(piece[0]))})"
+        values = [value for each in piece for value in each]
+        connection.execute(statement + ", ".join([row] * len(piece)) + ending, values)
+
+
+def _buried(connection: sqlite3.Connection, subjects: set[str]) -> set[str]:
+    """Those that are in the graveyard."""
+    found: set[str] = set()
+    for piece in _pieces(sorted(subjects)):
+        rows = connection.execute(
+            "SELECT subject FROM triples WHERE predicate = ? AND slot = ? AND subject IN"
+            f" ({', '.join('?' * len(piece))})",
+            (DELETED, SINGLE, *piece),
+        )
+        found.update(row[0] for row in rows)
+    return found
 
 
 def _outranks(new: Any, new_type: str | None, old: Any, old_type: str | None) -> bool:

@@ -95,7 +95,7 @@ class Writer:
     `limit` bounds what may wait in all; `submit` raises `StorageError` beyond it.
     """
 
-    def __init__(self, post: Post, *, threads: int = 2, limit: int = 10_000, rest: float = 0.05) -> None:
+    def __init__(self, post: Post, *, threads: int = 2, limit: int = 10_000, rest: float = 0.25) -> None:
         self._post = post
         self._limit = limit
         self._lanes = [_Lane(f"tripleweb-writer-{n}", rest) for n in range(threads)]

@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from tripleweb.change import COUNTER, DELETED, Change, Key
-from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text, unpack
+from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp
 from tripleweb.errors import ProtocolError, TriplewebError
 from tripleweb.ids import nano_id, replica_id
 from tripleweb.store import Delta, Store, net
@@ -27,15 +29,14 @@ from tripleweb.sync.messages import (
     Hello,
     Part,
     Poke,
-    PushedTransaction,
     Receipt,
     ServerFrame,
     Subscription,
     Welcome,
 )
 from tripleweb.sync.order import Arrivals, in_time
-from tripleweb.sync.records import FATES_MAX, LOST_MAX, Fate, LocalCommit, LocalState, Pending
-from tripleweb.terms import to_wire
+from tripleweb.sync.outbox import fates_of, pushes
+from tripleweb.sync.records import LocalCommit, LocalState, Pending
 from tripleweb.transaction import Transaction
 
 APP = "app"  # the subscription to the whole app
@@ -99,11 +100,15 @@ class ClientCore:
         self.outbox: dict[int, Pending] = {p.number: p for p in sorted(state.pending, key=lambda p: p.number)}
         self.cursors: dict[str, int] = dict(meta.get("cursors", {}))
         self.epoch: str = meta.get("epoch", "")
+        self.at: int = int(meta.get("at", 0))  # the seq of the last poke
+        self.ticket: str = meta.get("ticket", "")  # under which the server knows what is held here
+        self.features: list[str] = []  # of the server
         self.server_id: str = meta.get("server", "")
         self.user: str = meta.get("user", "")
         self.role: str = ""
         self.session: str = ""
-        self.offset_ms = 0  # the server's clock minus ours
+        self.offset_ms = 0  # the server's clock minus ours,
+        self._doubt_ms = 0  # which is so far from being sure
         self.seen: int = int(meta.get("seen", 0))  # the latest time of a stamp that came from the server
         self.state = "local" if local else "offline"
         self.reason = ""
@@ -112,6 +117,7 @@ class ClientCore:
         self._random_bytes = random_bytes
         self._live: set[str] = set()  # triples subscriptions that came to life on this connection
         self._arrivals = Arrivals()
+        self.progress = self._arrivals.progress
         self._said = 0  # frames since hello, pings aside
         self._hello_due = False
         self._hello_ms = 0  # when hello left, by our clock
@@ -134,7 +140,9 @@ class ClientCore:
     @property
     def caught_up(self) -> bool:
         """True if every triples subscription has come to life on this connection: nothing older is still on its way."""
-        return all(s.id in self._live for s in self.subscriptions.values() if s.kind == "triples")
+        return self.state == "online" and all(
+            s.id in self._live for s in self.subscriptions.values() if s.kind == "triples"
+        )
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -183,9 +191,23 @@ class ClientCore:
             self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
 
     def unsubscribe(self, name: str) -> None:
-        if self.subscriptions.pop(name, None) is not None and self._introduced:
+        subscription = self.subscriptions.pop(name, None)
+        if subscription is not None and self._introduced:
             self._queue.append(messages.Unsubscribe(name))
         self._live.discard(name)
+        self._arrivals.loads.pop(name, None)
+        if subscription is not None and not messages.is_whole(subscription):
+            self.cursors.pop(name, None)  # what it brought will be forgotten
+
+    def is_live(self, name: str) -> bool:
+        """True if what a subscription asks for is here, as the server has it but for what is on its way."""
+        return name in self._live
+
+    def ask(self, frame: ClientFrame) -> bool:
+        """Sends a frame that is answered by `Update.frame`; False where there is nobody to be asked."""
+        if self.state == "online":
+            self._queue.append(frame)
+        return self.state == "online"
 
     @property
     def _introduced(self) -> bool:
@@ -209,7 +231,7 @@ class ClientCore:
         self._hello_due = True
         self._ahead = None
         self._live.clear()
-        self._arrivals = Arrivals()
+        self._arrivals.begin()
         self._queue.clear()
 
     def _hello(self, now_ms: int) -> Hello:
@@ -217,7 +239,7 @@ class ClientCore:
         self._hello_ms = now_ms
         self._confirmed = self.decided
         self._said = 0
-        self._arrivals.await_all(self.subscriptions.values())
+        self._arrivals.begin(self.subscriptions.values())
         return Hello(
             (PROTOCOL, PROTOCOL),
             self.replica,
@@ -225,12 +247,16 @@ class ClientCore:
             self.next,
             self.decided,
             now_ms,
+            features=[messages.LINEAGE],
             subscriptions=[self._with_cursor(s) for s in self.subscriptions.values()],
+            ticket=self.ticket,
+            at=(self.epoch, self.at) if self.epoch else None,
         )
 
     def _with_cursor(self, subscription: Subscription) -> Subscription:
         at = self.cursors.get(subscription.id)
         subscription.cursor = None if at is None or subscription.kind != "triples" else (self.epoch, at)
+        subscription.have = self.progress(subscription.id)[0]
         return subscription
 
     def frames_to_send(self, now_ms: int) -> list[ClientFrame]:
@@ -261,29 +287,11 @@ class ClientCore:
 
     def _pushes(self) -> list[ClientFrame]:
         """The pending transactions that were not yet pushed on this connection, in frames of bounded size."""
-        frames: list[ClientFrame] = []
-        batch: list[PushedTransaction] = []
-        limits = self.limits
-        changes, size = 0, 0
-        first = next(iter(self.outbox), self.next)
-        for number in range(max(first, self._sent + 1), min(self.next, first + limits.in_flight_max)):
-            pending = self.outbox[number]
-            self._sent = number
-            stamp = stamp_text(pending.time, self.replica)
-            piece: list[messages.WireChange] = []
-            for change in pending.changes:
-                if changes >= limits.frame_changes_max or size >= limits.frame_bytes_max:
-                    if piece:
-                        batch.append(PushedTransaction(number, pending.id, stamp, piece, more=True))
-                    frames.append(messages.Push(batch))
-                    batch, piece, changes, size = [], [], 0, 0
-                piece.append(messages.change_to_wire(change))
-                changes += 1
-                size += messages.wire_bytes(change)
-            batch.append(PushedTransaction(number, pending.id, stamp, piece))
-        if batch:
-            frames.append(messages.Push(batch))
-        return frames
+        limits, first = self.limits, next(iter(self.outbox), self.next)
+        numbers = range(max(first, self._sent + 1), min(self.next, first + limits.in_flight_max))
+        self._sent = max(self._sent, numbers.stop - 1)
+        due = [self.outbox[number] for number in numbers]
+        return list(pushes(due, self.replica, limits.frame_changes_max, limits.frame_bytes_max))
 
     # -- receiving ---------------------------------------------------------------------------------------------
 
@@ -298,7 +306,7 @@ class ClientCore:
         elif isinstance(frame, Welcome):
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
-            self.offset_ms = frame.now - (frame.echo + now_ms) // 2
+            self._measure(frame.echo, frame.now, now_ms)
         elif isinstance(frame, Fault):
             self.reason = frame.message
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
@@ -311,12 +319,20 @@ class ClientCore:
             return Update(frame=frame)
         return Update()
 
+    def _measure(self, asked_ms: int, server_ms: int, now_ms: int) -> None:
+        """The offset lies between two bounds, unless our clock jumped meanwhile. What is known is kept while it fits
+        and is closer: then a jump is found out by the next answer, and a slow answer makes nothing worse."""
+        low, high = server_ms - now_ms, server_ms - asked_ms
+        if low <= high and (high - low <= self._doubt_ms or not low <= self.offset_ms <= high):
+            self.offset_ms, self._doubt_ms = (low + high) // 2, high - low
+
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
         if self.state != "connecting" or self._hello_due:
             raise ProtocolError("order", "a welcome came that nothing had asked for")
-        self.offset_ms = welcome.now - (self._hello_ms + now_ms) // 2
+        self._measure(self._hello_ms, welcome.now, now_ms)
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
         self.server_id = welcome.server
+        self.features = welcome.features
         self.clock.tolerance_ms = max(self.limits.tolerance_ms, welcome.tolerance)
         first = next(iter(self.outbox), self.next)
         if (
@@ -330,7 +346,7 @@ class ClientCore:
     def _poke(self, poke: Poke, now_ms: int) -> Update:
         self._check_joins(poke)
         try:
-            parts = [messages.register_from_wire(wire) for wire in self._arrivals.parts]
+            parts = [messages.register_from_wire(wire) for wire in self._arrivals.take(poke)]
             committed = [messages.decode_committed(body) for body in poke.transactions]
             entries = []
             for entry in committed:
@@ -344,9 +360,8 @@ class ClientCore:
             raise ProtocolError("malformed", str(error)) from None
         if any(r.number in self.outbox and self.outbox[r.number].id != r.id for r in poke.receipts):
             return self._rekey()  # the number was used by a copy of this replica
-        full = any(base is None for base in poke.cursors.values())
-        stood = max((self.cursors.get(name, 0) for name in self._live | poke.cursors.keys()), default=0)
-        told = [(in_time(receipt, stood), time, current) for receipt, time, current in told]
+        full = poke.reset or (messages.LINEAGE not in self.features and None in poke.cursors.values())
+        told = [(in_time(receipt, self._stood(poke)), time, current) for receipt, time, current in told]
         update, step = Update(), _Step()
         # the server's clock is at least where it was when it decided this
         latest = max([0, *(entry.at for entry in committed), *(receipt.at for receipt in poke.receipts)])
@@ -364,13 +379,14 @@ class ClientCore:
         for changes in entries if full else [parts, *entries]:
             step.deltas.append(self.store.apply(changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
-        self._arrivals.drop_parts()
-        self._put_pending_on_top(step, full)
-        self._stand_at(poke)
+        self._drop(poke.forget, step)
+        self._put_pending_on_top(step, full or bool(poke.forget))
+        self._stand_at(poke, full)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
             self.decided += 1
         if any(receipt.reload for receipt in update.receipts) and not full:
             self.cursors.clear()
+            self.ticket = ""
             self._introduce()
         commit = step.commit
         if full:
@@ -388,7 +404,17 @@ class ClientCore:
             "decided": self.decided,
             "clock": self.clock.last,
             "seen": self.seen,
+            "at": self.at,
         }
+        if poke.ticket or poke.reset:
+            self.ticket = commit.meta["ticket"] = poke.ticket
+            commit.meta["replica"] = self.replica  # whom the ticket is for, also if it never writes
+        if poke.cursors:
+            commit.meta["asked"] = [
+                msgspec.to_builtins(msgspec.structs.replace(one, cursor=None, have=0))
+                for one in self.subscriptions.values()
+                if one.kind == "triples" and one.id != APP
+            ]
         update.delta, update.commit = net(step.deltas), commit
         return update
 
@@ -400,11 +426,12 @@ class ClientCore:
         )
         self.clock.witness(self.seen, now_ms + self.offset_ms)
 
-    def _stand_at(self, poke: Poke) -> None:
+    def _stand_at(self, poke: Poke, full: bool) -> None:
         """Moves the cursors to where a poke leads."""
-        if poke.epoch != self.epoch:  # a cursor of another epoch means nothing in this one
+        if poke.epoch != self.epoch or full:  # a cursor of another epoch means nothing in this one
             self.cursors.clear()
-            self.epoch = poke.epoch
+            self.epoch, self.at = poke.epoch, 0
+        self.at = max(self.at, poke.seq)
         for name, base in poke.cursors.items():
             if name in self.subscriptions:
                 self._live.add(name)
@@ -417,6 +444,10 @@ class ClientCore:
         """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged. Nothing
         that belongs to it is missing."""
         self._arrivals.poke(poke, self.subscriptions, self.outbox)
+        if not poke.reset and self.ticket and (poke.epoch != self.epoch or poke.since > self.at):
+            raise ProtocolError(
+                "order", f"this replica stands at {self.at}, a poke from {poke.since} has a gap"
+            )
         for name in sorted(self._live | poke.cursors.keys()):
             since = poke.cursors.get(name, poke.since)
             at = self.cursors.get(name)
@@ -424,13 +455,19 @@ class ClientCore:
             if name in self.subscriptions and since is not None and not stands:
                 raise ProtocolError("order", f"{name!r} stands at {at}, a poke from {since} has a gap")
 
+    def _stood(self, poke: Poke) -> int:
+        """Up to where the server's word is here already."""
+        if self.ticket:
+            return self.at
+        return max((self.cursors.get(name, 0) for name in self._live | poke.cursors.keys()), default=0)
+
     def _settle(
         self, pending: Pending, receipt: Receipt, time: int, current: list[Change], step: _Step, full: bool
     ) -> None:
         """Takes a decided transaction out of the outbox, and the store to what the server says of it."""
         del self.outbox[pending.number]
         step.commit.decided.append(pending.number)
-        step.commit.fates.extend(self._fates(pending, receipt))
+        step.commit.fates.extend(fates_of(pending, receipt, self.limits.fates_max))
         if full:  # the load is newer than what the receipt remembers
             pass
         elif current or receipt.absent:
@@ -441,12 +478,32 @@ class ClientCore:
             keys = [change.key for change in current] + absent
             step.touched.update(dict.fromkeys(keys))
             step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
+        elif receipt.outcome == "rejected":
+            self._take_away(pending, step)
         else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
             self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
         if receipt.outcome == "applied":
             step.last = time
             if time < pending.time:
                 step.ahead = receipt
+
+    def _take_away(self, pending: Pending, step: _Step) -> None:
+        """Takes a rejected transaction out of the store. What stood there before is not known any more: it comes with
+        the load that follows, and until then nothing is shown there rather than what was rejected."""
+        gone: list[Key] = []
+        for change in pending.changes:
+            key = self._stored_key(change)
+            held = self.store.register(key)
+            if held is not None and change.slot == COUNTER:
+                before = held.value - change.value  # type: ignore[operator]
+                step.deltas.append(self.store.put([held._replace(value=before)]))  # type: ignore[arg-type]
+                step.touched[key] = None
+            elif held is not None and held.stamp == (pending.time, self.replica):
+                gone.append(key)
+        revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
+        step.deltas.append(self.store.put((), gone, revive))
+        step.commit.revive.extend(revive)
+        step.touched.update(dict.fromkeys(gone))
 
     def _put_again(self, pending: Pending, step: _Step, changes: list[Change]) -> None:
         """Applies changes of ours over what the server said; increments only where it has set our share."""
@@ -506,6 +563,12 @@ class ClientCore:
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
         step.deltas.append(self.store.put(parts, gone, revive))
 
+    def _drop(self, places: Iterable[tuple[str, str]], step: _Step) -> None:
+        """What is no longer followed is no longer here. That deletes nothing: it is not known here any more."""
+        gone = [register.key for place in places for register in self.store.registers_at(*place)]
+        step.deltas.append(self.store.put((), gone))
+        step.touched.update(dict.fromkeys(gone))
+
     def _put_pending_on_top(self, step: _Step, full: bool) -> None:
         """Applies what is pending to the registers that the server's word has touched."""
         for pending in self.outbox.values():
@@ -542,8 +605,11 @@ class ClientCore:
             "next": self.next,
             "decided": 0,
             "cursors": {},
+            "ticket": "",
             "clock": self.clock.last,
         }
+        self.ticket = ""
+        self._arrivals.loads.clear()
         self._introduce()
         return Update(net(deltas), commit)
 
@@ -554,24 +620,3 @@ class ClientCore:
             change.predicate,
             COUNTER + self.replica if change.slot == COUNTER else change.slot,
         )
-
-    def _fates(self, pending: Pending, receipt: Receipt) -> Iterable[Fate]:
-        lost = {index: (reason, by) for index, reason, by in receipt.lost}
-        written = unpack(pending.time)[0]
-        restamped = parse_stamp(receipt.stamp)[0] != pending.time
-        fallen = 0
-        for i, change in enumerate(pending.changes):
-            stands = i not in lost and receipt.outcome != "rejected"
-            if stands and i >= self.limits.fates_max:
-                continue
-            fallen += not stands
-            if fallen > LOST_MAX + FATES_MAX + 1:  # more than are kept: who keeps them sees that and says it
-                break
-            reason, by = lost.get(i, (receipt.reason, ""))
-            if receipt.outcome == "rejected":
-                outcome = "rejected"
-            elif i in lost:
-                outcome = "superseded"
-            else:
-                outcome = "restamped" if restamped else "applied"
-            yield Fate(written, change.subject, change.predicate, to_wire(change.value), outcome, by, reason)

@@ -15,9 +15,10 @@ slots mean), a *register* is the same with its stamp at the end.
 **Speaking.** The client speaks first:
 
     > {"t":"hello","protocol":[1,1],"replica":"0123456789ab","incarnation":"x7","next":8,"confirmed":5,
-    >  "now":1700000000000,"features":[],"subscriptions":[{"id":"app","kind":"triples","cursor":["e1",41]}]}
+    >  "now":1700000000000,"features":["lineage"],"ticket":"",
+    >  "subscriptions":[{"id":"app","kind":"triples","cursor":["e1",41]}]}
     < {"t":"welcome","protocol":1,"server":"s1","epoch":"e1","seq":44,"last":7,"user":"ada","session":"k3",
-    <  "role":"writer","now":1700000000002,"tolerance":60000,"features":[]}
+    <  "role":"writer","now":1700000000002,"tolerance":60000,"features":["lineage"]}
 
 `next` is the number that the replica's next transaction will have, `confirmed` the number up to which it has stored
 the receipts, `last` the highest number that the server has decided. A replica whose `next` is not above `last`, which
@@ -50,15 +51,48 @@ local commit. Nothing in it is not yet durable at the server.
     <  "receipts":[{"number":7,"id":"8Jp2","outcome":"applied","stamp":"018bcfe567000000-0123456789ab","seq":43}]}
 
 A cursor is (epoch, seq); the server numbers what it accepts, in commit order. `cursors` names the subscriptions that
-come to life with this poke and the seq from which they were caught up; null: from nothing, and what the client holds
-and this load does not contain is gone. Before such a poke come the registers, in any number of parts:
+come to life with this poke and the seq from which they were caught up; null: from nothing. Before such a poke come the
+registers, in any number of parts:
 
     < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]]}
 
 What a transaction too large for a frame has set also comes in parts before its poke, which has it without changes. A
 poke whose `since` lies beyond where the client stands (or the base of a subscription beyond its cursor) is refused by
 closing the connection and saying hello again; what overlaps is merged. A receipt comes with the poke that reaches the
-point where it was decided. A server without the feature `lineage` loads the whole app for every triples subscription.
+point where it was decided.
+
+**Only what is asked.** Where both ends have the feature `lineage`, a triples subscription may have a query, and brings
+what the query's answer depends on: places, a place being a subject with a predicate and all registers there.
+
+    > {"t":"subscribe","subscription":{"id":"q1","kind":"triples",
+    >  "query":"[:find ?n :in $ ?u :where [?u :user/name ?n]]","inputs":[["s","ada"]]}}
+    < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]],
+    <  "id":"q1","start":0,"upto":1,"of":1}
+    < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{"q1":null},"transactions":[],"receipts":[]}
+
+Parts with an `id` are kept aside until the poke that brings this subscription to life; others go on meanwhile. They
+have the places from `start` to `upto` of those that are to be sent, `of` by what is known now. Where a connection ends
+in the middle, the next hello says how many the client has (`have` of the subscription), and the load goes on there.
+From then on the connection is told each change of a place that one of its subscriptions needs or needed, a transaction
+without the changes of other places; a place that comes to be needed comes whole, in parts before the poke of the
+transaction that made it so. Instead of a query a subscription may have `predicates`, and brings all that has one of
+them (`"user/"`: one of a kind). What a replica pushes counts as asked for, until some minutes after it was decided.
+What is needed no more is told when it is no longer followed, and the client drops it last; that deletes nothing:
+
+    < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{},"transactions":[],"receipts":[],
+    <  "forget":[["ada","user/name"]]}
+
+A poke with `"reset":true` replaces what the client holds: what did not come in the parts before it is gone. It is the
+first poke after a hello, unless the server still knows what the replica holds: it keeps that for some minutes under the
+`ticket` that came with the last reset, which the hello says, beside where the replica stands (`at`). Without `lineage`
+every triples subscription is one of the whole app, and a null in `cursors` is a reset.
+
+What there is in an app, by predicate and number of triples, is asked by
+
+    > {"t":"describe","id":"d1"}
+    < {"t":"described","id":"d1","seq":44,"predicates":{"user/name":12}}
+
+**Displays** are subscriptions of kind `rows`:
 
     > {"t":"subscribe","subscription":{"id":"top","kind":"rows","query":"[:find ?n :where [_ :user/name ?n]]"}}
     < {"t":"rows","id":"top","epoch":"e1","seq":44,"reset":true,"columns":["n"],"added":[[["s","Ada"]]],"removed":[]}
@@ -67,14 +101,17 @@ point where it was decided. A server without the feature `lineage` loads the who
 
 **Nothing is missing.** A stream loses nothing; should a proxy or a fault of ours lose, repeat or overtake a frame, then
 that is noticed, and answered by closing and saying hello again. What a client sends after its hello (pings aside)
-counts itself in `n`, from 1; of a display's rows, so does each frame, and so do the parts of loads and those of each
-large transaction, whose `seq` they tell. A poke says of how many `parts` it is the end. The first poke after a welcome
-brings to life what hello has listed, receipts come in the order of their numbers, and one whose `seq` lies behind where
-the client stands has come too late for its `current`: the client loads again. An end that does not count (`n` and
-`parts` left out) is believed.
+counts itself in `n`, from 1. So does what a server makes for one connection alone, parts and pokes in one count (a poke
+that others are sent, too, has none: its `since` says what is missing), and of a display each frame of rows. Parts that
+belong to a transaction tell its `seq`, and count themselves within it; a poke says how many of those `parts` it has,
+which are of transactions from `since` to `seq`. The first poke after a welcome brings to life what hello has listed,
+where that is the whole app; receipts come in the order of their numbers, and one whose `seq` lies behind where the
+client stands has come too late for its `current`: the client loads again. An end that does not count (`n` and `parts`
+left out) is believed.
 
 **Receipts.** `outcome` is `applied` or `rejected` (then `reason` is one of `permission limits invalid guard`).
-`lost` lists changes that lost on arrival: `[index, reason, by]`, the reason being `newer`, `reset` or `deleted`.
+`lost` lists changes that lost on arrival: `[index, reason, by]`, the reason being `newer`, `reset` or `deleted`. Where
+there are very many, the rest is in `runs` of neighbours with one fate: `[first index, count, reason, by]`.
 `seq` is the point of the server's order where it was decided. `stamp` is the stamp that the server gave it: another
 than was pushed if that lay in the future (or behind the replica's own last). Whenever anything but "all applied as
 pushed" happened, `current` has the server's registers for what the transaction touched and `absent` the keys it has
@@ -83,7 +120,8 @@ none for; the client takes them over and puts what is still pending on top. Wher
 
 **Clock and life.** `{"t":"ping","now":…}` is answered by `{"t":"pong","now":SERVER,"echo":…}`. An error of protocol is
 answered by `{"t":"fault","code":…,"message":…}` and the end of the connection; codes: `malformed`, `protocol` (no
-common version), `size`, `order`, `forbidden`, `overload`, `replaced` (the replica connected again), `closing`.
+common version), `size`, `order`, `forbidden`, `overload`, `replaced` (the replica connected again), `closing`. A fault
+may have `"wait"`, milliseconds: come back no sooner, so that not everybody comes back at once.
 
 **The first format** of a change, one object a triple, is understood on the bulk endpoint and by imports; the tombstone
 is a triple `_deleted`:
@@ -99,13 +137,14 @@ from typing import Any
 
 import msgspec
 
-from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
+from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import BYTES_MAX, check_id, check_predicate
 from tripleweb.terms import TEXT_BYTES_MAX, Ref, Value, from_wire, kind, normalise, slot, to_wire
 
 PROTOCOL = 1
+LINEAGE = "lineage"  # the feature of loading what queries need
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000
 TRANSACTION_BYTES_MAX = 224 << 20  # of its changes; what carries them may take another frame
@@ -118,7 +157,7 @@ WireRegister = tuple[str, str, str, str, str | int | float | bool | None, str]
 
 
 class Subscription(msgspec.Struct, omit_defaults=True):
-    """What a client wants to hear. `query` None: the whole app (`triples` only)."""
+    """What a client wants to hear. Without `query` and `predicates`: the whole app (`triples` only)."""
 
     id: str
     kind: str = "triples"
@@ -126,6 +165,13 @@ class Subscription(msgspec.Struct, omit_defaults=True):
     inputs: list[Any] = []
     rules: str | None = None
     cursor: Cursor | None = None
+    predicates: list[str] = []
+    have: int = 0
+
+
+def is_whole(subscription: Subscription) -> bool:
+    """True if a triples subscription is one of the whole app."""
+    return subscription.query is None and not subscription.predicates
 
 
 class PushedTransaction(msgspec.Struct, omit_defaults=True):
@@ -134,6 +180,11 @@ class PushedTransaction(msgspec.Struct, omit_defaults=True):
     stamp: str
     changes: list[WireChange]
     more: bool = False
+
+    def keys(self, replica: str) -> list[Key]:
+        """The registers that it is to set, as a transaction of `replica`."""
+        share = COUNTER + replica
+        return [(s, p, share if place == COUNTER else place) for s, p, place, _, _ in self.changes]
 
 
 class Receipt(msgspec.Struct, omit_defaults=True):
@@ -148,8 +199,30 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     reason: str = ""
     lost: list[tuple[int, str, str]] = []
     current: list[WireRegister] = []
-    absent: list[tuple[str, str, str]] = []
+    absent: list[Key] = []
     reload: bool = False
+    runs: list[tuple[int, int, str, str]] = []
+
+    def lose(self, index: int, reason: str, by: str, singly: int) -> None:
+        """Notes that a change lost; the indexes come in order. At most `singly` of them stand in `lost`."""
+        if len(self.lost) < singly:
+            self.lost.append((index, reason, by))
+            return
+        first, count, *fate = self.runs[-1] if self.runs else (0, 0)
+        if first + count == index and fate == [reason, by]:
+            self.runs[-1] = (first, count + 1, reason, by)
+        else:
+            self.runs.append((index, 1, reason, by))
+
+    @property
+    def losses(self) -> dict[int, tuple[str, str]]:
+        """index -> (reason, by) of every change that lost."""
+        singly = {index: (reason, by) for index, reason, by in self.lost}
+        return singly | {
+            index: (reason, by)
+            for first, count, reason, by in self.runs
+            for index in range(first, first + count)
+        }
 
 
 class Committed(msgspec.Struct, omit_defaults=True):
@@ -173,6 +246,8 @@ class Hello(msgspec.Struct, tag_field="t", tag="hello", omit_defaults=True):
     now: int
     features: list[str] = []
     subscriptions: list[Subscription] = []
+    ticket: str = ""
+    at: Cursor | None = None
 
 
 class Push(msgspec.Struct, tag_field="t", tag="push", omit_defaults=True):
@@ -191,6 +266,11 @@ class Subscribe(msgspec.Struct, tag_field="t", tag="subscribe", omit_defaults=Tr
 
 
 class Unsubscribe(msgspec.Struct, tag_field="t", tag="unsubscribe", omit_defaults=True):
+    id: str
+    n: int = 0
+
+
+class Describe(msgspec.Struct, tag_field="t", tag="describe", omit_defaults=True):
     id: str
     n: int = 0
 
@@ -216,6 +296,10 @@ class Welcome(msgspec.Struct, tag_field="t", tag="welcome", omit_defaults=True):
 
 class Part(msgspec.Struct, tag_field="t", tag="part", omit_defaults=True):
     registers: list[WireRegister]
+    id: str = ""
+    start: int = 0
+    upto: int = 0
+    of: int = 0
     seq: int = 0
     n: int = 0
 
@@ -227,7 +311,11 @@ class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):
     cursors: dict[str, int | None] = {}
     transactions: list[msgspec.Raw] = []
     receipts: list[Receipt] = []
+    forget: list[tuple[str, str]] = []
+    reset: bool = False
+    ticket: str = ""
     parts: int = 0
+    n: int = 0
 
 
 class Rows(msgspec.Struct, tag_field="t", tag="rows", omit_defaults=True):
@@ -247,18 +335,25 @@ class Failed(msgspec.Struct, tag_field="t", tag="failed"):
     message: str
 
 
+class Described(msgspec.Struct, tag_field="t", tag="described"):
+    id: str
+    seq: int
+    predicates: dict[str, int]
+
+
 class Pong(msgspec.Struct, tag_field="t", tag="pong"):
     now: int
     echo: int
 
 
-class Fault(msgspec.Struct, tag_field="t", tag="fault"):
+class Fault(msgspec.Struct, tag_field="t", tag="fault", omit_defaults=True):
     code: str
     message: str
+    wait: int = 0
 
 
-ClientFrame = Hello | Push | Confirm | Subscribe | Unsubscribe | Ping
-ServerFrame = Welcome | Part | Poke | Rows | Failed | Pong | Fault
+ClientFrame = Hello | Push | Confirm | Subscribe | Unsubscribe | Describe | Ping
+ServerFrame = Welcome | Part | Poke | Rows | Failed | Described | Pong | Fault
 
 _encoder = msgspec.json.Encoder()
 _pack = msgspec.json.Encoder(enc_hook=str).encode  # a reference is text

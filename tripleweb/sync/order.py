@@ -1,18 +1,20 @@
-"""Whether a frame is missing, came twice or was overtaken: what both sides count.
+"""Whether a frame is missing, came twice or was overtaken: what both sides count, and what came of it so far.
 
 A stream does none of that; a proxy, a relay or a fault of ours might. Then it is noticed before anything is applied,
-and answered by closing the connection and saying hello again. An end that does not count (0) is believed.
+and answered by closing the connection and saying hello again. An end that does not count (0) is believed. Parts are
+kept here until the poke that they belong to has come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 
 import msgspec
 
 from tripleweb.errors import ProtocolError
-from tripleweb.sync.messages import Part, Poke, Receipt, Rows, Subscription, WireRegister
+from tripleweb.sync.messages import Part, Poke, Receipt, Rows, Subscription, WireRegister, is_whole
 
 
 class Count:
@@ -27,31 +29,50 @@ class Count:
         return n not in (0, self.last)
 
 
+@dataclass(slots=True)
+class Loaded:
+    """What has come of a subscription so far: places up to `upto`, of how many."""
+
+    registers: list[WireRegister] = field(default_factory=list)
+    upto: int = 0
+    of: int = 0
+
+
 class Arrivals:
-    """What came to a client since its hello."""
+    """What came to a client since its hello; what has come of subscriptions of which not all is here stays beyond."""
 
     def __init__(self) -> None:
-        self.parts: list[WireRegister] = []
-        self.awaited: set[str] = set()  # that hello has listed: the first poke brings them to life
-        self._parts_of: list[int] = []  # the transactions that the parts belong to, 0: to a load
-        self._numbered: dict[int, Count] = {0: Count()}  # likewise
+        self.loads: dict[str, Loaded] = {}
+        self.begin()
+
+    def begin(self, subscriptions: Iterable[Subscription] = ()) -> None:
+        """A hello lists these. Where the whole app is among them, the first poke brings all to life."""
+        wanted = [one for one in subscriptions if one.kind == "triples"]
+        self.awaited = {one.id for one in wanted} if any(map(is_whole, wanted)) else set()
+        self._parts: list[WireRegister] = []
+        self._parts_of: list[int] = []  # the transactions that told parts belong to
+        self._told: dict[int, Count] = {}  # likewise
+        self._own = Count()  # what was made for this connection alone
         self._rows: dict[str, int] = {}  # display -> the number of its last rows
 
-    def await_all(self, subscriptions: Iterable[Subscription]) -> None:
-        """Hello lists these."""
-        self.awaited = {s.id for s in subscriptions if s.kind == "triples"}
-
     def part(self, part: Part) -> None:
-        if self._numbered.setdefault(part.seq, Count()).skips(part.n):
-            raise ProtocolError("order", f"part {part.n} of {part.seq} came out of its order")
-        self.parts.extend(part.registers)
-        self._parts_of.append(part.seq)
-
-    def drop_parts(self) -> None:
-        """A poke has taken them."""
-        self.parts.clear()
-        self._parts_of.clear()
-        self._numbered = {0: self._numbered[0]}
+        counted = self._told.setdefault(part.seq, Count()) if part.seq else self._own
+        if (part.seq or part.n) and counted.skips(part.n):
+            raise ProtocolError("order", f"part {part.n} of {part.seq} came where {counted.last} was due")
+        if part.seq:
+            self._parts_of.append(part.seq)
+        if not part.id:
+            self._parts.extend(part.registers)
+            return
+        if part.start == 0:
+            self.loads[part.id] = Loaded()
+        load = self.loads.get(part.id)
+        if load is None or load.upto != part.start:
+            raise ProtocolError(
+                "order", f"a part from {part.start} of {part.id!r} does not go on where it stood"
+            )
+        load.registers.extend(part.registers)
+        load.upto, load.of = part.upto, part.of
 
     def rows(self, rows: Rows) -> None:
         """Rows follow on those before them, or are the first of a subscription."""
@@ -60,10 +81,12 @@ class Arrivals:
             raise ProtocolError("order", f"rows {rows.n} of {rows.id!r} came where {due} were due")
         self._rows[rows.id] = rows.n
 
-    def poke(self, poke: Poke, subscribed: Collection[str], outbox: Collection[int]) -> None:
+    def poke(self, poke: Poke, subscribed: Mapping[str, Subscription], outbox: Collection[int]) -> None:
         """Nothing that belongs to a poke is missing."""
-        within = sum(1 for seq in self._parts_of if not seq or poke.since < seq <= poke.seq)
-        if poke.parts and not poke.parts == within == len(self._parts_of):
+        if poke.n and self._own.skips(poke.n):
+            raise ProtocolError("order", f"poke {poke.n} came where {self._own.last} was due")
+        within = sum(1 for seq in self._parts_of if poke.since <= seq <= poke.seq)
+        if poke.parts != len(self._parts_of) or within != poke.parts:
             raise ProtocolError("order", f"a poke of {poke.parts} parts came with those of {self._parts_of}")
         missing = sorted(name for name in self.awaited if name in subscribed and name not in poke.cursors)
         if missing:
@@ -72,6 +95,23 @@ class Arrivals:
         told = [receipt.number for receipt in poke.receipts if receipt.number in outbox]
         if told != list(islice(outbox, len(told))):
             raise ProtocolError("order", f"receipts {told} came where {next(iter(outbox))} was due")
+
+    def take(self, poke: Poke) -> list[WireRegister]:
+        """The registers that came for a poke, which are kept no longer."""
+        come = list(self._parts)
+        for name in poke.cursors:
+            load = self.loads.pop(name, None)
+            if load is not None and not poke.reset:
+                come += load.registers
+        self._parts.clear()
+        self._parts_of.clear()
+        self._told = {seq: count for seq, count in self._told.items() if seq >= poke.seq}
+        return come
+
+    def progress(self, name: str) -> tuple[int, int]:
+        """(places that have come of a subscription, places there are, as far as is known)."""
+        load = self.loads.get(name)
+        return (0, 0) if load is None else (load.upto, load.of)
 
 
 def in_time(receipt: Receipt, stood: int) -> Receipt:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tripleweb.change import Change, Key
+from tripleweb.change import COUNTER, Change, Key
 
 FATES_MAX = 10_000
 LOST_MAX = 100_000
@@ -32,6 +32,11 @@ class Entry:
     at: int  # milliseconds, the server's clock
     body: bytes
     registers: tuple[Change, ...]  # what it set: the same changes with their stamps, shares as totals
+
+    def keys(self, replica: str) -> set[Key]:
+        """The registers that it would have set as a transaction of `replica`."""
+        share = COUNTER + replica
+        return {(s, p, share if place[:2] == COUNTER else place) for s, p, place, *_ in self.registers}
 
 
 @dataclass(slots=True)
@@ -106,6 +111,11 @@ def worth_keeping(fates: list[Fate]) -> list[Fate]:
     cut = max(0, len(fates) - FATES_MAX)
     lost = [fate for fate in fates[:cut] if fate.outcome in LOST]
     return lost[-LOST_MAX:] + fates[cut:]
+
+
+def lost(fates: list[Fate]) -> int:
+    """How many of them are of values that did not stand."""
+    return sum(fate.outcome in LOST for fate in fates)
 
 
 @dataclass(slots=True)

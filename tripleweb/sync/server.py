@@ -13,41 +13,36 @@ else. After a failed commit the core is thrown away and loaded again.
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from functools import partial
 
 import msgspec
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text
-from tripleweb.errors import ProtocolError, QueryError
+from tripleweb.errors import ProtocolError
 from tripleweb.ids import nano_id
-from tripleweb.store import Delta, Fate, Store
+from tripleweb.store import Fate, Store
 from tripleweb.sync import messages
-from tripleweb.sync.display import Display
+from tripleweb.sync.feed import Conn, Feed
 from tripleweb.sync.messages import (
     PROTOCOL,
     ClientFrame,
     Committed,
-    Failed,
     Fault,
     Hello,
-    Part,
     PushedTransaction,
     Receipt,
     ServerFrame,
-    Subscription,
     Welcome,
     register_to_wire,
 )
 from tripleweb.sync.order import Count
+from tripleweb.sync.readers import Readers
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
-from tripleweb.sync.tail import Tail, parts, pokes
+from tripleweb.sync.tail import Tail
 from tripleweb.terms import from_wire, to_wire
-
-Conn = Hashable
 
 _REPLICA = re.compile(r"[0-9a-z]{12}")
 _NUMBER_MAX = 1 << 53
@@ -75,7 +70,12 @@ class Limits:
     frame_bytes: int = 4 << 20  # where pokes and parts are cut
     receipt_bytes_max: int = 1 << 20  # what a receipt tells of the server's registers; beyond it, load again
     lost_max: int = 10_000  # changes of which a receipt says singly that they lost
+    unconfirmed_max: int = 100_000  # receipts that are kept for a replica
     unread_max: int = 1_000  # frames that wait for a connection that asks for more
+    news_max: int = 20_000  # transactions that wait for one that reads slowly
+    held_ms: int = 300_000  # how long one that is away is remembered, and what it wrote counts as asked for
+    lag_max: int = 1_000  # seqs behind, where nothing of it concerns a connection
+    own_max: int = 100_000  # places that count as asked for by having been written
     subscriptions_max: int = 1_000
     rows_max: int = 10_000
     query_units: int = 5_000_000
@@ -85,22 +85,12 @@ class Limits:
 @dataclass(slots=True)
 class _Connection:
     actor: Actor
+    feed: Feed
     replica: str = ""  # "" until hello
     incarnation: str = ""
-    seq: int = 0  # where its triples subscriptions stand
-    triples: dict[str, Subscription] = field(default_factory=dict)
-    displays: dict[str, Display] = field(default_factory=dict)
-    entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
-    loads: int = 0  # first loads still running
-    loaded: int = 0  # what they contain reaches up to this seq
-    parts: int = 0  # of them, sent since the last poke
-    numbered: int = 0  # and since hello
     heard: Count = field(default_factory=Count)  # frames since hello, pings aside
-    generation: int = 0  # of hello; work begun for an older one is dropped
-    receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
-    out: deque[tuple[int, ServerFrame]] = field(default_factory=deque)  # likewise
     partial: PushedTransaction | None = None
-    paused: bool = False
+    beyond: bool = False  # it is larger than a transaction may be: nothing of it is kept
     rekeying: bool = False  # what it pushes is ignored until it says hello again
 
 
@@ -124,8 +114,8 @@ class TenantCore:
         self.store.apply(state.registers)
         self.replicas = state.replicas
         self.connections: dict[Conn, _Connection] = {}
-        self._random_bytes = random_bytes
         self._tail = Tail(state.tail, state.seq, self.limits.tail_max)
+        self.readers = Readers(self, self.store, self._tail, self.limits, partial(nano_id, random_bytes, 12))
         self._receipts: dict[str, dict[int, tuple[str, Receipt, int]]] = {}
         for (replica, number), (tx_id, body) in sorted(state.receipts.items()):
             receipt = messages.decode_receipt(body)
@@ -133,26 +123,35 @@ class TenantCore:
         self._building = Commit(1, self.seq, self.clock.last)
         self._in_flight: Commit | None = None
         self._durable_batch = 0
-        self._jobs: deque[tuple[Conn, int, Iterator[None]]] = deque()
+        self._may_send = True  # False: nothing has happened since that could let a frame leave
 
     # -- connections -------------------------------------------------------------------------------------------
 
     def connect(self, conn: Conn, actor: Actor, now_ms: int) -> None:
         """A connection was opened by `actor`, who is authenticated."""
-        self.connections[conn] = _Connection(actor)
+        self.connections[conn] = _Connection(actor, Feed(conn))
 
     def disconnect(self, conn: Conn, now_ms: int) -> None:
         """A connection is gone; its work is dropped."""
-        self.connections.pop(conn, None)
+        link = self.connections.pop(conn, None)
+        if link is not None:
+            self.readers.leave(link.feed, now_ms)
 
     def pause(self, conn: Conn) -> None:
         """The connection reads slowly: it gets nothing new until `resume`, then one larger poke."""
         if conn in self.connections:
-            self.connections[conn].paused = True
+            self.connections[conn].feed.paused = True
 
     def resume(self, conn: Conn) -> None:
+        self._may_send = True
         if conn in self.connections:
-            self.connections[conn].paused = False
+            self.connections[conn].feed.paused = False
+            self.readers.due[self.connections[conn].feed] = None
+
+    def exceed(self, conn: Conn) -> None:
+        """The transaction that is coming in is too large: it is no longer kept, and rejected at its end."""
+        if conn in self.connections:
+            self.connections[conn].beyond = True
 
     def set_role(self, conn: Conn, role: str) -> None:
         """The actor's role changed; it holds from the next frame on."""
@@ -165,12 +164,14 @@ class TenantCore:
         link = self.connections.get(conn)
         if link is None:
             return
-        if len(link.out) > self.limits.unread_max:
+        if len(link.feed.out) > self.limits.unread_max:
             raise ProtocolError("overload", "much is asked for, and what is answered is not read")
+        if not isinstance(frame, (messages.Push, messages.Confirm)):  # these wait for a commit
+            self._may_send = True
         if isinstance(frame, Hello):
             self._hello(conn, link, frame, now_ms)
         elif isinstance(frame, messages.Ping):
-            link.out.append((0, messages.Pong(now_ms, frame.now)))
+            self.readers.say(link.feed, messages.Pong(now_ms, frame.now))
         elif not link.replica:
             if not link.rekeying:
                 raise ProtocolError("order", f"the first frame is hello, not {type(frame).__name__.lower()}")
@@ -182,12 +183,11 @@ class TenantCore:
         elif isinstance(frame, messages.Confirm):
             self._confirm(link.replica, frame.number)
         elif isinstance(frame, messages.Subscribe):
-            self._subscribe(conn, link, frame.subscription)
+            self.readers.subscribe(link.feed, frame.subscription)
         elif isinstance(frame, messages.Unsubscribe):
-            link.triples.pop(frame.id, None)
-            link.displays.pop(frame.id, None)
-            if link.entering.get(frame.id) is not None:  # a load under way is told to its end
-                del link.entering[frame.id]
+            self.readers.unsubscribe(link.feed, frame.id)
+        elif isinstance(frame, messages.Describe):
+            self.readers.describe(link.feed, frame.id)
 
     def _hello(self, conn: Conn, link: _Connection, hello: Hello, now_ms: int) -> None:
         low, high = hello.protocol
@@ -204,38 +204,36 @@ class TenantCore:
         # a client that keeps nothing says so by a `next` beyond every number; else a lost receipt is a lost tail
         shortened = row is not None and hello.confirmed < row.confirmed and hello.next < _NUMBER_MAX
         rekey = row is not None and (row.user != link.actor.user or hello.next <= last or shortened)
-        fresh = _Connection(link.actor, generation=link.generation + 1, out=link.out, rekeying=rekey)
-        self.connections[conn] = fresh
+        self.readers.leave(link.feed, now_ms)
+        feed = Feed(conn, link.feed.out, hello.replica, paused=link.feed.paused)
+        fresh = self.connections[conn] = _Connection(link.actor, feed, rekeying=rekey)
         if not rekey:
-            self._replace(conn, hello)
+            self._replace(conn, hello, now_ms)
             fresh.replica, fresh.incarnation = hello.replica, hello.incarnation
             self._confirm(hello.replica, hello.confirmed)
             for _, receipt, batch in self._receipts.get(hello.replica, {}).values():
-                fresh.receipts.append((batch, receipt))
+                feed.receipts.append((batch, receipt))
         actor, tolerance = link.actor, self.limits.tolerance_ms
         welcome = Welcome(
             PROTOCOL, self.server_id, self.epoch, self.durable_seq, last, actor.user, actor.session, actor.role,
-            now_ms, tolerance, rekey=rekey,
+            now_ms, tolerance, [messages.LINEAGE], rekey=rekey,
         )  # fmt: skip
-        fresh.out.append((0, welcome))
+        self.readers.say(feed, welcome)
         if not rekey:
-            fresh.seq = self.seq
-            for subscription in hello.subscriptions:
-                self._subscribe(conn, fresh, subscription)
+            self.readers.begin(feed, hello, now_ms)
 
-    def _replace(self, conn: Conn, hello: Hello) -> None:
+    def _replace(self, conn: Conn, hello: Hello, now_ms: int) -> None:
         """One replica, one connection: an older one is a half-open socket of the same process, or a copy."""
         for other, link in self.connections.items():
             if other != conn and link.replica == hello.replica:
-                self._expel(link, "this replica has connected again from elsewhere")
+                self._expel(link, "this replica has connected again from elsewhere", now_ms)
 
-    def _expel(self, link: _Connection, message: str) -> None:
+    def _expel(self, link: _Connection, message: str, now_ms: int) -> None:
         """Takes the identity from a connection: it has to say hello with another. All that it waited for is dropped."""
-        link.out.append((0, Fault("replaced", message)))
+        self.readers.leave(link.feed, now_ms)
+        link.feed = Feed(link.feed.conn, link.feed.out, paused=link.feed.paused)
+        self.readers.say(link.feed, Fault("replaced", message))
         link.replica, link.rekeying = "", True
-        link.generation += 1
-        for waiting in (link.triples, link.displays, link.entering, link.receipts):
-            waiting.clear()
 
     def _confirm(self, replica: str, number: int) -> None:
         row = self.replicas.get(replica)
@@ -256,22 +254,24 @@ class TenantCore:
                 raise ProtocolError("order", f"transaction {link.partial.number} is not finished")
             link.partial.changes.extend(pushed.changes)
             pushed = msgspec.structs.replace(link.partial, more=pushed.more)
-        if len(pushed.changes) > self.limits.transaction_changes_max:
-            raise ProtocolError(
-                "size", f"a transaction has at most {self.limits.transaction_changes_max:,} changes"
-            )
+        if link.beyond or len(pushed.changes) > self.limits.transaction_changes_max:
+            link.beyond, pushed.changes = True, []
         link.partial = pushed if pushed.more else None
         if pushed.more:
             return
+        beyond, link.beyond = link.beyond, False
         row = self.replicas.setdefault(link.replica, ReplicaRow(link.actor.user))
         if pushed.number > row.last + 1:
             raise ProtocolError("order", f"transaction {pushed.number} came where {row.last + 1} was due")
+        if pushed.number - row.confirmed > self.limits.unconfirmed_max:
+            raise ProtocolError("overload", "too many receipts are kept for this replica: confirm them first")
         if pushed.number <= row.last:
+            self._may_send = True
             held = self._receipts.get(link.replica, {}).get(pushed.number)
             if held is not None and held[0] == pushed.id:
-                link.receipts.append((held[2], held[1]))
+                self.readers.tell_receipt(link.feed, held[1], held[2])
             else:  # the number is taken by another transaction: this replica is a copy
-                self._expel(link, f"number {pushed.number} of this replica is taken")
+                self._expel(link, f"number {pushed.number} of this replica is taken", now_ms)
             return
         try:
             time, replica = parse_stamp(pushed.stamp)
@@ -280,7 +280,11 @@ class TenantCore:
         if replica != link.replica:
             raise ProtocolError("malformed", f"a stamp of replica {replica!r} from replica {link.replica!r}")
         known = self._tail.find(pushed.id)
-        if known is None or not self._is_copy(link, pushed, known):
+        if beyond:  # what it was to set is not known here any more
+            receipt = Receipt(
+                pushed.number, pushed.id, "rejected", pushed.stamp, self.seq, now_ms, "limits", reload=True
+            )
+        elif known is None or not self._is_copy(link, pushed, known):
             receipt = self._decide(link, row, pushed, time, now_ms)
         else:
             receipt = self._recall(link, pushed, known, now_ms)
@@ -289,7 +293,8 @@ class TenantCore:
         self._building.receipts.append((link.replica, pushed.number, pushed.id, messages.encode(receipt)))
         batch = self._building.batch
         self._receipts.setdefault(link.replica, {})[pushed.number] = (pushed.id, receipt, batch)
-        link.receipts.append((batch, receipt))
+        self.readers.wrote(link.feed, pushed.keys(link.replica), parse_stamp(receipt.stamp), now_ms)
+        self.readers.tell_receipt(link.feed, receipt, batch)
 
     def _decide(
         self, link: _Connection, row: ReplicaRow, pushed: PushedTransaction, sent_time: int, now_ms: int
@@ -310,7 +315,7 @@ class TenantCore:
         except (ValueError, TypeError, PermissionError) as error:
             receipt.outcome = "rejected"
             receipt.reason = "permission" if isinstance(error, PermissionError) else "invalid"
-            self._tell_current(receipt, self._keys(link, pushed), [])
+            self._tell_current(receipt, pushed.keys(link.replica), [])
             return receipt
         self.clock.witness(time, now_ms)
         row.time = time
@@ -318,39 +323,37 @@ class TenantCore:
         fates: list[Fate | None] = []
         delta = self.store.apply(changes, fates)
         for i, fate in enumerate(fates):
-            if fate is not None and len(receipt.lost) < self.limits.lost_max:
-                by = self.replicas.get(fate[2])
-                receipt.lost.append((i, fate[0], "" if by is None else by.user))
+            if fate is not None:
+                receipt.lose(i, fate[0], self._user(fate[2]), self.limits.lost_max)
         stands = [c for c, fate in zip(changes, fates, strict=True) if fate is None or fate[0] == "reset"]
         if stands:
-            self._log(link, row, receipt, stands, now_ms)
+            entry = self._log(link, receipt, stands, now_ms)
+            self.readers.tell(entry, delta, link.feed)
         if any(fates) or time != sent_time:
             self._tell_current(receipt, [c.key for c in changes], fates)
-        self._notice(delta)
         return receipt
 
-    @staticmethod
-    def _keys(link: _Connection, pushed: PushedTransaction) -> list[Key]:
-        """The registers that a transaction was to set."""
-        return [
-            (s, p, COUNTER + link.replica if place == COUNTER else place)
-            for s, p, place, _, _ in pushed.changes
-        ]
+    def _user(self, replica: str) -> str:
+        """Who writes as a replica, as far as is known."""
+        row = self.replicas.get(replica)
+        return "" if row is None else row.user
 
     def _is_copy(self, link: _Connection, pushed: PushedTransaction, entry: Entry) -> bool:
         """True if an entry is this transaction, pushed under another identity."""
-        keys = set(self._keys(link, pushed))
-        own = COUNTER + link.replica
-        return entry.replica != link.replica and all(
-            (s, p, own if place[:2] == COUNTER else place) in keys for s, p, place, *_ in entry.registers
-        )
+        return entry.replica != link.replica and entry.keys(link.replica) <= set(pushed.keys(link.replica))
 
     def _recall(self, link: _Connection, pushed: PushedTransaction, entry: Entry, now_ms: int) -> Receipt:
         """The receipt of a transaction that this replica pushed before, or a copy of it did, as somebody else."""
         stamp = stamp_text(entry.registers[0].time, entry.replica)
         receipt = Receipt(pushed.number, pushed.id, "applied", stamp, self.seq, now_ms)
-        keys = dict.fromkeys([*self._keys(link, pushed), *(change.key for change in entry.registers)])
+        keys = dict.fromkeys([*pushed.keys(link.replica), *(change.key for change in entry.registers)])
         self._tell_current(receipt, list(keys), [])
+        stood = entry.keys(link.replica)
+        for i, key in enumerate(pushed.keys(link.replica)):
+            if key not in stood:  # it has lost then; to whom is not known any more, but who is there now is
+                grave, held = self.store.deleted(key[0]), self.store.register(key)
+                by = (grave or (held.stamp if held is not None else (0, "")))[1]
+                receipt.lose(i, "deleted" if grave else "newer", self._user(by), self.limits.lost_max)
         return receipt
 
     def _total(self, increment: Change) -> Change:
@@ -363,9 +366,7 @@ class TenantCore:
         value = from_wire(*to_wire(before + increment.value))  # type: ignore[operator]
         return Change(*key, value, increment.time, increment.replica)
 
-    def _log(
-        self, link: _Connection, row: ReplicaRow, receipt: Receipt, stands: list[Change], now_ms: int
-    ) -> None:
+    def _log(self, link: _Connection, receipt: Receipt, stands: list[Change], now_ms: int) -> Entry:
         self.seq += 1
         receipt.seq = self.seq
         body = messages.encode(
@@ -383,7 +384,7 @@ class TenantCore:
             self.seq, link.replica, receipt.number, receipt.id, link.actor.user, now_ms, body, tuple(stands)
         )
         self._building.entries.append(entry)
-        self._tail.add(entry)
+        return entry
 
     def _tell_current(self, receipt: Receipt, keys: list[Key], fates: list[Fate | None]) -> None:
         """Puts into a receipt what the server has for the keys of its transaction, and what beat them."""
@@ -408,99 +409,23 @@ class TenantCore:
                 receipt.current, receipt.absent, receipt.reload = [], [], True
                 return
 
-    def _notice(self, delta: Delta) -> None:
-        """Displays whose predicates a delta touches are stale."""
-        if not delta:
-            return
-        predicates = delta.predicates
-        for conn, link in self.connections.items():
-            for display in link.displays.values():
-                if display.query.predicates is None or not predicates.isdisjoint(display.query.predicates):
-                    display.stale = True
-                    self._schedule(conn, link, display)
+    # -- leaving -----------------------------------------------------------------------------------------------
 
-    # -- subscriptions -----------------------------------------------------------------------------------------
-
-    def _subscribe(self, conn: Conn, link: _Connection, subscription: Subscription) -> None:
-        if len(link.triples) + len(link.displays) >= self.limits.subscriptions_max:
-            link.out.append(
-                (0, Failed(subscription.id, "limits", "too many subscriptions on this connection"))
-            )
-        elif subscription.kind == "triples":
-            if not link.triples:
-                link.seq = self.seq
-            link.triples[subscription.id] = subscription
-            cursor = subscription.cursor
-            if (
-                cursor is not None
-                and cursor[0] == self.epoch
-                and self._tail.floor <= cursor[1] <= self.durable_seq
-            ):
-                link.entering[subscription.id] = cursor[1]
-                link.seq = min(link.seq, cursor[1])
-            else:
-                link.entering[subscription.id] = None
-                link.loads += 1
-                self._jobs.append((conn, link.generation, self._load(link)))
-        elif subscription.kind == "rows" and subscription.query is not None:
-            try:
-                display = Display(subscription)
-            except (QueryError, ValueError, TypeError) as error:
-                link.out.append((0, Failed(subscription.id, "query", str(error))))
-                return
-            link.displays[subscription.id] = display
-            self._schedule(conn, link, display)
-        else:
-            link.out.append(
-                (0, Failed(subscription.id, "query", f"no subscription of kind {subscription.kind!r}"))
-            )
-
-    def _load(self, link: _Connection) -> Iterator[None]:
-        """Sends every register there is, in parts. Changes of the meantime follow in the poke that ends the load:
-        the connection's seq stays where it was when its interest was registered."""
-        for part in chain(parts(self.store.registers(), self.limits), [Part([])]):
-            link.parts, link.numbered, link.loaded = link.parts + 1, link.numbered + 1, self.seq
-            part.n = link.numbered
-            link.out.append((self._last_batch(), part))
-            yield
-        link.loads -= 1
-
-    def _last_batch(self) -> int:
+    def last_batch(self) -> int:
         """The commit that must be durable before the store's present content may be shown."""
         if self._building.entries:
             return self._building.batch
         return self._durable_batch if self._in_flight is None else self._in_flight.batch
 
-    def _schedule(self, conn: Conn, link: _Connection, display: Display) -> None:
-        if not display.running:
-            display.running = True
-            self._jobs.append((conn, link.generation, self._answer(link, display)))
+    def is_durable(self, batch: int) -> bool:
+        return batch <= self._durable_batch
 
-    def _answer(self, link: _Connection, display: Display) -> Iterator[None]:
-        """Brings a display up to date, in slices, until it is not stale any more."""
-        while display.stale and link.displays.get(display.id) is display:
-            seq, batch = self.seq, self._last_batch()
-            view = self.store.view(display.query.predicates)
-            answer = display.answer(view, self.epoch, seq, self.limits)
-            try:
-                while True:
-                    next(answer)
-                    yield
-                    if link.displays.get(display.id) is not display:
-                        return
-            except StopIteration as done:
-                if done.value is not None:
-                    link.out.append((batch, done.value))
-            finally:
-                answer.close()
-        display.running = False
-
-    # -- leaving -----------------------------------------------------------------------------------------------
-
-    def take_commit(self) -> Commit | None:
-        """What must become durable now; None while another commit is out or nothing changed."""
+    def take_commit(self, urgent: bool = False) -> Commit | None:
+        """What must become durable now; None while another commit is out or nothing changed. `urgent`: nor where there
+        are confirmations only, which can wait for the next one, since a client that is not believed says them again."""
         building = self._building
-        if self._in_flight is not None or not (building.entries or building.receipts or building.replicas):
+        is_due = building.entries or building.receipts or (building.replicas and not urgent)
+        if self._in_flight is not None or not is_due:
             return None
         building.seq, building.time = self.seq, self.clock.last
         building.replicas = {replica: replace(row) for replica, row in building.replicas.items()}
@@ -511,90 +436,39 @@ class TenantCore:
     def committed(self, commit: Commit, now_ms: int) -> None:
         """`commit` is durable: what waited for it may leave."""
         assert commit is self._in_flight
+        self._may_send = True
         self._in_flight = None
         self._durable_batch = commit.batch
         self.durable_seq = commit.seq
 
     def frames_to_send(self) -> list[tuple[Conn, ServerFrame]]:
         """Everything that may leave now, in order for each connection. A fault is a connection's last frame."""
-        out: list[tuple[Conn, ServerFrame]] = []
-        shared: dict[tuple[int, int], list[ServerFrame]] = {}
-        for conn, link in self.connections.items():
-            if link.paused:
-                continue
-            while link.out and link.out[0][0] <= self._durable_batch:
-                out.append((conn, link.out.popleft()[1]))
-            if link.replica and not link.loads and not link.out:
-                out.extend((conn, frame) for frame in self._pokes(link, shared))
-        return out
-
-    def _pokes(
-        self, link: _Connection, shared: dict[tuple[int, int], list[ServerFrame]]
-    ) -> list[ServerFrame]:
-        """Takes a connection from where it stands to what is durable, in as many pokes as that needs."""
-        durable = sum(1 for batch, _ in link.receipts if batch <= self._durable_batch)
-        if not (durable or link.entering or (link.triples and link.seq < self.durable_seq)):
+        if not self._may_send:
             return []
-        if not link.triples:
-            link.seq = self.durable_seq
-        if (
-            link.triples and link.seq < self._tail.floor
-        ):  # it was slow for longer than the tail is: from nothing again
-            self._reload(link)
-            return []
-        receipts = [receipt for _, receipt in link.receipts[:durable]]
-        del link.receipts[:durable]
-        catching_up = bool(link.entering)
-        frames: list[ServerFrame] = []
-        while True:
-            least = link.loaded if None in link.entering.values() else 0
-            since = link.seq
-            upto, told = self._tail.stretch(since, self.durable_seq, receipts, least, self.limits)
-            entries = self._tail.between(since, upto)
-            # its own entries a replica has, unless it comes back
-            others = entries if catching_up else [entry for entry in entries if entry.replica != link.replica]
-            if catching_up or told or len(others) < len(entries):
-                entering, link.entering, sent, link.parts = link.entering, {}, link.parts, 0
-                frames.extend(pokes(self.epoch, since, upto, entering, others, told, self.limits, sent))
-            else:
-                if (since, upto) not in shared:
-                    shared[since, upto] = list(pokes(self.epoch, since, upto, {}, others, [], self.limits))
-                frames.extend(shared[since, upto])
-            link.seq = upto
-            receipts = receipts[len(told) :]
-            if upto == self.durable_seq and not receipts:
-                return frames
-
-    def _reload(self, link: _Connection) -> None:
-        link.seq = self.seq
-        link.entering = dict.fromkeys(link.triples)
-        link.loads += 1
-        conn = next(conn for conn, other in self.connections.items() if other is link)
-        self._jobs.append((conn, link.generation, self._load(link)))
+        self._may_send = False
+        return list(self.readers.frames())
 
     def has_work(self) -> bool:
         """True if `step` has something to do."""
-        return bool(self._jobs)
+        return self.readers.has_work()
 
     def step(self) -> bool:
         """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers
         (call again after `frames_to_send` or `resume`)."""
-        for _ in range(len(self._jobs)):
-            conn, generation, job = self._jobs.popleft()
-            link = self.connections.get(conn)
-            if link is None or link.generation != generation:
-                continue  # the connection is gone or began anew; dropping the job cancels it
-            if link.paused or len(link.out) > 100:
-                self._jobs.append((conn, generation, job))
-                continue
-            try:
-                next(job)
-            except StopIteration:
-                return True
-            self._jobs.append((conn, generation, job))
-            return True
-        return False
+        self._may_send = True
+        return self.readers.step()
 
-    def new_session(self) -> str:
-        """An id for a connection's session."""
-        return nano_id(self._random_bytes, 12)
+    @property
+    def is_heavy(self) -> bool:
+        """True if something waits for `evaluate`, which takes as long as a query may: call it beside the loop."""
+        return self.readers.is_heavy
+
+    def evaluate(self) -> None:
+        """The longest-waiting evaluation that is no slice. Nothing else may be called meanwhile."""
+        self._may_send = True
+        self.readers.evaluate()
+
+    def tick(self, now_ms: int) -> None:
+        """To be called every few seconds: forgets replicas that have been away for long."""
+        self._may_send = True
+        self.readers.tick(now_ms)

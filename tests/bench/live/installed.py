@@ -41,12 +41,12 @@ def _sqlite() -> list[str]:
 
 
 def _perspective() -> list[str]:
-    return [str(_python()), "-m", "tests.bench.peers.perspective_views"]
+    return [str(python(PEERS / "requirements.txt")), "-m", "tests.bench.peers.perspective_views"]
 
 
 def _node(script: str) -> Callable[[], list[str]]:
     def command() -> list[str]:
-        folder = _modules()
+        folder = node_modules(PEERS)
         for source in PEERS.glob("*.mjs"):  # imports are looked up from where the importing file is
             shutil.copy(source, folder)
         return ["node", "--expose-gc", NODE, str(folder / script)]
@@ -65,11 +65,13 @@ ENGINES: dict[str, Callable[[], list[str]]] = {
 
 
 @cache
-def _modules() -> Path:
+def node_modules(pinned: Path) -> Path:
+    """The folder that has `node_modules` with what `package.json` and `package-lock.json` of a folder name. Raises
+    `NotInstalled`."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             raise NotInstalled(f"there is no {program}")
-    pins = [PEERS / "package.json", PEERS / "package-lock.json"]
+    pins = [pinned / "package.json", pinned / "package-lock.json"]
 
     def install(folder: Path) -> None:
         for pin in pins:
@@ -80,18 +82,19 @@ def _modules() -> Path:
 
 
 @cache
-def _python() -> Path:
-    pins = [PEERS / "requirements.txt"]
+def python(requirements: Path) -> Path:
+    """An interpreter that has what a file of requirements names. Raises `NotInstalled`."""
+    pins = [requirements]
 
     def install(folder: Path) -> None:
         _call([sys.executable, "-m", "venv", "--without-pip", str(folder)], cwd=folder)
-        python = str(folder / "bin" / "python")
+        interpreter = str(folder / "bin" / "python")
         pip = [
             sys.executable,
             "-m",
             "pip",
             "--python",
-            python,
+            interpreter,
             "install",
             "--quiet",
             "--disable-pip-version-check",

@@ -81,7 +81,7 @@ def _figures(engines: Mapping[str, Any]) -> list[str]:
         if any(changed.values()):
             ours = changed.get("tripleweb")
             rows.append(["  where the answer changes"] + [_beside(v, ours, e) for e, v in changed.items()])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _beside(value: float | None, ours: float | None, engine: str) -> str:
@@ -100,7 +100,7 @@ def _moved(engines: Mapping[str, Any]) -> list[str]:
         ]
         if any(cells):
             rows.append([f"  {name}", *cells])
-    return ["", *_aligned(rows)] if len(rows) > 1 else []
+    return ["", *aligned(rows)] if len(rows) > 1 else []
 
 
 def _wrongs(engines: Mapping[str, Any]) -> list[str]:
@@ -136,10 +136,11 @@ def _targets(judged: Sequence[Verdict]) -> list[str]:
         if target.must_of_moved is not None:
             statistic += f", at most {target.must_of_moved} times that of {MODERATE}"
         rows.append([target.figure, str(target.users), statistic, *amounts, f"{MARKS[verdict.word]}"])
-    return _aligned(rows)
+    return aligned(rows)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines with columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

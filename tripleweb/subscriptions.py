@@ -1,0 +1,191 @@
+"""What a replica that loads what is asked has asked for, and for how long.
+
+An `Asked` is one query with its inputs (or one kind of entities) that the server is asked to keep loaded here: as long
+as a live frame follows it, and for some minutes after it was last used; time without a connection does not count. Its
+id says what it asks for, so a replica that is opened again finds what it had asked for before. Call everything with the
+session's lock held. Invariants: an answer is complete where its `Asked` was loaded, as of then if offline; what the
+server refused is known by its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from hashlib import blake2b
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from tripleweb.datalog.inputs import items_of, prepare
+from tripleweb.datalog.portable import portable
+from tripleweb.datalog.query import Query
+from tripleweb.sync import messages
+from tripleweb.sync.client import APP, ClientCore
+from tripleweb.sync.messages import Describe, Described, Failed, ServerFrame, Subscription
+from tripleweb.terms import normalise, to_wire
+
+TTL_S = 300.0
+KEYS_MAX = 10_000
+_KEY_ITEMS_MAX = 1_000  # to compare more would take longer than to share saves
+_TICK_MAX_S = 60.0  # a longer one is a machine that slept
+
+
+class Asked:
+    """One thing that the server is asked for."""
+
+    __slots__ = ("_core", "failure", "holds", "id", "idle_s", "subscription")
+
+    def __init__(self, core: ClientCore, subscription: Subscription) -> None:
+        self._core = core
+        self.subscription = subscription
+        self.id = subscription.id
+        self.holds = 0  # live frames
+        self.idle_s = 0.0  # since it was last used
+        self.failure: Failed | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """True if nothing more comes of waiting for it on this connection."""
+        return self.failure is not None or self._core.is_live(self.id)
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all of it has been here at some time, and is here now, or was when the connection was lost."""
+        return self.failure is None and self.id in self._core.cursors
+
+
+class Subscriptions:
+    """All that is asked for by one replica."""
+
+    def __init__(self, core: ClientCore, ttl_s: float = TTL_S) -> None:
+        self._core = core
+        self._ttl_s = ttl_s
+        self._asked: dict[str, Asked] = {}
+        self._numbers = count(1)
+        self._descriptions: dict[str, Described | None] = {}  # that somebody waits for
+        self._keys: dict[
+            Hashable, Asked
+        ] = {}  # how it was asked for last, so that it is found without reading it
+
+    def restore(self, wires: Iterable[Any]) -> None:
+        """Goes on with what was asked for before, as the replica's file has it."""
+        for wire in wires:
+            self._open(msgspec.convert(wire, Subscription))
+
+    def ask(self, query: Query, inputs: Sequence[Any], rules: str | None) -> Asked:
+        """Asks for what a query with its inputs needs. Raises `QueryError` for what cannot be run."""
+        text = query.text
+        key = key_of((text, rules, inputs))
+        found = None if key is None else self._keys.get(key)
+        if found is None:
+            prepare(query, inputs, rules)
+            asked, left = portable(text, inputs, rules)
+            wire = [_to_wire(value) for value in left]
+            kept = None if asked is None else rules
+            found = self._find(Subscription("", query=asked, inputs=wire, rules=kept))
+            if key is not None:
+                if len(self._keys) >= KEYS_MAX:
+                    self._keys.clear()
+                self._keys[key] = found
+        return self._use(found)
+
+    def ask_predicates(self, predicates: Sequence[str]) -> Asked:
+        """Asks for all that has one of these predicates; `"user/"`: for all of a kind."""
+        return self._use(self._find(Subscription("", predicates=list(predicates))))
+
+    def _find(self, subscription: Subscription) -> Asked:
+        if messages.is_whole(subscription):
+            subscription.id = APP
+        else:
+            said = messages.encode(msgspec.structs.replace(subscription, cursor=None, have=0))
+            subscription.id = "q" + blake2b(said, digest_size=9).hexdigest()
+        return self._asked.get(subscription.id) or Asked(self._core, subscription)
+
+    def _use(self, asked: Asked) -> Asked:
+        asked.idle_s = 0.0
+        if self._asked.get(asked.id) is not asked or asked.failure is not None:
+            self._open(asked.subscription, asked)
+        return asked
+
+    def _open(self, subscription: Subscription, asked: Asked | None = None) -> None:
+        asked = asked or Asked(self._core, subscription)
+        asked.failure = None
+        self._asked[asked.id] = asked
+        self._core.subscribe(subscription)
+
+    def hold(self, asked: Asked) -> None:
+        """Something follows it: it is kept until that is told to `release` it."""
+        asked.holds += 1
+        self._use(asked)
+
+    def release(self, asked: Asked) -> None:
+        """The opposite of `hold`."""
+        asked.holds -= 1
+        asked.idle_s = 0.0
+
+    def heard(self, frame: ServerFrame) -> None:
+        """Takes what the server says beside the data: that it does not load something, or what there is."""
+        if isinstance(frame, Failed) and (asked := self._asked.get(frame.id)) is not None:
+            asked.failure = frame
+            self._core.unsubscribe(frame.id)
+        elif isinstance(frame, Described) and frame.id in self._descriptions:
+            self._descriptions[frame.id] = frame
+
+    def describe(self) -> str | None:
+        """Asks what there is: a name for `described`, None where there is nobody to be asked. To be ended by
+        `forget`."""
+        name = f"d{next(self._numbers)}"
+        if not self._core.ask(Describe(name)):
+            return None
+        self._descriptions[name] = None
+        return name
+
+    def described(self, name: str) -> dict[str, int] | None:
+        """The server's predicates, and how many triples each has; None as long as it has not said so."""
+        said = self._descriptions.get(name)
+        return None if said is None else said.predicates
+
+    def forget(self, name: str) -> None:
+        """Nobody waits for a description any more."""
+        self._descriptions.pop(name, None)
+
+    def tick(self, passed_s: float) -> bool:
+        """Some time has passed while connected; True if something is asked for no more."""
+        ended = False
+        for asked in list(self._asked.values()):
+            if not asked.holds:
+                asked.idle_s += min(passed_s, _TICK_MAX_S)
+                if asked.idle_s > self._ttl_s:
+                    del self._asked[asked.id]
+                    self._core.unsubscribe(asked.id)
+                    ended = True
+        return ended
+
+
+def _to_wire(value: Any) -> Any:
+    """An input as it travels; what is missing is left out of collections."""
+    items = items_of(value)
+    if items is None:
+        return to_wire(normalise(value))
+    found = [item for item in items if item is not None]
+    if found and all(isinstance(item, list | tuple) for item in found):
+        return {"rows": [[to_wire(normalise(cell)) for cell in row] for row in found]}
+    return {"many": [to_wire(normalise(item)) for item in found]}
+
+
+def key_of(value: Any) -> Hashable | None:
+    """A key that is equal for equal inputs only (True is not 1, 1 is not 1.0); None where equality is not known."""
+    if isinstance(value, list | tuple):
+        if len(value) > _KEY_ITEMS_MAX:
+            return None
+        parts = tuple(key_of(part) for part in value)
+        return None if None in parts else ("list", *parts)
+    if isinstance(value, Mapping):
+        return key_of([list(pair) for pair in value.items()]) if value else ("empty",)
+    if isinstance(value, Set):  # which has True and 1 as one member
+        return None
+    try:
+        hash(value)
+    except TypeError:
+        return None
+    return type(value), value

@@ -1,0 +1,204 @@
+"""What one connection reads, what its replica holds, and how it is told.
+
+A `Feed` is the reading side of one connection. Its `Holding` says which places its replica holds: those that its
+queries need or needed (`relevance`), and what it wrote itself lately. What an accepted transaction means to a holding
+waits as news, in the order of seq, until it is durable; a feed of the whole app has no news, and is told the tail of
+the log. `readers` says what comes to be news.
+
+Invariants: a feed's pokes join without a gap, and nothing in them is not yet durable; a poke has parts, then
+transactions, then what is to be forgotten, and nothing follows that within it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from tripleweb.datalog.needed import Place
+from tripleweb.sync.display import Display
+from tripleweb.sync.messages import Part, Poke, Receipt, ServerFrame
+from tripleweb.sync.relevance import Interest
+from tripleweb.sync.tail import FrameLimits, Log, Shared, Tail, Told, pokes, told
+
+Conn = Hashable
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """A subscription on its way to a replica: its places, in the order in which they are sent. Those that change
+    meanwhile are sent again at the end, and none of them is seen there before all have come."""
+
+    interest: Interest
+    places: list[Place] | None = None  # None: not evaluated yet
+    sent: int = 0  # of them
+    again: dict[Place, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Holding:
+    """What a replica holds, whether it is connected or not."""
+
+    replica: str
+    ticket: str
+    own: Interest  # what it wrote itself
+    feed: Feed | None = None
+    interests: dict[str, Interest] = field(default_factory=dict)  # by subscription
+    said: dict[str, bytes] = field(default_factory=dict)  # what was asked for, likewise
+    loads: dict[str, Load] = field(default_factory=dict)  # those of which not all is there yet
+    # what it was told to forget, and at which seq
+    forgets: deque[tuple[int, list[Place]]] = field(default_factory=deque)
+    written: dict[Place, int] = field(
+        default_factory=dict
+    )  # own places: when they were written, oldest first
+    left: int = 0  # when its connection was lost
+
+    def holds(self, place: Place) -> bool:
+        """True if it has a place, or is on its way to have it with the next poke."""
+        if place in self.own.places:
+            return True
+        return any(one.holds(*place) for name, one in self.interests.items() if name not in self.loads)
+
+    def loading(self, interest: Interest) -> Load | None:
+        """The load by which alone an interest is asked for; None where it is there."""
+        found = None
+        for name, one in self.interests.items():
+            if one is interest:
+                if name not in self.loads:
+                    return None
+                found = self.loads[name]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What is to be forgotten."""
+
+    places: list[Place]
+
+
+# (seq, changes | registers that come whole | what is forgotten)
+News = tuple[int, Told | list[Part] | Places]
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """The reading side of one connection since its last hello."""
+
+    conn: Conn
+    out: deque[tuple[int, ServerFrame]] = field(default_factory=deque)  # with the commit they wait for
+    replica: str = ""
+    holding: Holding | None = None
+    seq: int = 0  # where its triples subscriptions stand
+    whole: dict[str, None] = field(default_factory=dict)  # subscriptions of the whole app
+    displays: dict[str, Display] = field(default_factory=dict)
+    entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
+    made: int = 0  # frames for it alone, since its hello: they count themselves
+    within: dict[int, int] = field(default_factory=dict)  # seq -> parts of that transaction that it was told, likewise
+    news: deque[News] = field(default_factory=deque)
+    receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
+    loads: int = 0  # that are to be waited for before anything is told
+    loaded: int = 0  # what they contain reaches up to this seq
+    reset: bool = False  # the next poke replaces what is there
+    is_fresh: bool = False  # there is nothing there
+    is_nudged: bool = False  # there shall be one, even if it has nothing to tell
+    paused: bool = False
+    is_over: bool = False
+
+    def put(self, batch: int, part: Part) -> None:
+        """A part for it alone, for when a commit is durable."""
+        self.made += 1
+        part.n = self.made
+        self.out.append((batch, part))
+
+    def pokes(self, log: Log, tail: Tail, limits: FrameLimits, shared: Shared) -> Iterator[ServerFrame]:
+        """Takes it from where it stands to what is durable, in as many pokes as that needs. `shared` are those that
+        were made for others."""
+        durable_seq = log.durable_seq
+        is_common = bool(self.whole) and not (self.receipts or self.entering or self.reset)
+        if is_common and (frames := shared.get(self.seq, self.replica)) is not None:
+            self.seq = durable_seq
+            yield from frames
+            return
+        if not self.whole and self.holding is None:  # it writes only
+            self.seq = durable_seq
+        durable = sum(1 for batch, _ in self.receipts if log.is_durable(batch))
+        receipts = [receipt for _, receipt in self.receipts[:durable]]
+        del self.receipts[:durable]
+        begin, made = self.seq, list[ServerFrame]()
+        while (
+            receipts
+            or self.entering
+            or self.reset
+            or self.is_nudged
+            or (self.seq < durable_seq if self.whole else self.news and self.news[0][0] <= durable_seq)
+        ):
+            loads: list[Part] = []
+            since, least = self.seq, self.loaded if None in self.entering.values() else 0
+            reach = tail.reach(since, durable_seq, limits) if self.whole else durable_seq
+            upto, said = told(since, reach, receipts, limits, least)
+            forget: list[Place] = []
+            if self.whole:
+                entries = tail.between(since, upto)
+                # its own entries a replica has, unless it comes back
+                others = entries if self.entering else [one for one in entries if one.replica != self.replica]
+                is_common = is_common and len(others) == len(entries)
+                tells = [Told(entry) for entry in others]
+            else:
+                upto, tells, loads, forget = self._drain(upto, limits)
+                said = [receipt for receipt in said if receipt.seq <= upto]
+            entering = self.entering
+            if self.is_fresh and self.reset:  # what has come of loads already is not what this replaces
+                entering = {}
+            poke = Poke(
+                log.epoch, since, upto, entering, [], said, forget, self.reset, parts=len(loads)
+            )
+            if self.reset and self.holding is not None:
+                poke.ticket = self.holding.ticket
+            made += map(self._counted, (*loads, *pokes(poke, tells, limits)))
+            self.within = {seq: n for seq, n in self.within.items() if seq >= upto}
+            self.seq, self.reset, self.is_nudged, self.is_fresh = upto, False, False, False
+            self.entering = {name: base for name, base in self.entering.items() if name not in entering}
+            receipts = receipts[len(said) :]
+        if is_common and made:
+            shared.put(begin, made, tail.between(begin, durable_seq))
+        else:
+            for frame in made:
+                if isinstance(frame, Poke):
+                    self.made += 1
+                    frame.n = self.made
+        yield from made
+
+    def _counted(self, frame: ServerFrame) -> ServerFrame:
+        """A part of a transaction, which others may be told, too, with its number here."""
+        if not isinstance(frame, Part):
+            return frame
+        n = self.within[frame.seq] = self.within.get(frame.seq, 0) + 1
+        return frame if frame.n == n else msgspec.structs.replace(frame, n=n)
+
+    def _drain(self, upto: int, limits: FrameLimits) -> tuple[int, list[Told], list[Part], list[Place]]:
+        """(how far the next poke goes, its transactions, the parts before it, what is forgotten after it)."""
+        entries: list[Told] = []
+        loads: list[Part] = []
+        size = 0
+        at = self.seq
+        while self.news and self.news[0][0] <= upto:
+            seq = self.news[0][0]
+            if (
+                seq > at
+                and entries
+                and (size > limits.frame_bytes or len(entries) >= limits.poke_transactions_max)
+            ):
+                return at, entries, loads, []
+            at = seq
+            _, one = self.news.popleft()
+            if isinstance(one, Told):
+                entries.append(one)
+                size += len(one.body)
+            elif isinstance(one, Places):
+                return at, entries, loads, one.places
+            else:
+                loads += one
+        return upto, entries, loads, []

@@ -1,0 +1,653 @@
+"""All that is read of one tenant: who subscribes to what, and what an accepted transaction means to each of them.
+
+A holding (`feed`) outlives its connection for some minutes, so that a replica that comes back with its `ticket` is
+told the gap only. Invariants: what a replica holds is current as of where its feed stands; whoever is slow, or was away
+for longer than the tail and the tickets reach, begins from nothing; interest is registered before it is evaluated. Work
+that grows with the data comes in slices (`step`), but for evaluations that the caller is to make beside its loop
+(`is_heavy`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from tripleweb.change import DELETED, Change, Key
+from tripleweb.datalog.needed import Place
+from tripleweb.errors import BudgetError, QueryError
+from tripleweb.store import Delta, Store
+from tripleweb.sync import messages
+from tripleweb.sync.display import Display, DisplayLimits, Displays
+from tripleweb.sync.feed import Conn, Feed, Holding, Load, News, Places
+from tripleweb.sync.messages import Failed, Part, Receipt, ServerFrame, Subscription
+from tripleweb.sync.records import Entry
+from tripleweb.sync.relevance import Interest, Relevance
+from tripleweb.sync.tail import FrameLimits, Log, Shared, Tail, Told, parts
+
+Failure = tuple[str, str]  # code and message
+
+
+class ReaderLimits(FrameLimits, DisplayLimits, Protocol):
+    """Beside those of frames and displays: how much may wait, how long and how much is remembered of a replica that is
+    away."""
+
+    @property
+    def news_max(self) -> int: ...
+    @property
+    def subscriptions_max(self) -> int: ...
+    @property
+    def held_ms(self) -> int: ...
+    @property
+    def own_max(self) -> int: ...
+    @property
+    def lag_max(self) -> int: ...
+
+
+class Readers:
+    """All that is read of one tenant."""
+
+    def __init__(
+        self, log: Log, store: Store, tail: Tail, limits: ReaderLimits, random_id: Callable[[], str]
+    ) -> None:
+        self.log = log
+        self.store = store
+        self.tail = tail
+        self.limits = limits
+        self.relevance = Relevance(store)
+        self._random_id = random_id
+        self._holdings: dict[str, Holding] = {}  # by replica
+        self._away: deque[tuple[int, Holding]] = deque()  # since when, in that order
+        self._whole: dict[Feed, None] = {}
+        self.due: dict[Feed, None] = {}  # who may have something to send
+        self._jobs: deque[tuple[Feed, Iterator[None]]] = deque()
+        self._displays = Displays(store, log, limits)
+        self._shown: dict[Display, Feed] = {}
+        self._swept: set[Interest] = set()  # that are to be swept
+        self._evaluations: deque[tuple[Interest, Callable[[Failure | None], None]]] = deque()  # and what then
+
+    # -- coming and going --------------------------------------------------------------------------------------
+
+    def begin(self, feed: Feed, hello: messages.Hello, now_ms: int) -> None:
+        """A replica has said hello: what it holds already is followed from where it stands, all else is loaded."""
+        self.due[feed] = None
+        feed.seq = self.log.seq
+        has_lineage = messages.LINEAGE in hello.features
+        wanted = [one for one in hello.subscriptions if one.kind == "triples"]
+        if has_lineage and not any(messages.is_whole(one) for one in wanted):
+            self._resume(feed, hello, wanted, now_ms)
+        holding = feed.holding
+        for subscription in hello.subscriptions:
+            name = subscription.id
+            if holding is None or name not in holding.interests:
+                self.subscribe(feed, subscription)
+            elif name in holding.loads:  # it goes on where it broke off
+                self._begin_query(feed, holding, name)
+
+    def _resume(self, feed: Feed, hello: messages.Hello, wanted: Sequence[Subscription], now_ms: int) -> None:
+        self._expire(now_ms)
+        held = self._holdings.get(hello.replica)
+        epoch, since = hello.at or ("", 0)
+        known = (
+            held is not None
+            and held.ticket == hello.ticket
+            and epoch == self.log.epoch
+            and self.tail.floor <= since <= self.log.durable_seq
+        )
+        if held is not None and not known:
+            self._end(held)
+        if held is None or not known:
+            held = Holding(hello.replica, self._random_id(), self.relevance.open_places())
+            held.own.readers[held] = None
+            self._holdings[hello.replica] = held
+        feed.holding, held.feed = held, feed
+        if not known:
+            feed.reset = True
+            feed.is_fresh = hello.at is None
+            return
+        feed.seq = since
+        for place, at in held.written.items():  # the time that it was away does not count
+            held.written[place] = at + now_ms - held.left
+        asked = {one.id: one for one in wanted}
+        for name, interest in list(held.interests.items()):
+            one, load = asked.get(name), held.loads.get(name)
+            if one is None or _said(one) != held.said[name]:
+                self._leave(held, name)
+            elif load is not None:
+                load.sent = min(load.sent, one.have)
+            elif one.cursor is not None and interest.is_loaded:
+                feed.entering[name] = since
+            else:
+                self._leave(held, name)
+        self._catch_up(feed, held, since)
+
+    def _catch_up(self, feed: Feed, holding: Holding, since: int) -> None:
+        """What a holding has missed: places that came in, changes of what it holds, what it has to forget."""
+        here = [one for name, one in holding.interests.items() if name not in holding.loads]
+        came = {place for one in here for place in one.since(since)}
+        came.update(holding.own.since(since - 1))
+        for part in parts(self._registers(sorted(came)), self.limits):
+            feed.put(self.log.last_batch(), part)
+        for entry in self.tail.between(since, self.log.seq):
+            for change in entry.registers:
+                for load in holding.loads.values():
+                    if load.interest.holds(change.subject, change.predicate):
+                        load.again[change.subject, change.predicate] = None
+            kept = [at for at, change in enumerate(entry.registers) if self._holds(holding, change)]
+            if kept:
+                feed.news.append((entry.seq, Told(entry, tuple(kept))))
+        left = {place for seq, places in holding.forgets if seq >= since for place in places}
+        if gone := sorted(place for place in left if not holding.holds(place)):
+            feed.news.append((self.log.seq, Places(gone)))
+        feed.loaded = self.log.seq
+
+    def leave(self, feed: Feed, now_ms: int) -> None:
+        """A connection is gone, or begins anew."""
+        feed.is_over = True
+        self.due.pop(feed, None)
+        self._whole.pop(feed, None)
+        for display in feed.displays.values():
+            self._hide(display)
+        feed.news.clear()
+        if (holding := feed.holding) is not None and holding.feed is feed:
+            holding.feed = None
+            holding.left = now_ms
+            self._away.append((now_ms, holding))
+
+    def tick(self, now_ms: int) -> None:
+        """Forgets what was held by who has been away for long, and what was asked for by having written it; takes those
+        on who were told nothing for long, so that they stand within the tail if they are cut off."""
+        self._expire(now_ms)
+        for holding in self._holdings.values():
+            feed = holding.feed
+            if feed is not None:
+                self._age(holding, now_ms)
+                if self.log.durable_seq - feed.seq > self.limits.lag_max:
+                    feed.is_nudged = True
+                    self.due[feed] = None
+
+    def _expire(self, now_ms: int) -> None:
+        while self._away and self._away[0][0] <= now_ms - self.limits.held_ms:
+            left, holding = self._away.popleft()
+            if holding.feed is None and holding.left == left:
+                self._end(holding)
+
+    def _age(self, holding: Holding, now_ms: int) -> None:
+        """What was written long ago counts as asked for no more."""
+        old: list[Place] = []
+        surplus = len(holding.written) - self.limits.own_max
+        for place, at in holding.written.items():
+            if at + self.limits.held_ms > now_ms and len(old) >= surplus:
+                break
+            old.append(place)
+        for place in old:
+            del holding.written[place]
+            self.relevance.let_go(holding.own, place)
+        self._forget(holding, old)
+
+    def _end(self, holding: Holding) -> None:
+        for name in list(holding.interests):
+            self._leave(holding, name)
+        holding.loads.clear()
+        for place in list(holding.own.places):
+            self.relevance.let_go(holding.own, place)
+        if self._holdings.get(holding.replica) is holding:
+            del self._holdings[holding.replica]
+
+    def say(self, feed: Feed, frame: ServerFrame) -> None:
+        """A frame that waits for nothing."""
+        feed.out.append((0, frame))
+        self.due[feed] = None
+
+    def tell_receipt(self, feed: Feed, receipt: Receipt, batch: int) -> None:
+        """A receipt, for when the commit of this batch is durable."""
+        feed.receipts.append((batch, receipt))
+        self.due[feed] = None
+
+    # -- subscriptions -----------------------------------------------------------------------------------------
+
+    def subscribe(self, feed: Feed, subscription: Subscription) -> None:
+        """Interest is registered at once, the load follows."""
+        count = len(feed.whole) + len(feed.displays)
+        count += 0 if feed.holding is None else len(feed.holding.interests)
+        name = subscription.id
+        self.due[feed] = None
+        if count >= self.limits.subscriptions_max:
+            self._fail(feed, name, "limits", "too many subscriptions on this connection")
+        elif subscription.kind == "triples":
+            if feed.holding is None or messages.is_whole(subscription):
+                self._subscribe_whole(feed, subscription)
+            else:
+                self._subscribe_query(feed, feed.holding, subscription)
+        elif subscription.kind == "rows" and subscription.query is not None:
+            try:
+                display = Display(subscription)
+            except (QueryError, ValueError, TypeError) as error:
+                self._fail(feed, name, "query", str(error))
+                return
+            if (old := feed.displays.get(name)) is not None:
+                self._hide(old)
+            feed.displays[name] = display
+            self._displays.open(display)
+            self._shown[display] = feed
+            self._show(display)
+        else:
+            self._fail(feed, name, "query", f"no subscription of kind {subscription.kind!r}")
+
+    def _subscribe_whole(self, feed: Feed, subscription: Subscription) -> None:
+        if not feed.whole:
+            feed.seq = self.log.seq if feed.holding is None else feed.seq
+        feed.whole[subscription.id] = None
+        self._whole[feed] = None
+        cursor = subscription.cursor
+        if (
+            cursor is not None
+            and cursor[0] == self.log.epoch
+            and self.tail.floor <= cursor[1] <= self.log.durable_seq
+        ):
+            feed.entering[subscription.id] = cursor[1]
+            feed.seq = min(feed.seq, cursor[1])
+        else:
+            feed.entering[subscription.id] = None
+            feed.reset = True
+            self._begin_load(feed, self._load(feed, self.store.registers()))
+
+    def _subscribe_query(self, feed: Feed, holding: Holding, subscription: Subscription) -> None:
+        name = subscription.id
+        try:
+            interest = self._open(subscription)
+        except (QueryError, ValueError, TypeError) as error:
+            self._fail(feed, name, "query", str(error))
+            return
+        before = holding.interests.get(name)
+        holding.interests[name], holding.said[name] = interest, _said(subscription)
+        interest.readers[holding] = None
+        if before is not None and before is not interest:
+            self._release(holding, before)
+        holding.loads[name] = Load(interest)
+        self._begin_query(feed, holding, name)
+
+    def _begin_query(self, feed: Feed, holding: Holding, name: str) -> None:
+        """Sends what a query needs, as soon as it is known; the rest is told meanwhile, unless the load is to replace
+        what is there."""
+        load = holding.loads[name]
+        waits = feed.reset and not feed.is_fresh
+        if waits:
+            feed.entering[name] = None
+            feed.loads += 1
+        self._evaluations.append((load.interest, partial(self._evaluated, feed, holding, name, load, waits)))
+
+    def _open(self, subscription: Subscription) -> Interest:
+        if subscription.query is None:
+            return self.relevance.open_predicates(subscription.predicates)
+        inputs = [messages.input_from_wire(wire) for wire in subscription.inputs]
+        return self.relevance.open(subscription.query, inputs, subscription.rules)
+
+    def unsubscribe(self, feed: Feed, name: str) -> None:
+        self.due[feed] = None
+        if (display := feed.displays.pop(name, None)) is not None:
+            self._hide(display)
+        if name in feed.whole:
+            feed.whole.pop(name, None)
+            if not feed.whole:
+                self._whole.pop(feed, None)
+        if feed.holding is not None and name in feed.holding.interests:
+            self._leave(feed.holding, name)
+        if feed.entering.get(name) is not None or feed.holding is not None:
+            feed.entering.pop(name, None)  # (a load of the whole app is told to its end)
+
+    def _leave(self, holding: Holding, name: str) -> None:
+        """A subscription ends."""
+        interest = holding.interests.pop(name)
+        if holding.loads.pop(name, None) is None:
+            self._release(holding, interest)
+        elif not any(other is interest for other in holding.interests.values()):  # nothing of it is there yet
+            self._forsake(holding, interest)
+
+    def _release(self, holding: Holding, interest: Interest) -> None:
+        """What nothing else asks for is to be forgotten."""
+        if not any(other is interest for other in holding.interests.values()):
+            places = list(self.relevance.held(interest))
+            self._forsake(holding, interest)
+            self._forget(holding, places)
+
+    def _forsake(self, holding: Holding, interest: Interest) -> None:
+        interest.readers.pop(holding, None)
+        if not interest.readers:
+            self.relevance.close(interest)
+
+    def _forget(self, holding: Holding, places: Iterable[Place]) -> None:
+        gone = [place for place in places if not holding.holds(place)]
+        if gone:
+            holding.forgets.append((self.log.seq, gone))
+            if holding.feed is not None:
+                self._news(holding.feed, (self.log.seq, Places(gone)))
+
+    # -- what was written --------------------------------------------------------------------------------------
+
+    def tell(self, entry: Entry, delta: Delta, writer: Feed) -> None:
+        """A transaction was accepted, and the store has it: who is to be told what of it, once it is durable."""
+        self.tail.add(entry)
+        self.due.update(self._whole)
+        for display in self._displays.noticed(delta):
+            self._show(display)
+        if not self._holdings:
+            return
+        seq = entry.seq
+        for interest, places in self.relevance.changed(delta, seq).items():
+            self._ship(interest.readers, places, seq, interest)
+            if interest.trouble is not None:  # what it needs is not known: nobody is told more before it is
+                self._find_again(interest)
+            elif interest not in self._swept and self.relevance.is_stale(interest):
+                self._swept.add(interest)
+                self._evaluations.append((interest, partial(self._sweep, interest)))
+        reached: dict[Feed, dict[int, None]] = {}
+        for at, change in enumerate(entry.registers):
+            subject, predicate = change.subject, change.predicate
+            deleted = predicate == DELETED
+            holders = (
+                self.relevance.holders_of(subject) if deleted else self.relevance.holders(subject, predicate)
+            )
+            for interest in holders:
+                for holding in interest.readers:
+                    feed = holding.feed
+                    if feed is None or feed is writer or feed.whole:
+                        continue
+                    if holding.loads and not deleted and (load := holding.loading(interest)) is not None:
+                        load.again[subject, predicate] = None
+                    else:
+                        reached.setdefault(feed, {})[at] = None
+        made: dict[tuple[int, ...], Told] = {}
+        for feed, found in reached.items():
+            kept = tuple(sorted(found))
+            if kept not in made:
+                made[kept] = Told(entry, kept)
+            self._news(feed, (seq, made[kept]))
+
+    def wrote(self, feed: Feed, keys: Iterable[Key], stamp: tuple[int, str], now_ms: int) -> None:
+        """A replica has pushed changes of these registers, whatever became of them: it asked for these places."""
+        holding = feed.holding
+        if holding is None or feed.whole:
+            return
+        fresh: list[Place] = []
+        for place in dict.fromkeys((subject, predicate) for subject, predicate, _ in keys):
+            if place[1] == DELETED:
+                continue
+            # what it has just written it has, unless a load is about to take its place
+            if feed.reset or (
+                not holding.holds(place)
+                and any(
+                    (register.time, register.replica) != stamp for register in self.store.registers_at(*place)
+                )
+            ):
+                fresh.append(place)
+            holding.written.pop(place, None)
+            holding.written[place] = now_ms
+            self.relevance.hold(holding.own, place, self.log.seq)
+        if fresh:
+            self._ship([holding], fresh, self.log.seq)
+
+    def _ship(
+        self, readers: Iterable[Holding], places: Sequence[Place], seq: int, interest: Interest | None = None
+    ) -> None:
+        """Places that came to be needed, as they are at this point of the log."""
+        feeds = []
+        for one in readers:
+            if one.feed is None or one.feed.whole:
+                continue
+            if interest is not None and one.loads and (load := one.loading(interest)) is not None:
+                load.again.update(dict.fromkeys(places))
+            else:
+                feeds.append(one.feed)
+        if feeds and (frames := list(parts(self._registers(places), self.limits, seq))):
+            for feed in feeds:
+                self._news(feed, (seq, frames))
+
+    def _registers(self, places: Iterable[Place]) -> Iterator[Change]:
+        for place in places:
+            yield from self.store.registers_at(*place)
+
+    def _holds(self, holding: Holding, change: Change) -> bool:
+        if change.predicate != DELETED:
+            return holding.holds((change.subject, change.predicate))
+        return any(holding in one.readers for one in self.relevance.holders_of(change.subject))
+
+    def _news(self, feed: Feed, news: News) -> None:
+        feed.news.append(news)
+        self.due[feed] = None
+        if len(feed.news) > self.limits.news_max:
+            self.again(feed)
+
+    def again(self, feed: Feed) -> None:
+        """From nothing again: it was slow for longer than anybody keeps what it missed."""
+        feed.news.clear()
+        feed.seq = self.log.seq
+        self.due[feed] = None
+        if feed.whole:
+            feed.entering = dict.fromkeys(feed.whole)
+            feed.reset = True
+            self._begin_load(feed, self._load(feed, self.store.registers()))
+        elif (holding := feed.holding) is not None:
+            feed.reset, feed.is_fresh = True, False
+            holding.forgets.clear()
+            holding.loads.clear()
+            feed.entering = dict.fromkeys(holding.interests)
+            places = dict.fromkeys(
+                place for one in holding.interests.values() for place in self.relevance.held(one)
+            )
+            places.update(dict.fromkeys(holding.own.places))
+            self._begin_load(feed, self._load(feed, self._registers(list(places))))
+
+    # -- long work ---------------------------------------------------------------------------------------------
+
+    def _begin_load(self, feed: Feed, load: Iterator[None]) -> None:
+        feed.loads += 1
+        self._jobs.append((feed, load))
+
+    def _load(self, feed: Feed, registers: Iterable[Change]) -> Iterator[None]:
+        """Sends registers, in parts. Changes of the meantime follow in the poke that ends the load: the feed's seq
+        stays where it was when its interest was registered."""
+        for part in parts(registers, self.limits):
+            feed.put(self.log.last_batch(), part)
+            self.due[feed] = None
+            yield
+        feed.loaded = self.log.seq
+        feed.put(self.log.last_batch(), Part([]))
+        feed.loads -= 1
+        self.due[feed] = None
+
+    def _evaluated(
+        self, feed: Feed, holding: Holding, name: str, load: Load, waits: bool, failure: Failure | None
+    ) -> None:
+        """An interest was evaluated, or could not be: now it is sent."""
+        feed.loads -= waits
+        self.due[feed] = None
+        if feed.is_over or holding.loads.get(name) is not load:
+            return
+        if failure is not None:
+            self._end_subscription(holding, name, failure)
+        elif waits:  # with all else that replaces what is there
+            del holding.loads[name]
+            places = list(self.relevance.held(load.interest))
+            self._begin_load(feed, self._load(feed, self._registers(places)))
+        else:
+            if load.places is None:
+                load.places = list(self.relevance.held(load.interest))
+            self._jobs.append((feed, self._load_query(feed, holding, name, load, load.places)))
+
+    def _load_query(
+        self, feed: Feed, holding: Holding, name: str, load: Load, places: list[Place]
+    ) -> Iterator[None]:
+        """Sends the places of a load, in parts that have whole ones."""
+        while holding.loads.get(name) is load:
+            if load.sent == len(places) and load.again:
+                places += load.again
+                load.again.clear()
+            start, found, size = load.sent, list[messages.WireRegister](), 0
+            while load.sent < len(places) and size < self.limits.frame_bytes:
+                if len(found) >= self.limits.part_registers:
+                    break
+                for register in self.store.registers_at(*places[load.sent]):
+                    found.append(messages.register_to_wire(register))
+                    size += messages.wire_bytes(register)
+                load.sent += 1
+            part = Part(found, name, start, load.sent, len(places))
+            feed.put(self.log.last_batch(), part)
+            self.due[feed] = None
+            if load.sent == len(places) and not load.again:
+                del holding.loads[name]
+                feed.entering[name], feed.loaded = None, self.log.seq
+                # what was swept meanwhile has been sent, and is followed no more
+                self._forget(holding, [place for place in places if not load.interest.holds(*place)])
+                return
+            yield
+
+    def _end_subscription(self, holding: Holding, name: str, failure: Failure) -> None:
+        if (feed := holding.feed) is not None:
+            feed.entering.pop(name, None)
+            self._fail(feed, name, *failure)
+        self._leave(holding, name)
+
+    def _fill(self, interest: Interest) -> Failure | None:
+        """Finds what an interest needs, from nothing."""
+        if interest.is_loaded:
+            return None
+        try:
+            self.relevance.load(interest, self.log.seq, self.limits.query_units)
+        except QueryError as error:
+            return _failure(error)
+        return None
+
+    def _find_again(self, interest: Interest) -> None:
+        """Its triggers have failed, or would have cost more than to find all from nothing."""
+        waiting = [one.feed for one in interest.readers if one.feed is not None]
+        for feed in waiting:
+            feed.loads += 1
+        interest.is_loaded = False
+        self._evaluations.append((interest, partial(self._found_again, interest, self.log.seq, waiting)))
+
+    def _found_again(
+        self, interest: Interest, seq: int, waiting: list[Feed], failure: Failure | None
+    ) -> None:
+        for feed in waiting:
+            feed.loads -= 1
+            self.due[feed] = None
+        if failure is None:
+            self._ship(interest.readers, list(interest.since(seq - 1)), self.log.seq, interest)
+        else:
+            self._fail_all(interest, failure)
+
+    def _fail_all(self, interest: Interest, failure: Failure) -> None:
+        for holding in list(interest.readers):
+            for name in [name for name, one in holding.interests.items() if one is interest]:
+                self._end_subscription(holding, name, failure)
+
+    def _sweep(self, interest: Interest, failure: Failure | None) -> None:
+        """What an interest needed once and needs no more is followed no more."""
+        self._swept.discard(interest)
+        if not interest.readers or not interest.is_loaded:
+            return
+        try:
+            dropped = self.relevance.sweep(interest, self.log.seq, self.limits.query_units)
+        except QueryError as error:
+            self._fail_all(interest, _failure(error))
+            return
+        for holding in list(interest.readers):
+            self._forget(holding, dropped)
+
+    def _show(self, display: Display) -> None:
+        if not display.running:
+            display.running = True
+            self._jobs.append((self._shown[display], self._answer(self._shown[display], display)))
+
+    def _hide(self, display: Display) -> None:
+        self._displays.close(display)
+        del self._shown[display]
+
+    def _answer(self, feed: Feed, display: Display) -> Iterator[None]:
+        for said in self._displays.answers(display):
+            if display not in self._shown:
+                return
+            if said is not None:
+                feed.out.append(said)
+                self.due[feed] = None
+            yield
+        display.running = False
+
+    def has_work(self) -> bool:
+        """True if `step` has something to do."""
+        return bool(self._jobs or (self._evaluations and not self.is_heavy))
+
+    @property
+    def is_heavy(self) -> bool:
+        """True if an evaluation waits that is no slice: `evaluate` is to be called where it holds nobody up."""
+        return (
+            bool(self._evaluations)
+            and self.relevance.expected_rows(self._evaluations[0][0]) > self.limits.slice_units
+        )
+
+    def evaluate(self) -> None:
+        """The longest-waiting evaluation, as a whole."""
+        interest, then = self._evaluations.popleft()
+        then(self._fill(interest) if interest.readers else None)
+
+    def step(self) -> bool:
+        """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers."""
+        if self._evaluations and not self.is_heavy:
+            self.evaluate()
+            return True
+        for _ in range(len(self._jobs)):
+            feed, job = self._jobs.popleft()
+            if feed.is_over:
+                continue  # dropping the job cancels it
+            if feed.paused or len(feed.out) > 100:
+                self._jobs.append((feed, job))
+                continue
+            try:
+                next(job)
+            except StopIteration:
+                return True
+            self._jobs.append((feed, job))
+            return True
+        return False
+
+    # -- leaving -----------------------------------------------------------------------------------------------
+
+    def describe(self, feed: Feed, name: str) -> None:
+        """Says what there is."""
+        counts = {predicate: self.store.count(predicate) for predicate in self.store.predicates()}
+        feed.out.append((self.log.last_batch(), messages.Described(name, self.log.seq, counts)))
+        self.due[feed] = None
+
+    def _fail(self, feed: Feed, name: str, code: str, message: str) -> None:
+        self.say(feed, Failed(name, code, message))
+
+    def frames(self) -> Iterator[tuple[Conn, ServerFrame]]:
+        """Everything that may leave now, in order for each connection."""
+        shared = Shared()
+        for feed in list(self.due):
+            if feed.paused:
+                continue
+            while feed.out and self.log.is_durable(feed.out[0][0]):
+                yield feed.conn, feed.out.popleft()[1]
+            if feed.whole and feed.seq < self.tail.floor:
+                self.again(feed)
+            elif feed.replica and not feed.loads and not feed.out:
+                for frame in feed.pokes(self.log, self.tail, self.limits, shared):
+                    yield feed.conn, frame
+            if not (feed.out or feed.receipts or feed.news or feed.loads) and (
+                not feed.whole or feed.seq == self.log.seq
+            ):
+                del self.due[feed]
+
+
+def _failure(error: QueryError) -> Failure:
+    return "budget" if isinstance(error, BudgetError) else "query", str(error)
+
+
+def _said(subscription: Subscription) -> bytes:
+    """What is asked for, wherever it stands."""
+    return messages.encode(msgspec.structs.replace(subscription, cursor=None, have=0))
