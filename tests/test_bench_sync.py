@@ -49,6 +49,15 @@ def test_a_fresh_client_has_all_the_data(told) -> None:
         assert set(fresh["catch_up"]) == {str(missed) for missed in QUICK.missed}
 
 
+def test_who_asked_for_little_hears_little(told) -> None:
+    subscriptions = told["engines"]["tripleweb"]["figures"]["subscriptions"]
+    assert subscriptions["one user's posts"]["of others"] == 0
+    assert 0 < subscriptions["one user's posts"]["triples"] < subscriptions["one user's posts"]["of"]
+    for count in (QUICK.subscriptions // 10, QUICK.subscriptions):
+        figure = subscriptions[str(count)]
+        assert 0 < figure["bytes"] < figure["bytes of whole predicates"] and figure["core_us"] > 0
+
+
 def test_what_was_acknowledged_is_durable(told) -> None:
     durable = told["engines"]["tripleweb"]["figures"]["durable"]
     assert durable["acknowledged"] > 0 and durable["lost"] == 0 and durable["kills"] == QUICK.kills

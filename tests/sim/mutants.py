@@ -326,7 +326,7 @@ def told_of_the_past() -> list[Patch]:
     decide = TenantCore._decide
 
     def earlier(self: TenantCore, link: Any, row: Any, pushed: Any, *args: Any) -> Any:
-        keys = self._keys(link, pushed)
+        keys = pushed.keys(link.replica)
         before = [held for held in map(self.store.register, keys) if held is not None]
         receipt = decide(self, link, row, pushed, *args)
         if receipt.current:

@@ -73,6 +73,9 @@ class _Step:
     deltas: list[Delta] = field(default_factory=list)
     touched: dict[Key, None] = field(default_factory=dict)
     shares: set[Key] = field(default_factory=set)  # our counter shares that the server has set
+    counted: list[Change] = field(
+        default_factory=list
+    )  # our increments that it has taken, by their last stamps
     last: int = 0  # the latest stamp that the server gave one of our transactions
     ahead: Receipt | None = None  # of a transaction whose stamp the server has set back
 
@@ -184,7 +187,7 @@ class ClientCore:
     # -- the connection ----------------------------------------------------------------------------------------
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Asks for data; kept over reconnects until `unsubscribe`."""
+        """Asks for data; kept over reconnects until `unsubscribe`. A name stands for one thing."""
         self.subscriptions[subscription.id] = subscription
         self._arrivals.awaited.discard(subscription.id)
         if self._introduced:
@@ -346,7 +349,8 @@ class ClientCore:
     def _poke(self, poke: Poke, now_ms: int) -> Update:
         self._check_joins(poke)
         try:
-            parts = [messages.register_from_wire(wire) for wire in self._arrivals.take(poke)]
+            come, gone = self._arrivals.take(poke)
+            parts = [messages.register_from_wire(wire) for wire in come]
             committed = [messages.decode_committed(body) for body in poke.transactions]
             entries = []
             for entry in committed:
@@ -379,8 +383,10 @@ class ClientCore:
         for changes in entries if full else [parts, *entries]:
             step.deltas.append(self.store.apply(changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
-        self._drop(poke.forget, step)
-        self._put_pending_on_top(step, full or bool(poke.forget))
+        if not full:
+            self._take_shares(parts, step)
+        self._drop([*gone, *poke.forget], step)
+        self._put_pending_on_top(step, full)
         self._stand_at(poke, full)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
             self.decided += 1
@@ -405,6 +411,7 @@ class ClientCore:
             "clock": self.clock.last,
             "seen": self.seen,
             "at": self.at,
+            "ticket": self.ticket,
         }
         if poke.ticket or poke.reset:
             self.ticket = commit.meta["ticket"] = poke.ticket
@@ -448,7 +455,7 @@ class ClientCore:
             raise ProtocolError(
                 "order", f"this replica stands at {self.at}, a poke from {poke.since} has a gap"
             )
-        for name in sorted(self._live | poke.cursors.keys()):
+        for name in sorted(self._live | poke.cursors.keys()) if not poke.reset else ():
             since = poke.cursors.get(name, poke.since)
             at = self.cursors.get(name)
             stands = at is not None and poke.epoch == self.epoch and (since is None or since <= at)
@@ -483,6 +490,7 @@ class ClientCore:
         else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
             self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
         if receipt.outcome == "applied":
+            step.counted += [c._replace(time=time) for c in pending.changes if c.slot == COUNTER]
             step.last = time
             if time < pending.time:
                 step.ahead = receipt
@@ -496,8 +504,11 @@ class ClientCore:
             held = self.store.register(key)
             if held is not None and change.slot == COUNTER:
                 before = held.value - change.value  # type: ignore[operator]
-                step.deltas.append(self.store.put([held._replace(value=before)]))  # type: ignore[arg-type]
-                step.touched[key] = None
+                if before:
+                    step.deltas.append(self.store.put([held._replace(value=before)]))  # type: ignore[arg-type]
+                    step.touched[key] = None
+                else:
+                    gone.append(key)
             elif held is not None and held.stamp == (pending.time, self.replica):
                 gone.append(key)
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
@@ -563,11 +574,28 @@ class ClientCore:
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
         step.deltas.append(self.store.put(parts, gone, revive))
 
+    def _take_shares(self, parts: list[Change], step: _Step) -> None:
+        """Our own shares of counters, as they came with a load: it knows what we counted before we held the place. What
+        was counted after it was made comes on top."""
+        mine = COUNTER + self.replica
+        found: dict[Key, Change] = {}
+        for share in parts:
+            if share.slot == mine and (share.key not in found or found[share.key].time < share.time):
+                found[share.key] = share
+        for key, share in found.items():
+            if self.store.deleted(share.subject) is None:
+                later = [one for one in step.counted if one[:2] == key[:2] and one.time > share.time]
+                value = (share.value or 0) + sum(one.value for one in later)  # type: ignore[misc, operator]
+                time = max([share.time, *(one.time for one in later)])
+                step.deltas.append(self.store.put([share._replace(value=value, time=time)]))
+                step.shares.add(key)
+
     def _drop(self, places: Iterable[tuple[str, str]], step: _Step) -> None:
         """What is no longer followed is no longer here. That deletes nothing: it is not known here any more."""
         gone = [register.key for place in places for register in self.store.registers_at(*place)]
         step.deltas.append(self.store.put((), gone))
         step.touched.update(dict.fromkeys(gone))
+        step.shares.update(key for key in gone if key[2] == COUNTER + self.replica)
 
     def _put_pending_on_top(self, step: _Step, full: bool) -> None:
         """Applies what is pending to the registers that the server's word has touched."""

@@ -6,7 +6,7 @@ waits as news, in the order of seq, until it is durable; a feed of the whole app
 the log. `readers` says what comes to be news.
 
 Invariants: a feed's pokes join without a gap, and nothing in them is not yet durable; a poke has parts, then
-transactions, then what is to be forgotten, and nothing follows that within it.
+transactions, then what is to be forgotten. A poke that has a load reaches as far as the load does (`loaded`).
 """
 
 from __future__ import annotations
@@ -48,11 +48,10 @@ class Holding:
     interests: dict[str, Interest] = field(default_factory=dict)  # by subscription
     said: dict[str, bytes] = field(default_factory=dict)  # what was asked for, likewise
     loads: dict[str, Load] = field(default_factory=dict)  # those of which not all is there yet
-    # what it was told to forget, and at which seq
-    forgets: deque[tuple[int, list[Place]]] = field(default_factory=deque)
-    written: dict[Place, int] = field(
-        default_factory=dict
-    )  # own places: when they were written, oldest first
+    # what it was told to forget, and at which seq, oldest first
+    forgets: dict[Place, int] = field(default_factory=dict)
+    # own places: when they were written, and the commit that their receipt waits for; oldest first
+    written: dict[Place, tuple[int, int]] = field(default_factory=dict)
     left: int = 0  # when its connection was lost
 
     def holds(self, place: Place) -> bool:
@@ -61,26 +60,28 @@ class Holding:
             return True
         return any(one.holds(*place) for name, one in self.interests.items() if name not in self.loads)
 
-    def loading(self, interest: Interest) -> Load | None:
-        """The load by which alone an interest is asked for; None where it is there."""
-        found = None
-        for name, one in self.interests.items():
-            if one is interest:
-                if name not in self.loads:
-                    return None
-                found = self.loads[name]
-        return found
+    def loading(self, interest: Interest) -> list[Load]:
+        """The loads by which alone an interest is asked for; none where it is there."""
+        names = [name for name, one in self.interests.items() if one is interest]
+        return [self.loads[name] for name in names] if all(name in self.loads for name in names) else []
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+@dataclass(slots=True)
+class Gone:
     """What is to be forgotten."""
 
     places: list[Place]
 
 
-# (seq, changes | registers that come whole | what is forgotten)
-News = tuple[int, Told | list[Part] | Places]
+@dataclass(frozen=True, slots=True)
+class Come:
+    """Places that come whole."""
+
+    places: list[Place]
+    parts: list[Part]
+
+
+News = tuple[int, Told | Come | Gone]  # with its seq
 
 
 @dataclass(slots=True, eq=False)
@@ -99,8 +100,10 @@ class Feed:
     within: dict[int, int] = field(default_factory=dict)  # seq -> parts of that transaction that it was told, likewise
     news: deque[News] = field(default_factory=deque)
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
-    loads: int = 0  # that are to be waited for before anything is told
+    loads: int = 0  # loads, and evaluations that others wait for, still running
     loaded: int = 0  # what they contain reaches up to this seq
+    round: int = 0  # how often all began from nothing; older loads are void
+    is_reload_due: bool = False  # the load that begins from nothing has not begun
     reset: bool = False  # the next poke replaces what is there
     is_fresh: bool = False  # there is nothing there
     is_nudged: bool = False  # there shall be one, even if it has nothing to tell
@@ -136,7 +139,7 @@ class Feed:
             or (self.seq < durable_seq if self.whole else self.news and self.news[0][0] <= durable_seq)
         ):
             loads: list[Part] = []
-            since, least = self.seq, self.loaded if None in self.entering.values() else 0
+            since, least = self.seq, self.loaded
             reach = tail.reach(since, durable_seq, limits) if self.whole else durable_seq
             upto, said = told(since, reach, receipts, limits, least)
             forget: list[Place] = []
@@ -147,15 +150,19 @@ class Feed:
                 is_common = is_common and len(others) == len(entries)
                 tells = [Told(entry) for entry in others]
             else:
-                upto, tells, loads, forget = self._drain(upto, limits)
+                untold = receipts[len(said)].seq if len(said) < len(receipts) else durable_seq + 1
+                upto, tells, loads, forget = self._drain(upto, least, untold, limits)
                 said = [receipt for receipt in said if receipt.seq <= upto]
             entering = self.entering
             if self.is_fresh and self.reset:  # what has come of loads already is not what this replaces
                 entering = {}
+            while len(forget) > limits.part_registers:
+                made.append(Part([], forget=forget[: limits.part_registers]))
+                forget = forget[limits.part_registers :]
             poke = Poke(
                 log.epoch, since, upto, entering, [], said, forget, self.reset, parts=len(loads)
             )
-            if self.reset and self.holding is not None:
+            if self.reset and self.holding is not None and not self.whole:
                 poke.ticket = self.holding.ticket
             made += map(self._counted, (*loads, *pokes(poke, tells, limits)))
             self.within = {seq: n for seq, n in self.within.items() if seq >= upto}
@@ -166,7 +173,7 @@ class Feed:
             shared.put(begin, made, tail.between(begin, durable_seq))
         else:
             for frame in made:
-                if isinstance(frame, Poke):
+                if isinstance(frame, Poke) or (isinstance(frame, Part) and not frame.seq):
                     self.made += 1
                     frame.n = self.made
         yield from made
@@ -178,27 +185,39 @@ class Feed:
         n = self.within[frame.seq] = self.within.get(frame.seq, 0) + 1
         return frame if frame.n == n else msgspec.structs.replace(frame, n=n)
 
-    def _drain(self, upto: int, limits: FrameLimits) -> tuple[int, list[Told], list[Part], list[Place]]:
-        """(how far the next poke goes, its transactions, the parts before it, what is forgotten after it)."""
+    def _drain(
+        self, upto: int, least: int, untold: int, limits: FrameLimits
+    ) -> tuple[int, list[Told], list[Part], list[Place]]:
+        """(how far the next poke goes, its transactions, the parts before it, what is forgotten after it). What is
+        news up to `least` goes into it, whatever its size. Nothing is forgotten before a receipt at `untold`, which may
+        be of these very places."""
         entries: list[Told] = []
         loads: list[Part] = []
+        forget: dict[Place, None] = {}
+        late: list[tuple[int, Gone]] = []
         size = 0
-        at = self.seq
+        at = max(self.seq, least)
         while self.news and self.news[0][0] <= upto:
-            seq = self.news[0][0]
-            if (
-                seq > at
-                and entries
-                and (size > limits.frame_bytes or len(entries) >= limits.poke_transactions_max)
-            ):
-                return at, entries, loads, []
-            at = seq
-            _, one = self.news.popleft()
+            seq, one = self.news[0]
+            is_large = size > limits.frame_bytes or len(entries) >= limits.poke_transactions_max
+            if seq > at and ((entries and is_large) or (forget and not isinstance(one, Gone))):
+                break
+            at = max(at, seq)
+            self.news.popleft()
             if isinstance(one, Told):
                 entries.append(one)
                 size += len(one.body)
-            elif isinstance(one, Places):
-                return at, entries, loads, one.places
+            elif isinstance(one, Come):
+                loads += one.parts
+                for place in one.places:
+                    forget.pop(place, None)
+                for _, other in late:
+                    other.places = [place for place in other.places if place not in one.places]
+            elif least < seq and untold <= seq:
+                late.append((seq, one))
             else:
-                loads += one
-        return upto, entries, loads, []
+                forget.update(dict.fromkeys(one.places))
+        else:
+            at = upto
+        self.news.extendleft(reversed(late))
+        return at, entries, loads, list(forget)

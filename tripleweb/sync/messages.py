@@ -73,19 +73,22 @@ what the query's answer depends on: places, a place being a subject with a predi
 Parts with an `id` are kept aside until the poke that brings this subscription to life; others go on meanwhile. They
 have the places from `start` to `upto` of those that are to be sent, `of` by what is known now. Where a connection ends
 in the middle, the next hello says how many the client has (`have` of the subscription), and the load goes on there.
-From then on the connection is told each change of a place that one of its subscriptions needs or needed, a transaction
-without the changes of other places; a place that comes to be needed comes whole, in parts before the poke of the
-transaction that made it so. Instead of a query a subscription may have `predicates`, and brings all that has one of
-them (`"user/"`: one of a kind). What a replica pushes counts as asked for, until some minutes after it was decided.
-What is needed no more is told when it is no longer followed, and the client drops it last; that deletes nothing:
+
+An id stands for one thing as long as the connection lasts. From then on the connection is told each change of a place
+that one of its subscriptions needs or needed, a transaction without the changes of other places; a place that comes to
+be needed comes whole, in parts before the poke of the transaction that made it so. Instead of a query a subscription
+may have `predicates`, and brings all that has one of them (`"user/"`: one of a kind). What a replica pushes counts as
+asked for, until some minutes after it was decided. What is needed no more is told when it is no longer followed, and
+the client drops it last; that deletes nothing. Where it is much, some of it comes in parts (`forget`) before the poke:
 
     < {"t":"poke","epoch":"e1","since":44,"seq":44,"cursors":{},"transactions":[],"receipts":[],
     <  "forget":[["ada","user/name"]]}
 
-A poke with `"reset":true` replaces what the client holds: what did not come in the parts before it is gone. It is the
-first poke after a hello, unless the server still knows what the replica holds: it keeps that for some minutes under the
-`ticket` that came with the last reset, which the hello says, beside where the replica stands (`at`). Without `lineage`
-every triples subscription is one of the whole app, and a null in `cursors` is a reset.
+A poke with `"reset":true` replaces what the client holds: what did not come in the parts before it is gone. A part with
+`"anew":true` makes void the parts before it. A reset is the first poke after a hello, unless the server still knows
+what the replica holds: it keeps that for some minutes under the `ticket` that came with the last reset, which the hello
+says, beside where the replica stands (`at`). Without `lineage` every triples subscription is one of the whole app, and
+a null in `cursors` is a reset.
 
 What there is in an app, by predicate and number of triples, is asked by
 
@@ -104,8 +107,8 @@ that is noticed, and answered by closing and saying hello again. What a client s
 counts itself in `n`, from 1. So does what a server makes for one connection alone, parts and pokes in one count (a poke
 that others are sent, too, has none: its `since` says what is missing), and of a display each frame of rows. Parts that
 belong to a transaction tell its `seq`, and count themselves within it; a poke says how many of those `parts` it has,
-which are of transactions from `since` to `seq`. The first poke after a welcome brings to life what hello has listed,
-where that is the whole app; receipts come in the order of their numbers, and one whose `seq` lies behind where the
+which are of transactions from `since` to `seq`. The first poke after a welcome brings to life what hello has listed
+of the whole app; receipts come in the order of their numbers, and one whose `seq` lies behind where the
 client stands has come too late for its `current`: the client loads again. An end that does not count (`n` and `parts`
 left out) is believed.
 
@@ -172,6 +175,11 @@ class Subscription(msgspec.Struct, omit_defaults=True):
 def is_whole(subscription: Subscription) -> bool:
     """True if a triples subscription is one of the whole app."""
     return subscription.query is None and not subscription.predicates
+
+
+def said(subscription: Subscription) -> bytes:
+    """What is asked for, wherever it stands."""
+    return encode(msgspec.structs.replace(subscription, cursor=None, have=0))
 
 
 class PushedTransaction(msgspec.Struct, omit_defaults=True):
@@ -300,6 +308,8 @@ class Part(msgspec.Struct, tag_field="t", tag="part", omit_defaults=True):
     start: int = 0
     upto: int = 0
     of: int = 0
+    forget: list[tuple[str, str]] = []
+    anew: bool = False
     seq: int = 0
     n: int = 0
 

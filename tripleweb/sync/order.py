@@ -46,10 +46,10 @@ class Arrivals:
         self.begin()
 
     def begin(self, subscriptions: Iterable[Subscription] = ()) -> None:
-        """A hello lists these. Where the whole app is among them, the first poke brings all to life."""
-        wanted = [one for one in subscriptions if one.kind == "triples"]
-        self.awaited = {one.id for one in wanted} if any(map(is_whole, wanted)) else set()
+        """A hello lists these. The first poke brings those of the whole app to life."""
+        self.awaited = {one.id for one in subscriptions if one.kind == "triples" and is_whole(one)}
         self._parts: list[WireRegister] = []
+        self._forget: list[tuple[str, str]] = []
         self._parts_of: list[int] = []  # the transactions that told parts belong to
         self._told: dict[int, Count] = {}  # likewise
         self._own = Count()  # what was made for this connection alone
@@ -62,11 +62,15 @@ class Arrivals:
         if part.seq:
             self._parts_of.append(part.seq)
         if not part.id:
+            if part.anew:
+                self._parts.clear()
+                self._forget.clear()
             self._parts.extend(part.registers)
+            self._forget.extend(part.forget)
             return
-        if part.start == 0:
-            self.loads[part.id] = Loaded()
         load = self.loads.get(part.id)
+        if part.start == 0 and (load is None or load.upto > 0):
+            load = self.loads[part.id] = Loaded()
         if load is None or load.upto != part.start:
             raise ProtocolError(
                 "order", f"a part from {part.start} of {part.id!r} does not go on where it stood"
@@ -96,17 +100,18 @@ class Arrivals:
         if told != list(islice(outbox, len(told))):
             raise ProtocolError("order", f"receipts {told} came where {next(iter(outbox))} was due")
 
-    def take(self, poke: Poke) -> list[WireRegister]:
-        """The registers that came for a poke, which are kept no longer."""
-        come = list(self._parts)
+    def take(self, poke: Poke) -> tuple[list[WireRegister], list[tuple[str, str]]]:
+        """The registers that came for a poke, and what is to be forgotten with it; they are kept no longer."""
+        come, gone = list(self._parts), list(self._forget)
         for name in poke.cursors:
             load = self.loads.pop(name, None)
             if load is not None and not poke.reset:
                 come += load.registers
         self._parts.clear()
+        self._forget.clear()
         self._parts_of.clear()
         self._told = {seq: count for seq, count in self._told.items() if seq >= poke.seq}
-        return come
+        return come, gone
 
     def progress(self, name: str) -> tuple[int, int]:
         """(places that have come of a subscription, places there are, as far as is known)."""

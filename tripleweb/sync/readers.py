@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
-import msgspec
-
-from tripleweb.change import DELETED, Change, Key
+from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.datalog.needed import Place
 from tripleweb.errors import BudgetError, QueryError
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
 from tripleweb.sync.display import Display, DisplayLimits, Displays
-from tripleweb.sync.feed import Conn, Feed, Holding, Load, News, Places
+from tripleweb.sync.feed import Come, Conn, Feed, Gone, Holding, Load, News
 from tripleweb.sync.messages import Failed, Part, Receipt, ServerFrame, Subscription
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest, Relevance
@@ -77,22 +75,32 @@ class Readers:
         feed.seq = self.log.seq
         has_lineage = messages.LINEAGE in hello.features
         wanted = [one for one in hello.subscriptions if one.kind == "triples"]
-        if has_lineage and not any(messages.is_whole(one) for one in wanted):
-            self._resume(feed, hello, wanted, now_ms)
+        if has_lineage:
+            self._resume(feed, hello, wanted, any(map(messages.is_whole, wanted)), now_ms)
         holding = feed.holding
         for subscription in hello.subscriptions:
             name = subscription.id
-            if holding is None or name not in holding.interests:
-                self.subscribe(feed, subscription)
-            elif name in holding.loads:  # it goes on where it broke off
+            if holding is not None and name in holding.loads:  # it goes on where it broke off
                 self._begin_query(feed, holding, name)
+            elif name not in feed.entering:
+                self.subscribe(feed, subscription, greets=True)
 
-    def _resume(self, feed: Feed, hello: messages.Hello, wanted: Sequence[Subscription], now_ms: int) -> None:
+    def _resume(
+        self, feed: Feed, hello: messages.Hello, wanted: Sequence[Subscription], whole: bool, now_ms: int
+    ) -> None:
         self._expire(now_ms)
         held = self._holdings.get(hello.replica)
         epoch, since = hello.at or ("", 0)
+        asked = {one.id: one for one in wanted}
+        here = {one.id: messages.said(one) for one in wanted if one.cursor is not None}
         known = (
             held is not None
+            and not whole
+            # which places of something coarse were there before is not known: it cannot end unheard
+            and all(
+                one.needed is not None or here.get(name) == held.said[name] or name in held.loads
+                for name, one in held.interests.items()
+            )
             and held.ticket == hello.ticket
             and epoch == self.log.epoch
             and self.tail.floor <= since <= self.log.durable_seq
@@ -104,21 +112,25 @@ class Readers:
             held.own.readers[held] = None
             self._holdings[hello.replica] = held
         feed.holding, held.feed = held, feed
-        if not known:
+        if not known and not whole:
             feed.reset = True
             feed.is_fresh = hello.at is None
+            feed.loaded = self.log.seq
+            # what is said of earlier writes comes with the reset, which ends what it says something of
+            batch = max([self.log.last_batch(), *(batch for batch, _ in feed.receipts)])
+            feed.out.append((batch, Part([])))
+        if not known:
             return
         feed.seq = since
-        for place, at in held.written.items():  # the time that it was away does not count
-            held.written[place] = at + now_ms - held.left
-        asked = {one.id: one for one in wanted}
+        for place, (at, batch) in held.written.items():  # the time that it was away does not count
+            held.written[place] = at + now_ms - held.left, batch
         for name, interest in list(held.interests.items()):
-            one, load = asked.get(name), held.loads.get(name)
-            if one is None or _said(one) != held.said[name]:
+            subscription, load = asked.get(name), held.loads.get(name)
+            if subscription is None or messages.said(subscription) != held.said[name]:
                 self._leave(held, name)
             elif load is not None:
-                load.sent = min(load.sent, one.have)
-            elif one.cursor is not None and interest.is_loaded:
+                load.sent = min(load.sent, subscription.have)
+            elif subscription.cursor is not None and interest.is_loaded:
                 feed.entering[name] = since
             else:
                 self._leave(held, name)
@@ -131,6 +143,7 @@ class Readers:
         came.update(holding.own.since(since - 1))
         for part in parts(self._registers(sorted(came)), self.limits):
             feed.put(self.log.last_batch(), part)
+            feed.loaded, feed.is_nudged = self.log.seq, True
         for entry in self.tail.between(since, self.log.seq):
             for change in entry.registers:
                 for load in holding.loads.values():
@@ -139,10 +152,9 @@ class Readers:
             kept = [at for at, change in enumerate(entry.registers) if self._holds(holding, change)]
             if kept:
                 feed.news.append((entry.seq, Told(entry, tuple(kept))))
-        left = {place for seq, places in holding.forgets if seq >= since for place in places}
-        if gone := sorted(place for place in left if not holding.holds(place)):
-            feed.news.append((self.log.seq, Places(gone)))
-        feed.loaded = self.log.seq
+        left = [place for place, seq in holding.forgets.items() if seq >= since]
+        if gone := [place for place in left if not holding.holds(place)]:
+            feed.news.append((self.log.seq, Gone(gone)))
 
     def leave(self, feed: Feed, now_ms: int) -> None:
         """A connection is gone, or begins anew."""
@@ -162,12 +174,22 @@ class Readers:
         on who were told nothing for long, so that they stand within the tail if they are cut off."""
         self._expire(now_ms)
         for holding in self._holdings.values():
+            self._trim(holding)
             feed = holding.feed
             if feed is not None:
                 self._age(holding, now_ms)
                 if self.log.durable_seq - feed.seq > self.limits.lag_max:
                     feed.is_nudged = True
                     self.due[feed] = None
+
+    def _trim(self, holding: Holding) -> None:
+        """Bounds what is known of what it was told to forget."""
+        forgets = holding.forgets
+        while forgets and forgets[oldest := next(iter(forgets))] < self.tail.floor:
+            del forgets[oldest]  # nobody is caught up from there
+        if len(forgets) > self.limits.own_max:  # if it is cut off now it begins anew
+            holding.ticket = self._random_id()
+            forgets.clear()
 
     def _expire(self, now_ms: int) -> None:
         while self._away and self._away[0][0] <= now_ms - self.limits.held_ms:
@@ -179,8 +201,10 @@ class Readers:
         """What was written long ago counts as asked for no more."""
         old: list[Place] = []
         surplus = len(holding.written) - self.limits.own_max
-        for place, at in holding.written.items():
+        for place, (at, batch) in holding.written.items():
             if at + self.limits.held_ms > now_ms and len(old) >= surplus:
+                break
+            if not self.log.is_durable(batch):  # its receipt is still to be told
                 break
             old.append(place)
         for place in old:
@@ -189,13 +213,12 @@ class Readers:
         self._forget(holding, old)
 
     def _end(self, holding: Holding) -> None:
+        if self._holdings.get(holding.replica) is not holding:
+            return
         for name in list(holding.interests):
             self._leave(holding, name)
-        holding.loads.clear()
-        for place in list(holding.own.places):
-            self.relevance.let_go(holding.own, place)
-        if self._holdings.get(holding.replica) is holding:
-            del self._holdings[holding.replica]
+        self.relevance.close(holding.own)
+        del self._holdings[holding.replica]
 
     def say(self, feed: Feed, frame: ServerFrame) -> None:
         """A frame that waits for nothing."""
@@ -209,8 +232,8 @@ class Readers:
 
     # -- subscriptions -----------------------------------------------------------------------------------------
 
-    def subscribe(self, feed: Feed, subscription: Subscription) -> None:
-        """Interest is registered at once, the load follows."""
+    def subscribe(self, feed: Feed, subscription: Subscription, greets: bool = False) -> None:
+        """Interest is registered at once, the load follows. `greets`: it came with the hello."""
         count = len(feed.whole) + len(feed.displays)
         count += 0 if feed.holding is None else len(feed.holding.interests)
         name = subscription.id
@@ -219,7 +242,9 @@ class Readers:
             self._fail(feed, name, "limits", "too many subscriptions on this connection")
         elif subscription.kind == "triples":
             if feed.holding is None or messages.is_whole(subscription):
-                self._subscribe_whole(feed, subscription)
+                # the cursor of one that holds some places only may be of before it was told to forget others
+                is_kept = greets or feed.holding is None
+                self._subscribe_whole(feed, subscription, subscription.cursor if is_kept else None)
             else:
                 self._subscribe_query(feed, feed.holding, subscription)
         elif subscription.kind == "rows" and subscription.query is not None:
@@ -237,12 +262,14 @@ class Readers:
         else:
             self._fail(feed, name, "query", f"no subscription of kind {subscription.kind!r}")
 
-    def _subscribe_whole(self, feed: Feed, subscription: Subscription) -> None:
-        if not feed.whole:
-            feed.seq = self.log.seq if feed.holding is None else feed.seq
+    def _subscribe_whole(
+        self, feed: Feed, subscription: Subscription, cursor: messages.Cursor | None
+    ) -> None:
+        if not feed.whole and feed.holding is None:
+            feed.seq = self.log.seq
         feed.whole[subscription.id] = None
         self._whole[feed] = None
-        cursor = subscription.cursor
+        feed.news.clear()
         if (
             cursor is not None
             and cursor[0] == self.log.epoch
@@ -253,17 +280,21 @@ class Readers:
         else:
             feed.entering[subscription.id] = None
             feed.reset = True
-            self._begin_load(feed, self._load(feed, self.store.registers()))
+            self._begin_load(feed, self.store.registers())
 
     def _subscribe_query(self, feed: Feed, holding: Holding, subscription: Subscription) -> None:
         name = subscription.id
+        if holding.said.get(name) == messages.said(subscription):  # it is there, or on its way
+            if name not in holding.loads:
+                feed.entering[name] = None
+            return
         try:
             interest = self._open(subscription)
         except (QueryError, ValueError, TypeError) as error:
             self._fail(feed, name, "query", str(error))
             return
         before = holding.interests.get(name)
-        holding.interests[name], holding.said[name] = interest, _said(subscription)
+        holding.interests[name], holding.said[name] = interest, messages.said(subscription)
         interest.readers[holding] = None
         if before is not None and before is not interest:
             self._release(holding, before)
@@ -291,9 +322,11 @@ class Readers:
         if (display := feed.displays.pop(name, None)) is not None:
             self._hide(display)
         if name in feed.whole:
-            feed.whole.pop(name, None)
+            del feed.whole[name]
             if not feed.whole:
-                self._whole.pop(feed, None)
+                del self._whole[feed]
+                if feed.holding is not None:  # of all that it has, what else it asks for is to stay
+                    self.again(feed)
         if feed.holding is not None and name in feed.holding.interests:
             self._leave(feed.holding, name)
         if feed.entering.get(name) is not None or feed.holding is not None:
@@ -301,6 +334,7 @@ class Readers:
 
     def _leave(self, holding: Holding, name: str) -> None:
         """A subscription ends."""
+        del holding.said[name]
         interest = holding.interests.pop(name)
         if holding.loads.pop(name, None) is None:
             self._release(holding, interest)
@@ -310,6 +344,8 @@ class Readers:
     def _release(self, holding: Holding, interest: Interest) -> None:
         """What nothing else asks for is to be forgotten."""
         if not any(other is interest for other in holding.interests.values()):
+            if interest.needed is None:  # if it is cut off before it hears of that it begins anew
+                holding.ticket = self._random_id()
             places = list(self.relevance.held(interest))
             self._forsake(holding, interest)
             self._forget(holding, places)
@@ -321,10 +357,11 @@ class Readers:
 
     def _forget(self, holding: Holding, places: Iterable[Place]) -> None:
         gone = [place for place in places if not holding.holds(place)]
-        if gone:
-            holding.forgets.append((self.log.seq, gone))
-            if holding.feed is not None:
-                self._news(holding.feed, (self.log.seq, Places(gone)))
+        for place in gone:
+            holding.forgets.pop(place, None)
+            holding.forgets[place] = self.log.seq
+        if gone and holding.feed is not None:
+            self._news(holding.feed, (self.log.seq, Gone(gone)))
 
     # -- what was written --------------------------------------------------------------------------------------
 
@@ -356,9 +393,10 @@ class Readers:
                     feed = holding.feed
                     if feed is None or feed is writer or feed.whole:
                         continue
-                    if holding.loads and not deleted and (load := holding.loading(interest)) is not None:
+                    loads = holding.loading(interest) if holding.loads and not deleted else ()
+                    for load in loads:
                         load.again[subject, predicate] = None
-                    else:
+                    if not loads:
                         reached.setdefault(feed, {})[at] = None
         made: dict[tuple[int, ...], Told] = {}
         for feed, found in reached.items():
@@ -367,44 +405,54 @@ class Readers:
                 made[kept] = Told(entry, kept)
             self._news(feed, (seq, made[kept]))
 
-    def wrote(self, feed: Feed, keys: Iterable[Key], stamp: tuple[int, str], now_ms: int) -> None:
-        """A replica has pushed changes of these registers, whatever became of them: it asked for these places."""
+    def wrote(self, feed: Feed, keys: Iterable[Key], stamp: tuple[int, str], batch: int, now_ms: int) -> None:
+        """A replica has pushed changes of these registers, whatever became of them: it asked for these places. The
+        receipt is durable with this batch."""
         holding = feed.holding
-        if holding is None or feed.whole:
+        if holding is None:
             return
         fresh: list[Place] = []
         for place in dict.fromkeys((subject, predicate) for subject, predicate, _ in keys):
             if place[1] == DELETED:
+                if feed.reset:
+                    fresh.append(place)
                 continue
             # what it has just written it has, unless a load is about to take its place
-            if feed.reset or (
-                not holding.holds(place)
-                and any(
-                    (register.time, register.replica) != stamp for register in self.store.registers_at(*place)
-                )
-            ):
+            if feed.reset or (not holding.holds(place) and self._has_more(feed, holding, place, stamp)):
                 fresh.append(place)
             holding.written.pop(place, None)
-            holding.written[place] = now_ms
+            holding.written[place] = now_ms, batch
             self.relevance.hold(holding.own, place, self.log.seq)
         if fresh:
             self._ship([holding], fresh, self.log.seq)
 
+    def _has_more(self, feed: Feed, holding: Holding, place: Place, stamp: tuple[int, str]) -> bool:
+        """True if there is more at a place than who has just written this knows, or will know by then."""
+        if (
+            holding.forgets.get(place, -1) >= feed.seq
+        ):  # it may be about to hear that it is to forget the place
+            return True
+        return any(
+            register.slot[:2] == COUNTER or (register.time, register.replica) != stamp
+            for register in self.store.registers_at(*place)
+        )
+
     def _ship(
-        self, readers: Iterable[Holding], places: Sequence[Place], seq: int, interest: Interest | None = None
+        self, readers: Iterable[Holding], places: Iterable[Place], seq: int, interest: Interest | None = None
     ) -> None:
         """Places that came to be needed, as they are at this point of the log."""
-        feeds = []
+        feeds, places = [], list(places)
         for one in readers:
             if one.feed is None or one.feed.whole:
                 continue
-            if interest is not None and one.loads and (load := one.loading(interest)) is not None:
+            loads = one.loading(interest) if interest is not None and one.loads else ()
+            for load in loads:
                 load.again.update(dict.fromkeys(places))
-            else:
+            if not loads:
                 feeds.append(one.feed)
         if feeds and (frames := list(parts(self._registers(places), self.limits, seq))):
             for feed in feeds:
-                self._news(feed, (seq, frames))
+                self._news(feed, (seq, Come(places, frames)))
 
     def _registers(self, places: Iterable[Place]) -> Iterator[Change]:
         for place in places:
@@ -416,47 +464,73 @@ class Readers:
         return any(holding in one.readers for one in self.relevance.holders_of(change.subject))
 
     def _news(self, feed: Feed, news: News) -> None:
+        if feed.whole:
+            return
         feed.news.append(news)
         self.due[feed] = None
         if len(feed.news) > self.limits.news_max:
             self.again(feed)
 
     def again(self, feed: Feed) -> None:
-        """From nothing again: it was slow for longer than anybody keeps what it missed."""
+        """From nothing again: it was slow for longer than anybody keeps what it missed, or has more than it asks."""
         feed.news.clear()
         feed.seq = self.log.seq
+        feed.reset = True
+        feed.entering = dict.fromkeys(feed.whole)
         self.due[feed] = None
-        if feed.whole:
-            feed.entering = dict.fromkeys(feed.whole)
-            feed.reset = True
-            self._begin_load(feed, self._load(feed, self.store.registers()))
-        elif (holding := feed.holding) is not None:
-            feed.reset, feed.is_fresh = True, False
+        if (holding := feed.holding) is not None:
+            feed.entering.update(dict.fromkeys(holding.interests))
+            holding.ticket = self._random_id()  # cut off before the reset, it is not to go on from before
             holding.forgets.clear()
+            feed.is_fresh = False
             holding.loads.clear()
-            feed.entering = dict.fromkeys(holding.interests)
+            for name, interest in holding.interests.items():
+                if not interest.is_loaded:
+                    del feed.entering[name]
+                    holding.loads[name] = Load(interest)
+                    self._begin_query(feed, holding, name)
+        feed.round += 1
+        if not feed.is_reload_due:
+            feed.is_reload_due = True
+            feed.loads += 1
+            self._jobs.append((feed, self._reload(feed)))
+
+    def _reload(self, feed: Feed) -> Iterator[None]:
+        feed.is_reload_due = False
+        feed.news.clear()  # until now: the load has it
+        feed.seq = self.log.seq
+        feed.put(self.log.last_batch(), Part([], anew=True))
+        registers = self.store.registers()
+        if (holding := feed.holding) is not None and not feed.whole:
             places = dict.fromkeys(
                 place for one in holding.interests.values() for place in self.relevance.held(one)
             )
             places.update(dict.fromkeys(holding.own.places))
-            self._begin_load(feed, self._load(feed, self._registers(list(places))))
+            registers = self._registers(list(places))
+        yield from self._load(feed, registers, feed.round)
 
     # -- long work ---------------------------------------------------------------------------------------------
 
-    def _begin_load(self, feed: Feed, load: Iterator[None]) -> None:
+    def _begin_load(self, feed: Feed, registers: Iterable[Change]) -> None:
         feed.loads += 1
-        self._jobs.append((feed, load))
+        self._jobs.append((feed, self._load(feed, registers, feed.round)))
 
-    def _load(self, feed: Feed, registers: Iterable[Change]) -> Iterator[None]:
+    def _load(self, feed: Feed, registers: Iterable[Change], round_: int) -> Iterator[None]:
         """Sends registers, in parts. Changes of the meantime follow in the poke that ends the load: the feed's seq
-        stays where it was when its interest was registered."""
+        stays where it was when its interest was registered. A load is void when all begins from nothing."""
         for part in parts(registers, self.limits):
+            if feed.round != round_:
+                break
             feed.put(self.log.last_batch(), part)
             self.due[feed] = None
             yield
+        feed.loads -= 1
+        self._reach(feed)
+
+    def _reach(self, feed: Feed) -> None:
+        """What has been sent to a feed is of now: its next poke comes as far."""
         feed.loaded = self.log.seq
         feed.put(self.log.last_batch(), Part([]))
-        feed.loads -= 1
         self.due[feed] = None
 
     def _evaluated(
@@ -469,37 +543,56 @@ class Readers:
             return
         if failure is not None:
             self._end_subscription(holding, name, failure)
-        elif waits:  # with all else that replaces what is there
+            return
+        places = list(
+            dict.fromkeys([*self.relevance.held(load.interest), *self._come_again(feed, load.interest)])
+        )
+        if waits:  # with all else that replaces what is there
             del holding.loads[name]
-            places = list(self.relevance.held(load.interest))
-            self._begin_load(feed, self._load(feed, self._registers(places)))
+            self._begin_load(feed, self._registers(places))
         else:
-            if load.places is None:
-                load.places = list(self.relevance.held(load.interest))
+            load.places = load.places or places
             self._jobs.append((feed, self._load_query(feed, holding, name, load, load.places)))
+
+    def _come_again(self, feed: Feed, interest: Interest) -> list[Place]:
+        """What was to be forgotten, but comes again with a load, is not to be forgotten after it."""
+        found: list[Place] = []
+        for _, one in feed.news:
+            if isinstance(one, Gone):
+                again = [place for place in one.places if interest.holds(*place)]
+                one.places = [place for place in one.places if place not in again]
+                found += again
+        return found
 
     def _load_query(
         self, feed: Feed, holding: Holding, name: str, load: Load, places: list[Place]
     ) -> Iterator[None]:
         """Sends the places of a load, in parts that have whole ones."""
         while holding.loads.get(name) is load:
-            if load.sent == len(places) and load.again:
+            if load.sent == len(places):
+                load.again.update(dict.fromkeys(self._come_again(feed, load.interest)))
                 places += load.again
                 load.again.clear()
-            start, found, size = load.sent, list[messages.WireRegister](), 0
-            while load.sent < len(places) and size < self.limits.frame_bytes:
-                if len(found) >= self.limits.part_registers:
+            start = load.sent
+            registers: list[Change] = []
+            size = 0
+            while load.sent < len(places) and size < self.limits.frame_bytes // 2:
+                more = list(self.store.registers_at(*places[load.sent]))
+                if registers and len(registers) + len(more) > self.limits.part_registers:
                     break
-                for register in self.store.registers_at(*places[load.sent]):
-                    found.append(messages.register_to_wire(register))
-                    size += messages.wire_bytes(register)
+                registers += more
+                size += sum(map(messages.wire_bytes, more))
                 load.sent += 1
-            part = Part(found, name, start, load.sent, len(places))
-            feed.put(self.log.last_batch(), part)
+            pieces = list(parts(registers, self.limits)) or [Part([])]
+            for piece in pieces:  # a place may be larger than a part: it has come with the last one
+                piece.id, piece.start, piece.of = name, start, len(places)
+                piece.upto = load.sent if piece is pieces[-1] else start
+                feed.put(self.log.last_batch(), piece)
             self.due[feed] = None
             if load.sent == len(places) and not load.again:
                 del holding.loads[name]
-                feed.entering[name], feed.loaded = None, self.log.seq
+                feed.entering[name] = None
+                self._reach(feed)
                 # what was swept meanwhile has been sent, and is followed no more
                 self._forget(holding, [place for place in places if not load.interest.holds(*place)])
                 return
@@ -534,7 +627,7 @@ class Readers:
     ) -> None:
         for feed in waiting:
             feed.loads -= 1
-            self.due[feed] = None
+            self._reach(feed)
         if failure is None:
             self._ship(interest.readers, list(interest.since(seq - 1)), self.log.seq, interest)
         else:
@@ -629,6 +722,9 @@ class Readers:
         """Everything that may leave now, in order for each connection."""
         shared = Shared()
         for feed in list(self.due):
+            if feed.is_over:  # its connection may be another's by now
+                del self.due[feed]
+                continue
             if feed.paused:
                 continue
             while feed.out and self.log.is_durable(feed.out[0][0]):
@@ -646,8 +742,3 @@ class Readers:
 
 def _failure(error: QueryError) -> Failure:
     return "budget" if isinstance(error, BudgetError) else "query", str(error)
-
-
-def _said(subscription: Subscription) -> bytes:
-    """What is asked for, wherever it stands."""
-    return messages.encode(msgspec.structs.replace(subscription, cursor=None, have=0))

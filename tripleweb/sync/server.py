@@ -293,7 +293,8 @@ class TenantCore:
         self._building.receipts.append((link.replica, pushed.number, pushed.id, messages.encode(receipt)))
         batch = self._building.batch
         self._receipts.setdefault(link.replica, {})[pushed.number] = (pushed.id, receipt, batch)
-        self.readers.wrote(link.feed, pushed.keys(link.replica), parse_stamp(receipt.stamp), now_ms)
+        keys = [*pushed.keys(link.replica), *(wire[:3] for wire in receipt.current)]
+        self.readers.wrote(link.feed, keys, parse_stamp(receipt.stamp), batch, now_ms)
         self.readers.tell_receipt(link.feed, receipt, batch)
 
     def _decide(

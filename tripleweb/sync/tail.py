@@ -120,13 +120,13 @@ def told(
 ) -> tuple[int, list[Receipt]]:
     """(upto, the receipts told): a receipt goes with the poke that reaches the point where it was decided, for what it
     says is true of that point. `least`: so far the poke must reach, whatever its size, since the load that goes with it
-    does."""
+    does; what was decided until then is older than the load, and must not come after it."""
     upto, count, size = max(upto, least), 0, 0
     for receipt in receipts:
         if receipt.seq > upto:
             break
         size += len(messages.encode(receipt)) if receipt.current or receipt.absent else 0
-        if count and size > limits.frame_bytes and not least:
+        if count and size > limits.frame_bytes and receipt.seq > least:
             # this one may be of the very entry at its seq, unless an earlier one is
             upto = max(since, receipt.seq - (receipts[count - 1].seq < receipt.seq))
             break
@@ -163,9 +163,11 @@ def parts(registers: Iterable[Change], limits: FrameLimits, seq: int = 0) -> Ite
 
 def pokes(poke: Poke, entries: Iterable[Told], limits: FrameLimits) -> Iterator[Part | Poke]:
     """A poke with these transactions; what a large one has set goes before it in parts."""
+    size = 0
     for entry in entries:
         body = entry.body
-        if len(body) > limits.frame_bytes // 2:
+        size += len(body)
+        if len(body) > limits.frame_bytes // 2 or size > 2 * limits.frame_bytes:
             for part in parts(entry.registers, limits, entry.entry.seq):
                 poke.parts += 1
                 yield part

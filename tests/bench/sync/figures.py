@@ -9,7 +9,7 @@ catch_up    a client that has missed so many changes of as many entities (10,000
 memory      what the server's memory grows by with each connection that hears everything
 durable     (tripleweb) the server is killed in the middle of bursts: what it had acknowledged must be there
 real        (tripleweb) real clients instead of minimal ones
-subscriptions (tripleweb) 1,000 queries of few shapes: waits for servers that load by query
+subscriptions (tripleweb) 1,000 queries of few shapes, and one: see `asked.py`
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.live.workload import REFERENCES, entities
+from tests.bench.sync.asked import asked
 from tests.bench.sync.installed import ROOT, Words, environment
 from tests.bench.sync.kid import Broken, Kid
 
@@ -50,12 +51,15 @@ class Sizes:
     kills: int = 5
     real_clients: int = 10
     subscriptions: int = 1_000
+    asked_users: int = 10_000  # of the data that these ask for some of
+    asked_changes: int = 5_000
     quiet_s: float = 0.3  # without work, before a server counts as being at rest
 
 
 QUICK = Sizes(
     clients=(1, 3), writes=100, bursts=2, seconds=0.2, paced=20, paced_clients=(1, 3), users=10, repetitions=2,
-    missed=(20, 50), connections=10, kills=1, real_clients=2, quiet_s=0.1,
+    missed=(20, 50), connections=10, kills=1, real_clients=2, subscriptions=20, asked_users=20, asked_changes=50,
+    quiet_s=0.1,
 )  # fmt: skip
 
 
@@ -280,9 +284,8 @@ class Engine:
         return figure
 
     def subscriptions(self) -> Figure:
-        """The place of 1,000 subscriptions of few shapes (`triples` with a `query`, a tenth of them touched by each
-        write): a server without the feature `lineage` loads the whole app for every one of them, which says nothing."""
-        return {"waits": f"for a server that loads by query; then {self.sizes.subscriptions} of them"}
+        """Without sockets: what the core does for a change, and the bytes that leave."""
+        return asked(self.sizes.asked_users, self.sizes.subscriptions, self.sizes.asked_changes)
 
 
 class Cast:
