@@ -34,6 +34,7 @@ class Faults:
             "clock": self.clock,
             "copied": self.copied,
             "pings": self.pings,
+            "ticks": self.ticks,
         }
 
     def start(self) -> None:
@@ -52,7 +53,8 @@ class Faults:
             (options.role_every_ms, self._draw_role),
             (5_000.0 if options.clocks == "wild" else 0.0, self._draw_clock),
             (options.clone_every_ms if options.clones else 0.0, self._draw_clone),
-            (options.ping_every_ms, lambda rng: self.world.do("all", "pings")),
+            (options.ping_every_ms, self._draw_ping),
+            (options.tick_every_ms, self._draw_tick),
         ):
             if mean:
                 self._repeat(mean, fault, self.world.random(f"faults/{fault.__name__}"))
@@ -228,6 +230,18 @@ class Faults:
         if node is not None:
             node.lossy = True
             self.world.add(ClientNode(self.world, to, node.user, node.role, node.disk.copied()))
+
+    def _draw_ping(self, rng: random.Random) -> None:
+        self.world.do("all", "pings")
+
+    def _draw_tick(self, rng: random.Random) -> None:
+        self.world.do("server", "ticks", sweeps=rng.random() < 0.3)
+
+    def ticks(self, who: str, sweeps: bool) -> None:
+        """The server looks what is too long ago, and at times at what is needed no more."""
+        self.world.server.tick()
+        if sweeps:
+            self.world.server.sweep()
 
     def pings(self, who: str) -> None:
         """Everybody asks for the server's clock."""

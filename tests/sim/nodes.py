@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.sim import checks, interest
@@ -122,6 +123,23 @@ class ServerNode:
             self.core.resume(connection.number)
             self.pump()
 
+    def tick(self, later_ms: int = 0) -> None:
+        """Some time has passed; `later_ms`: more than it has."""
+        if self.core is not None:
+            self.core.tick(self.now_ms + later_ms)
+            self.pump()
+
+    def sweep(self) -> None:
+        """Everybody's interest is found anew, as it is now and then where it has grown."""
+        if self.core is None:
+            return
+        readers = self.core.readers
+        for interest_ in list(readers.relevance._interests.values()):
+            if interest_.needed is not None and interest_ not in readers._swept:
+                readers._swept.add(interest_)
+                readers._evaluations.append((interest_, partial(readers._sweep, interest_)))
+        self.pump()
+
     def receive(self, connection: Connection, data: bytes) -> None:
         core = self.core
         if core is None or connection.number not in self.links:
@@ -170,7 +188,7 @@ class ServerNode:
             connection.down.send(data)
             if isinstance(frame, Fault):
                 self._close(connection)
-        if core.has_work() and not self._stepping:
+        if (core.has_work() or core.is_heavy) and not self._stepping:
             self._stepping = True
             self.world.after(1 + 5 * self.world.lot("step"), self._step)
         if self.core is core and not self.links and self._commit is None and self.world.options.idle_close:
@@ -184,10 +202,13 @@ class ServerNode:
     def _step(self) -> None:
         core, moved = self.core, True
         if core is not None:
-            moved = core.step()
+            if core.is_heavy:
+                core.evaluate()
+            else:
+                moved = core.step()
             self.pump()
         self._stepping = False
-        if self.core is not None and self.core.has_work():
+        if self.core is not None and (self.core.has_work() or self.core.is_heavy):
             self._stepping = True  # if nothing moved, all of it waits for slow readers
             self.world.after(1 + 5 * self.world.lot("step") if moved else 200, self._step)
 
@@ -278,7 +299,7 @@ class ClientNode:
         self.view = checks.view(core.store)
         self.cut = checks.Cut()
         self.ran_ahead = bool(core.outbox)
-        for subscription in interest.at_start(self):
+        for subscription in interest.at_start(self, state.meta):
             core.subscribe(subscription)
         self.displays.clear()
         self._later()

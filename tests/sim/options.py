@@ -82,14 +82,16 @@ class Options:
     role_every_ms: float
     ping_every_ms: float
     habits: Habits
+    asking: list[str]  # of the clients: who asks for less than the whole app
+    tick_every_ms: float  # of the server
 
     @property
     def hostile(self) -> bool:
         return self.weather.mishap_every_ms > 0
 
     @classmethod
-    def draw(cls, rng: random.Random, network: str = "") -> Options:
-        """`network`: "stream" or "hostile"; "" draws that, too."""
+    def draw(cls, rng: random.Random, network: str = "", asking: bool | None = None) -> Options:
+        """`network`: "stream" or "hostile"; "" draws that, too. `asking`: whether some ask for less than the app."""
 
         def some(chance: float, value: Callable[[], float]) -> float:
             drawn = value()
@@ -101,7 +103,7 @@ class Options:
         copies = rng.random() < 0.4
         clients, readers = rng.randint(2, 4), either(0, 0, 1)
         hostile = some(0.3, lambda: 1.0) if not network else float(network == "hostile")
-        return cls(
+        options = cls(
             clients=[
                 (f"c{i}", f"user{i % 3}", "reader" if i < readers else "writer") for i in range(clients)
             ],
@@ -146,13 +148,32 @@ class Options:
             role_every_ms=some(0.3, lambda: rng.uniform(3_000, 15_000)),
             ping_every_ms=5_000,
             habits=Habits.draw(rng),
+            asking=[],
+            tick_every_ms=0.0,
         )
+        return options._with_asking(rng) if (rng.random() < 0.4 if asking is None else asking) else options
+
+    def _with_asking(self, rng: random.Random) -> Options:
+        """Some or all clients ask for less than the whole app."""
+        names = [name for name, _, _ in self.clients]
+        limits = replace(
+            self.limits,
+            part_registers=rng.choice([1, 3, 10, 500]),
+            news_max=rng.choice([2, 10, 100, 20_000]),
+            held_ms=rng.choice([500, 3_000, 10_000, 300_000]),
+            lag_max=rng.choice([1, 5, 1_000]),
+            own_max=rng.choice([1, 4, 100_000]),
+        )
+        asking = [name for name in names if rng.random() < 0.7] or names[:1]
+        return replace(self, limits=limits, asking=asking, tick_every_ms=rng.choice([300, 1_000, 5_000]))
 
     def calmer(self) -> Iterator[Options]:
         """This, with one thing of it milder or one client less; nothing that only deeds depend on."""
         for client in self.clients:
             if len(self.clients) > 1:
                 yield replace(self, clients=[other for other in self.clients if other != client])
+        for name in self.asking:
+            yield replace(self, asking=[other for other in self.asking if other != name])
         for name, calm in (("clocks", "good"), ("commit_ms", 1), ("idle_close", False)):
             if getattr(self, name) != calm:
                 yield replace(self, **{name: calm})  # type: ignore[arg-type]
@@ -161,7 +182,7 @@ class Options:
                 yield replace(self, weather=replace(self.weather, **{name: calm}))  # type: ignore[arg-type]
         plain = Limits(tail_max=self.limits.tail_max)
         for name in ("tolerance_ms", "poke_transactions_max", "part_registers", "frame_bytes",
-                     "receipt_bytes_max", "lost_max", "slice_units"):  # fmt: skip
+                     "receipt_bytes_max", "lost_max", "slice_units", "news_max", "held_ms", "lag_max", "own_max"):  # fmt: skip
             if getattr(self.limits, name) != getattr(plain, name):
                 yield replace(self, limits=replace(self.limits, **{name: getattr(plain, name)}))
         usual = ClientLimits()

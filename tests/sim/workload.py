@@ -45,7 +45,7 @@ class Workload:
         if node is not None:
             node.transact(lambda tx: _write(tx, operations), give_up)
 
-    def asks(self, who: str, name: str, given: int | None) -> None:
+    def asks(self, who: str, name: str, given: Any) -> None:
         """A subscription comes, or goes if it is there."""
         node = self.world.nodes.get(who)
         if node is None or node.core is None:
@@ -67,7 +67,7 @@ class Workload:
     def greet(self, node: ClientNode) -> None:
         """A connection was made: some ask for something while the welcome is on its way."""
         rng = self._rngs.get(node.name)
-        if rng is not None and rng.random() < 0.2:
+        if rng is not None and rng.random() < (0.7 if interest.asks(node) else 0.2):
             self.world.draw_after(rng.expovariate(1 / 50), lambda: self._ask(node, rng))
 
     def _think(self, node: ClientNode) -> None:
@@ -75,7 +75,8 @@ class Workload:
         self.world.draw_after(rng.expovariate(1 / self.habits.think_ms), lambda: self._act(node, rng))
 
     def _act(self, node: ClientNode, rng: random.Random) -> None:
-        if node.core is not None and not (rng.random() < 0.04 and self._ask(node, rng)):
+        often = 0.2 if interest.asks(node) else 0.04
+        if node.core is not None and not (rng.random() < often and self._ask(node, rng)):
             count = rng.randint(2, 6) if rng.random() < self.habits.many_writes else 1
             operations = [self._operation(node, rng) for _ in range(count)]
             self.world.do(
@@ -84,11 +85,10 @@ class Workload:
         self._think(node)
 
     def _ask(self, node: ClientNode, rng: random.Random) -> bool:
-        names = interest.changeable(self.habits)
-        if names and node.core is not None:
-            name = rng.choice(names)
-            self.world.do(node.name, "asks", name=name, given=interest.drawn_input(name, rng))
-        return bool(names)
+        wanted = None if node.core is None else interest.drawn(node, self.habits, self.subjects, rng)
+        if wanted is not None:
+            self.world.do(node.name, "asks", **wanted)
+        return wanted is not None
 
     def _operation(self, node: ClientNode, rng: random.Random) -> list[Any]:
         habits = self.habits

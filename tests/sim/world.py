@@ -36,7 +36,7 @@ STEPS_MAX = 400_000
 
 class World:
     """A run of one seed, or of a history. `log` shows every event; `steps` ends it early; `network` is "stream" or
-    "hostile"; `folder`: where storages are files (else they are in memory)."""
+    "hostile"; `asking`: whether some ask for less than the whole app; `folder`: where storages are files (else they are in memory)."""
 
     def __init__(
         self,
@@ -44,12 +44,13 @@ class World:
         log: bool = False,
         steps: int = STEPS_MAX,
         network: str = "",
+        asking: bool | None = None,
         folder: Path | None = None,
     ) -> None:
         self._script = None if isinstance(seed, int) else seed.deeds
         self.seed = seed if isinstance(seed, int) else seed.seed
         self.options = (
-            Options.draw(self.random("options"), network) if isinstance(seed, int) else seed.options
+            Options.draw(self.random("options"), network, asking) if isinstance(seed, int) else seed.options
         )
         self.log = log
         self.steps = steps
@@ -147,17 +148,26 @@ class World:
                 self._push(deed.at, 0, lambda deed=deed: self.do(deed.who, deed.what, **deed.how))  # type: ignore[misc]
             self._until(self.options.busy_ms)
             self._heal()
-            deadline = self.now + HEAL_MS
-            while reasons := self.pending():
-                if self.now >= deadline:
-                    raise Violation("convergence", "; ".join(reasons))
-                self._until(self.now + 500)
+            self._settle()
             checks.at_the_end(self)
+            if self.options.asking:  # and after that, when what was written is long ago
+                self.server.tick(self.options.limits.held_ms + 1)
+                self.server.sweep()
+                self._until(self.now + 2_000)
+                self._settle()
+                checks.nothing_beyond(self)
         finally:
             self.server.disk.close()
             for node in self.nodes.values():
                 node.disk.close()
         return self
+
+    def _settle(self) -> None:
+        deadline = self.now + HEAL_MS
+        while reasons := self.pending():
+            if self.now >= deadline:
+                raise Violation("convergence", "; ".join(reasons))
+            self._until(self.now + 500)
 
     def _until(self, moment: int) -> None:
         while self._heap and self._heap[0][0] <= moment:
@@ -197,6 +207,9 @@ class World:
             marks[f"fault: {frame.code}"] += 1
         elif isinstance(frame, Poke):
             marks["poke: load"] += None in frame.cursors.values()
+            marks["poke: forget"] += bool(frame.forget)
+            marks["poke: reset"] += frame.reset
+            marks["poke: a place comes"] += bool(frame.parts)
             marks["poke: catch-up"] += any(frame.cursors.values())
             marks["poke: large transaction"] += any(
                 b'"changes":[]' in bytes(body) for body in frame.transactions
@@ -251,9 +264,12 @@ class World:
                 reasons.append(f"{node.name} is {node.core.state}")
             elif node.core.pending:
                 reasons.append(f"{node.name} has {node.core.pending} pending")
+            elif interest.asks(node):
+                reasons.extend(checks.asks_what_differs(node, core.store))
+                reasons.extend(checks.displays_differ(node, core.store))
             elif not node.core.complete or node.core.cursors.get(APP) != core.durable_seq:
                 reasons.append(f"{node.name} stands at {node.core.cursors} of {core.durable_seq}")
-            elif checks.view(node.core.store) != checks.view(interest.footprint(node, core.store)):
+            elif checks.view(node.core.store) != checks.view(core.store):
                 reasons.append(f"{node.name} differs: {checks.difference(node.core.store, core.store)}")
             else:
                 reasons.extend(checks.displays_differ(node, core.store))
