@@ -189,7 +189,7 @@ class ClientCore:
     def subscribe(self, subscription: Subscription) -> None:
         """Asks for data; kept over reconnects until `unsubscribe`. A name stands for one thing."""
         self.subscriptions[subscription.id] = subscription
-        self._arrivals.awaited.discard(subscription.id)
+        self._arrivals.changes(subscription.id)
         if self._introduced:
             self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
 
@@ -198,7 +198,7 @@ class ClientCore:
         if subscription is not None and self._introduced:
             self._queue.append(messages.Unsubscribe(name))
         self._live.discard(name)
-        self._arrivals.loads.pop(name, None)
+        self._arrivals.changes(name)
         if subscription is not None and not messages.is_whole(subscription):
             self.cursors.pop(name, None)  # what it brought will be forgotten
 
@@ -277,6 +277,10 @@ class ClientCore:
             if not isinstance(frame, Hello | messages.Ping):
                 self._said += 1
                 frame.n = self._said
+                if isinstance(frame, messages.Subscribe):
+                    self._arrivals.asked[frame.subscription.id] = frame.n
+                elif isinstance(frame, messages.Unsubscribe):
+                    self._arrivals.asked[frame.id] = frame.n
         return frames
 
     @property
@@ -509,6 +513,7 @@ class ClientCore:
                     step.touched[key] = None
                 else:
                     gone.append(key)
+                    step.shares.add(key)
             elif held is not None and held.stamp == (pending.time, self.replica):
                 gone.append(key)
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]

@@ -20,6 +20,7 @@ import msgspec
 from tripleweb.datalog.needed import Place
 from tripleweb.sync.display import Display
 from tripleweb.sync.messages import Part, Poke, Receipt, ServerFrame
+from tripleweb.sync.order import Count
 from tripleweb.sync.relevance import Interest
 from tripleweb.sync.tail import FrameLimits, Log, Shared, Tail, Told, pokes, told
 
@@ -96,6 +97,7 @@ class Feed:
     whole: dict[str, None] = field(default_factory=dict)  # subscriptions of the whole app
     displays: dict[str, Display] = field(default_factory=dict)
     entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
+    heard: Count = field(default_factory=Count)  # frames since its hello, pings aside
     made: int = 0  # frames for it alone, since its hello: they count themselves
     within: dict[int, int] = field(default_factory=dict)  # seq -> parts of that transaction that it was told, likewise
     news: deque[News] = field(default_factory=deque)
@@ -114,6 +116,7 @@ class Feed:
         """A part for it alone, for when a commit is durable."""
         self.made += 1
         part.n = self.made
+        part.heard = self.heard.last if part.id else 0
         self.out.append((batch, part))
 
     def pokes(self, log: Log, tail: Tail, limits: FrameLimits, shared: Shared) -> Iterator[ServerFrame]:
@@ -175,7 +178,7 @@ class Feed:
             for frame in made:
                 if isinstance(frame, Poke) or (isinstance(frame, Part) and not frame.seq):
                     self.made += 1
-                    frame.n = self.made
+                    frame.n, frame.heard = self.made, self.heard.last if isinstance(frame, Poke) else 0
         yield from made
 
     def _counted(self, frame: ServerFrame) -> ServerFrame:

@@ -109,8 +109,10 @@ that others are sent, too, has none: its `since` says what is missing), and of a
 belong to a transaction tell its `seq`, and count themselves within it; a poke says how many of those `parts` it has,
 which are of transactions from `since` to `seq`. The first poke after a welcome brings to life what hello has listed
 of the whole app; receipts come in the order of their numbers, and one whose `seq` lies behind where the
-client stands has come too late for its `current`: the client loads again. An end that does not count (`n` and `parts`
-left out) is believed.
+client stands has come too late for its `current`: the client loads again. Parts
+with an `id` and pokes that have an `n` say how many frames of the client were `heard` before: what is said of a
+subscription that has ended, or has ended and come again since, does not bring it to life. An end that does not count
+(`n` and `parts` left out) is believed.
 
 **Receipts.** `outcome` is `applied` or `rejected` (then `reason` is one of `permission limits invalid guard`).
 `lost` lists changes that lost on arrival: `[index, reason, by]`, the reason being `newer`, `reset` or `deleted`. Where
@@ -312,6 +314,7 @@ class Part(msgspec.Struct, tag_field="t", tag="part", omit_defaults=True):
     anew: bool = False
     seq: int = 0
     n: int = 0
+    heard: int = 0
 
 
 class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):
@@ -326,6 +329,7 @@ class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):
     ticket: str = ""
     parts: int = 0
     n: int = 0
+    heard: int = 0
 
 
 class Rows(msgspec.Struct, tag_field="t", tag="rows", omit_defaults=True):

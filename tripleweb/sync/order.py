@@ -17,6 +17,9 @@ from tripleweb.errors import ProtocolError
 from tripleweb.sync.messages import Part, Poke, Receipt, Rows, Subscription, WireRegister, is_whole
 
 
+_UNSENT = 1 << 53
+
+
 class Count:
     """Frames that number themselves from 1."""
 
@@ -36,6 +39,7 @@ class Loaded:
     registers: list[WireRegister] = field(default_factory=list)
     upto: int = 0
     of: int = 0
+    heard: int = 0  # what the server had heard when it sent the last of it
 
 
 class Arrivals:
@@ -43,10 +47,13 @@ class Arrivals:
 
     def __init__(self) -> None:
         self.loads: dict[str, Loaded] = {}
+        self.asked: dict[str, int] = {}  # by which frame a subscription came or ended; what was said before is of another
         self.begin()
 
     def begin(self, subscriptions: Iterable[Subscription] = ()) -> None:
         """A hello lists these. The first poke brings those of the whole app to life."""
+        self.loads = {name: load for name, load in self.loads.items() if not self._is_earlier(name, load.heard)}
+        self.asked.clear()
         self.awaited = {one.id for one in subscriptions if one.kind == "triples" and is_whole(one)}
         self._parts: list[WireRegister] = []
         self._forget: list[tuple[str, str]] = []
@@ -54,6 +61,15 @@ class Arrivals:
         self._told: dict[int, Count] = {}  # likewise
         self._own = Count()  # what was made for this connection alone
         self._rows: dict[str, int] = {}  # display -> the number of its last rows
+
+    def changes(self, name: str) -> None:
+        """A subscription comes or ends, with the next frame that says so."""
+        self.asked[name] = _UNSENT
+        self.awaited.discard(name)
+
+    def _is_earlier(self, name: str, heard: int) -> bool:
+        """True if what the server had heard is that a subscription was there before it came (again) or ended."""
+        return heard < self.asked.get(name, 0)
 
     def part(self, part: Part) -> None:
         counted = self._told.setdefault(part.seq, Count()) if part.seq else self._own
@@ -68,15 +84,17 @@ class Arrivals:
             self._parts.extend(part.registers)
             self._forget.extend(part.forget)
             return
+        heard = part.heard if part.n else _UNSENT
         load = self.loads.get(part.id)
-        if part.start == 0 and (load is None or load.upto > 0):
+        is_other = load is not None and self._is_earlier(part.id, load.heard) and not self._is_earlier(part.id, heard)
+        if part.start == 0 and (load is None or load.upto > 0 or is_other):
             load = self.loads[part.id] = Loaded()
         if load is None or load.upto != part.start:
             raise ProtocolError(
                 "order", f"a part from {part.start} of {part.id!r} does not go on where it stood"
             )
         load.registers.extend(part.registers)
-        load.upto, load.of = part.upto, part.of
+        load.upto, load.of, load.heard = part.upto, part.of, heard
 
     def rows(self, rows: Rows) -> None:
         """Rows follow on those before them, or are the first of a subscription."""
@@ -103,10 +121,15 @@ class Arrivals:
     def take(self, poke: Poke) -> tuple[list[WireRegister], list[tuple[str, str]]]:
         """The registers that came for a poke, and what is to be forgotten with it; they are kept no longer."""
         come, gone = list(self._parts), list(self._forget)
-        for name in poke.cursors:
+        for name in list(poke.cursors):
             load = self.loads.pop(name, None)
             if load is not None and not poke.reset:
                 come += load.registers
+            if poke.n and self._is_earlier(name, poke.heard):  # it is here; that it lives is said of another
+                del poke.cursors[name]
+        for name in [name for name, n in self.asked.items() if poke.n and n <= poke.heard]:
+            if name in self.loads and self.loads[name].heard < self.asked[name]:
+                del self.loads[name]
         self._parts.clear()
         self._forget.clear()
         self._parts_of.clear()
@@ -116,7 +139,7 @@ class Arrivals:
     def progress(self, name: str) -> tuple[int, int]:
         """(places that have come of a subscription, places there are, as far as is known)."""
         load = self.loads.get(name)
-        return (0, 0) if load is None else (load.upto, load.of)
+        return (0, 0) if load is None or self._is_earlier(name, load.heard) else (load.upto, load.of)
 
 
 def in_time(receipt: Receipt, stood: int) -> Receipt:

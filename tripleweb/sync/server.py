@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
@@ -38,7 +38,6 @@ from tripleweb.sync.messages import (
     Welcome,
     register_to_wire,
 )
-from tripleweb.sync.order import Count
 from tripleweb.sync.readers import Readers
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 from tripleweb.sync.tail import Tail
@@ -88,7 +87,6 @@ class _Connection:
     feed: Feed
     replica: str = ""  # "" until hello
     incarnation: str = ""
-    heard: Count = field(default_factory=Count)  # frames since hello, pings aside
     partial: PushedTransaction | None = None
     beyond: bool = False  # it is larger than a transaction may be: nothing of it is kept
     rekeying: bool = False  # what it pushes is ignored until it says hello again
@@ -175,8 +173,8 @@ class TenantCore:
         elif not link.replica:
             if not link.rekeying:
                 raise ProtocolError("order", f"the first frame is hello, not {type(frame).__name__.lower()}")
-        elif link.heard.skips(frame.n):
-            raise ProtocolError("order", f"frame {frame.n} came where {link.heard.last} was due")
+        elif link.feed.heard.skips(frame.n):
+            raise ProtocolError("order", f"frame {frame.n} came where {link.feed.heard.last} was due")
         elif isinstance(frame, messages.Push):
             for pushed in frame.transactions:
                 self._push(link, pushed, now_ms)
