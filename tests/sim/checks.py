@@ -286,10 +286,10 @@ def pending_seen(node: ClientNode) -> None:
     for pending in core.outbox.values():
         for change in pending.changes:
             s, p, place = change.key
-            held = core.store.register((s, p, COUNTER + core.replica if place == COUNTER else place))
-            kept = held is not None and (place == COUNTER or held.stamp >= (pending.time, core.replica))
+            held: Any = core.store.values(s, p) if place == COUNTER else core.store.register(change.key)
+            kept = held and (place == COUNTER or held.stamp >= (pending.time, core.replica))
             deleted = core.store.deleted(s) is not None
-            hold("pending is seen", kept or deleted, f"{node.name}: {change} is pending, there is {held}")
+            hold("pending is seen", bool(kept) or deleted, f"{node.name}: {change} is pending, there is {held}")
 
 
 def places_current(node: ClientNode) -> None:
@@ -467,12 +467,12 @@ def roles_respected(world: World, connection: Connection, before: int) -> None:
 
 def receipts_truthful(world: World, commit: Commit) -> None:
     """Every receipt says what the log and the registers say, at the point where it was decided."""
-    judge, entries = world.server.judge, {entry.id: entry for entry in commit.entries}
+    judge, entries = world.server.judge, {(entry.id, entry.replica): entry for entry in commit.entries}
     for replica, number, tx, body in commit.receipts:
         receipt = messages.decode_receipt(body)
         judge.receipts[replica, number] = receipt
         judge.told.add((tx, number))
-        written, entry = world.written.get(tx), entries.pop(tx, None)
+        written, entry = world.written.get(tx), entries.pop((tx, replica), None)
         hold("receipts truthful", written is not None, f"a receipt for {tx}, which nobody wrote")
         assert written is not None
         hold("no invalid writes among ourselves", receipt.reason != "invalid", f"{receipt}")
