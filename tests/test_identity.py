@@ -345,8 +345,5 @@ def test_who_is_offline_by_choice_sends_nothing_for_others(server: WebServer, sh
     while "tripleweb-leftovers-app" in [thread.name for thread in threading.enumerate()]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    again = shelved()
-    store = again._session.store
-    assert again._session.wait_for(
-        lambda: store.values("e0", "k/v") == [0] and store.values("e1", "k/v") == [1], 10
-    )
+    live = shelved().live("[:find [?v ...] :where [_ :k/v ?v]]")
+    live.wait(10, until=lambda df: sorted(df["v"]) == [0, 1])

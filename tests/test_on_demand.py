@@ -186,6 +186,39 @@ def test_what_nothing_asks_for_any_more_is_forgotten_and_not_deleted() -> None:
     right(peers, kim, POSTS, "bob")
 
 
+def test_what_is_asked_for_again_at_once_is_kept() -> None:
+    peers, everything = world()
+    kim = asking(peers, mine=(POSTS, "ada"))
+    kim.core.unsubscribe("mine")
+    kim.ask("again", POSTS, "ada")
+    everything.set("ada1", "post/title", "new")
+    everything.write(lambda tx: tx.delete("ada2"))
+    peers.settle()
+    right(peers, kim, POSTS, "ada")
+    assert subjects(kim) == {"ada1"}
+
+
+def test_the_whole_app_is_forgotten_too() -> None:
+    """… but for what else is asked for, and what was written."""
+    peers, everything = world()
+    kim = asking(peers, mine=(POSTS, "ada"))
+    kim.core.subscribe(Subscription("app"))
+    peers.settle()
+    assert kim.triples == triples(peers.server.store)
+    kim.set("own", "post/title", "mine")
+    peers.settle()
+    kim.core.unsubscribe("app")
+    everything.set("bob", "user/name", "Bobby")
+    everything.set("ada1", "post/title", "new")
+    peers.settle()
+    assert subjects(kim) == {"ada1", "ada2", "own"}
+    right(peers, kim, POSTS, "ada")
+    assert "app" not in kim.core.cursors
+    kim.ask("names", NAMES)
+    peers.settle()
+    right(peers, kim, NAMES)
+
+
 def test_what_another_query_needs_is_kept() -> None:
     peers, everything = world()
     kim = asking(peers, mine=(POSTS, "ada"), names=(NAMES,), silent=(SILENT,))
@@ -373,6 +406,29 @@ def test_what_was_on_its_way_when_the_connection_broke_is_sent_again() -> None:
     peers.settle()
     right(peers, kim, POSTS, "ada")
     assert subjects(kim) == {"ada1", "ada2", "ada3"}
+
+
+def test_a_load_that_was_cut_off_is_made_again() -> None:
+    peers, everything = world()
+    kim = asking(peers, names=(NAMES,))
+    for cut in range(12):
+        kim.ask("mine", POSTS, "ada")
+        kim.up()
+        for _ in range(cut):
+            peers.commit()
+            if peers.server.has_work():
+                peers.server.step()
+            if cut % 2:
+                peers.server.frames_to_send()  # lost
+        kim.disconnect()
+        everything.set("ada1", "post/title", f"{cut}")
+        kim.connect(whole=False)
+        peers.settle()
+        right(peers, kim, POSTS, "ada")
+        right(peers, kim, NAMES)
+        kim.core.unsubscribe("mine")
+        peers.settle()
+        assert subjects(kim) == {"ada", "bob"}
 
 
 def test_a_copy_holds_for_itself() -> None:

@@ -87,6 +87,7 @@ def waiting(turns: int) -> tuple[Any, list[float]]:
 
     session = SimpleNamespace(
         app="app",
+        lock=threading.RLock(),
         is_whole=True,
         within_transaction=False,
         is_settling=lambda asked: len(waits) <= turns,

@@ -39,8 +39,8 @@ class Callbacks:
             self._jobs.put(None)
 
     def orphan(self) -> None:
-        """In a fork, where the thread is not: nothing is run any more."""
-        self._closed, self._jobs = True, None
+        """In a fork, where the thread is not: what waited for it there is the parent's, the next job makes another."""
+        self._jobs = None
 
 
 def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:

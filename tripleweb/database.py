@@ -15,6 +15,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from time import perf_counter
@@ -50,6 +51,7 @@ log = logging.getLogger("tripleweb")
 
 Query = query.Query
 _QUERIES_MAX = 500
+_UNDO_WAITS_S = 5.0
 Path = str | os.PathLike[str]
 
 
@@ -125,7 +127,7 @@ def connect(
         return shelf.unsent(app, (session.core.server_id, session.core.user), besides)
 
     def begin(left: ReplicaFile) -> Session:
-        helper = _begin(left, app=app, url=session.url)
+        helper = _begin(left, app=app, url=session.url, partial=True)  # it loads no more than it had
         helper.connect(place.token, label=label, locate=discovery.follow(place))
         return helper
 
@@ -288,9 +290,10 @@ class Database:
     def undo(self) -> pd.DataFrame:
         """Takes back this session's last transaction by a new one, where its values still stand; called again, the one
         before it. Returns what it left alone: a frame of `subject predicate value reason`, the reason being one of
-        `newer reset deleted rejected limits`.
+        `newer reset deleted rejected limits counter unseen`.
 
-        Counters count back; a delete is for ever. Raises `TriplewebError` if there is nothing to undo, and within a
+        Counters count back; a delete is for ever. What had not been loaded comes back as the server has told it, for
+        which this waits some seconds while online. Raises `TriplewebError` if there is nothing to undo, and within a
         transaction.
 
         >>> db = open()
@@ -308,7 +311,11 @@ class Database:
     def _take_back(self, redo: bool) -> pd.DataFrame:
         from tripleweb.frame import result_frame
 
-        return result_frame(tuple(_LEFT), self._session.take_back(redo), kinds=_LEFT)
+        session = self._session
+        if session.is_partial and session.state == "online" and not session.within_transaction:
+            with suppress(TimeoutError):  # what it wrote over may come with the receipt
+                session.flush(_UNDO_WAITS_S)
+        return result_frame(tuple(_LEFT), session.take_back(redo), kinds=_LEFT)
 
     # -- asking ------------------------------------------------------------------------------------------------
 
@@ -368,9 +375,11 @@ class Database:
                 self._queries.clear()
         return self._rules
 
-    def explain(self, query_text: str, /, *inputs: Any) -> pd.DataFrame:
-        """Runs a query over what is here and says how, a row a step; `datalog.explain` tells of the columns, `attrs`
-        whether a live frame of it follows by triggers, or why not. Raises `QueryError`.
+    def explain(
+        self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False
+    ) -> pd.DataFrame:
+        """Runs a query as `q` does and says how, a row a step; `datalog.explain` tells of the columns, `attrs` whether
+        a live frame of it follows by triggers, or why not. Raises `QueryError`.
 
         >>> db = open()
         >>> ada = db.insert("user", name="Ada", age=36)
@@ -379,10 +388,16 @@ class Database:
         """
         from tripleweb.frame import result_frame
 
+        parsed, inputs = self._parsed(query_text), _repeatable(inputs)
+        asked = self._ask(parsed, inputs)
+        self._loading.load(asked, timeout, strict)
+        there = self._loading.predicates(timeout, strict) if self._session.is_partial else ()
         with self._session.lock:
-            parsed, rules = self._parsed(query_text), self._rules.rules or None
-            told = explain(self._executor, parsed, inputs, rules, clock=perf_counter, budget=_budget())
-            attrs = self._loading.attrs() | told.facts
+            rules, budget = self._rules.rules or None, _budget()
+            told = explain(
+                self._executor, parsed, inputs, rules, clock=perf_counter, budget=budget, there=there
+            )
+            attrs = self._loading.attrs(asked) | told.facts
         return result_frame(tuple(COLUMNS), told.rows, kinds=COLUMNS, attrs=attrs)
 
     async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:

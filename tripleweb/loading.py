@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from tripleweb.datalog.query import Query
@@ -69,8 +69,9 @@ class Loading:
             raise TriplewebError(session.orphaned)
         if session.app and session.is_settling(asked) and not session.within_transaction:
             deadline = time.monotonic() + timeout
-            if not session.wait_for(lambda: not session.is_settling(asked), min(timeout, PATIENCE_S)):
-                self._wait_long(asked, deadline)
+            with self._held(asked):
+                if not session.wait_for(lambda: not session.is_settling(asked), min(timeout, PATIENCE_S)):
+                    self._wait_long(asked, deadline)
         return self._is_complete(asked)
 
     def _wait_long(self, asked: Asked | None, deadline: float) -> None:
@@ -83,6 +84,17 @@ class Loading:
                 if show is not None:
                     show(*session.core.progress(APP if asked is None else asked.id))
 
+    @contextmanager
+    def _held(self, asked: Asked | None) -> Iterator[None]:
+        """Whatever else is asked for meanwhile, this is not given up."""
+        with self._session.lock:
+            self.hold(asked)
+        try:
+            yield
+        finally:
+            with self._session.lock:
+                self.release(asked)
+
     def load(self, asked: Asked | None, timeout: float, strict: bool) -> None:
         """What is asked for is here, or it is said that it is not."""
         if not self.settle(asked, timeout):
@@ -94,10 +106,10 @@ class Loading:
         found: dict[str, int] | None = {}
         if not session.is_partial:
             self.load(None, timeout, strict)
-        elif not session.within_transaction:
-            found = self.describe(timeout)
-        if found is None:
-            self._say_incomplete(strict)
+        else:
+            found = None if session.within_transaction else self.describe(timeout)
+            if found is None:
+                self._say_incomplete(strict)
         with session.lock:
             return frozenset((*(found or ()), *session.store.predicates()))
 

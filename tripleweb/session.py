@@ -32,14 +32,7 @@ from tripleweb.storage.replica import Replica, check_belongs
 from tripleweb.store import Delta, Store
 from tripleweb.subscriptions import Asked, Subscriptions
 from tripleweb.sync.client import APP, ClientCore
-from tripleweb.sync.messages import (
-    ClientFrame,
-    Fault,
-    Receipt,
-    ServerFrame,
-    Subscription,
-    Welcome,
-)
+from tripleweb.sync.messages import ClientFrame, Fault, Receipt, ServerFrame, Subscription, Welcome
 from tripleweb.sync.records import Fate, LocalCommit
 from tripleweb.transaction import Transaction
 from tripleweb.undo import Deed, Deeds, Left
@@ -499,7 +492,8 @@ class Session:
         for pending in update.commit.pending if update.commit is not None else ():
             self._deeds.restamped(pending.id, (pending.time, self.core.replica))
         for receipt in update.receipts:
-            self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), receipt.outcome == "rejected")
+            rejected, stood = receipt.outcome == "rejected", receipt.triples_stood
+            self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), rejected, stood, receipt.unseen)
         try:
             if update.commit is not None:
                 self.save_received(update.commit, update.receipts)
@@ -594,6 +588,7 @@ class Session:
         if self._tx is not None and whole:
             self._abandon(self._tx)
         self.closed, self.is_whole, self._tx = True, whole, None
+        self._callbacks.close()
         if self.app:
             self.core.disconnected(self.orphaned)
         self.replica.close()

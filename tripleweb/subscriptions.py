@@ -1,10 +1,11 @@
 """What a replica that loads what is asked has asked for, and for how long.
 
 An `Asked` is one query with its inputs (or one kind of entities) that the server is asked to keep loaded here: as long
-as a live frame follows it, and for some minutes after it was last used; time without a connection does not count. Its
-id says what it asks for, so a replica that is opened again finds what it had asked for before. Call everything with the
-session's lock held. Invariants: an answer is complete where its `Asked` was loaded, as of then if offline; what the
-server refused is known by its reason.
+as a live frame follows it, and for some minutes after it was last used; time without a connection does not count, and
+of very many those that were not used for longest end before. Its id says what it asks for, so a replica that is opened
+again finds what it had asked for before. Call everything with the session's lock held. Invariants: what is asked for by
+one id is one `Asked`; an answer is complete where its `Asked` was loaded, as of then if offline; what the server
+refused is known by its reason, and asked for again at the next use.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tripleweb.sync.messages import Describe, Described, Failed, ServerFrame, Su
 from tripleweb.terms import normalise, to_wire
 
 TTL_S = 300.0
+ASKED_MAX = 900  # at a time, but for what live frames hold; a server takes 1,000 of a connection
 KEYS_MAX = 10_000
 _KEY_ITEMS_MAX = 1_000  # to compare more would take longer than to share saves
 _TICK_MAX_S = 60.0  # a longer one is a machine that slept
@@ -51,7 +53,7 @@ class Asked:
     @property
     def is_complete(self) -> bool:
         """True if all of it has been here at some time, and is here now, or was when the connection was lost."""
-        return self.failure is None and self.id in self._core.cursors
+        return self.failure is None and (self.id in self._core.cursors or APP in self._core.cursors)
 
 
 class Subscriptions:
@@ -60,17 +62,16 @@ class Subscriptions:
     def __init__(self, core: ClientCore, ttl_s: float = TTL_S) -> None:
         self._core = core
         self._ttl_s = ttl_s
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, Asked] = {}  # what was used last at the end
         self._numbers = count(1)
         self._descriptions: dict[str, Described | None] = {}  # that somebody waits for
-        self._keys: dict[
-            Hashable, Asked
-        ] = {}  # how it was asked for last, so that it is found without reading it
+        # how it was asked for last, so that it is found without reading it
+        self._keys: dict[Hashable, Asked] = {}
 
     def restore(self, wires: Iterable[Any]) -> None:
         """Goes on with what was asked for before, as the replica's file has it."""
         for wire in wires:
-            self._open(msgspec.convert(wire, Subscription))
+            self._use(Asked(self._core, msgspec.convert(wire, Subscription)))
 
     def ask(self, query: Query, inputs: Sequence[Any], rules: str | None) -> Asked:
         """Asks for what a query with its inputs needs. Raises `QueryError` for what cannot be run."""
@@ -102,21 +103,30 @@ class Subscriptions:
         return self._asked.get(subscription.id) or Asked(self._core, subscription)
 
     def _use(self, asked: Asked) -> Asked:
+        asked = self._asked.get(asked.id, asked)
+        if asked.id not in self._asked or asked.failure is not None:
+            self._open(asked)
+        else:
+            self._asked[asked.id] = self._asked.pop(asked.id)
         asked.idle_s = 0.0
-        if self._asked.get(asked.id) is not asked or asked.failure is not None:
-            self._open(asked.subscription, asked)
         return asked
 
-    def _open(self, subscription: Subscription, asked: Asked | None = None) -> None:
-        asked = asked or Asked(self._core, subscription)
+    def _open(self, asked: Asked) -> None:
+        if asked.id not in self._asked and len(self._asked) >= ASKED_MAX:
+            idle = next((one for one in self._asked.values() if not one.holds), None)
+            if idle is not None:
+                self._end(idle)
         asked.failure = None
+        self._core.subscribe(asked.subscription)  # first: if this is interrupted, the next use asks again
         self._asked[asked.id] = asked
-        self._core.subscribe(subscription)
+
+    def _end(self, asked: Asked) -> None:
+        del self._asked[asked.id]
+        self._core.unsubscribe(asked.id)
 
     def hold(self, asked: Asked) -> None:
-        """Something follows it: it is kept until that is told to `release` it."""
+        """Something follows what was just asked for, or waits for it: it is kept until that is told to `release` it."""
         asked.holds += 1
-        self._use(asked)
 
     def release(self, asked: Asked) -> None:
         """The opposite of `hold`."""
@@ -156,8 +166,7 @@ class Subscriptions:
             if not asked.holds:
                 asked.idle_s += min(passed_s, _TICK_MAX_S)
                 if asked.idle_s > self._ttl_s:
-                    del self._asked[asked.id]
-                    self._core.unsubscribe(asked.id)
+                    self._end(asked)
                     ended = True
         return ended
 

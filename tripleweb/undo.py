@@ -7,6 +7,7 @@ was left alone is told, value by value, with the reason:
     newer      somebody has written it since          deleted    the entity was deleted, by the deed or since
     reset      the whole set was assigned since       rejected   the server did not take it: it is not there
     limits     a counter cannot count that far           counter    a number beside what was counted: it is in the sum
+    unseen     it was written over so much that had not been loaded that the server could not tell it
 
 What this session has undone (and redone) since counts for nothing: a register that it wrote stands for the one that
 it replaced. So one can go back step by step, and forth again.
@@ -73,12 +74,14 @@ class Deed:
     last. `replaced` are the registers that stood where it wrote.
     """
 
-    __slots__ = ("_changes", "_delta", "_size", "id", "rejected", "replaced", "stamps")
+    __slots__ = ("_changes", "_delta", "_size", "_stood", "id", "rejected", "replaced", "stamps", "unseen")
 
     def __init__(self, id: str, tx: Written, delta: Delta) -> None:
         self.id = id
         self.stamps: list[Stamp] = [(tx.time, tx.replica)]
         self.rejected = False
+        self.unseen = False  # what it wrote over is known to nobody here
+        self._stood: dict[tuple[str, str, type, str], Triple] = {}
         self.replaced = tx.replaced
         changes = tx.changes
         self._size = len(changes)
@@ -95,7 +98,14 @@ class Deed:
     @property
     def gone(self) -> list[Triple]:
         """The triples that went."""
-        return self._delta.removed
+        if not self._stood:
+            return self._delta.removed
+        written = {_said(s, p, v) for s, p, _, v, _ in self.changes() if v is not None}
+        return [*self._delta.removed, *(t for said, t in self._stood.items() if said not in written)]
+
+    def learn(self, stood: Iterable[Triple]) -> None:
+        """What stood where it wrote, at places of which nothing was here."""
+        self._stood = {_said(*triple): triple for triple in stood}
 
     def changes(self) -> Iterator[tuple[str, str, str, Value | None, bool]]:
         """(subject, predicate, slot, value, whether the triple came with it)."""
@@ -105,6 +115,8 @@ class Deed:
             idle = _without_effect(self._changes, self._delta)
             rows = ((*change[:4], change[:3] in idle) for change in self._changes)
         for subject, predicate, place, value, is_idle in rows:
+            if self._stood and value is not None:
+                is_idle = is_idle or _said(subject, predicate, value) in self._stood
             yield subject, predicate, place, value, value is not None and place != COUNTER and not is_idle
 
 
@@ -132,6 +144,11 @@ class _Columns:
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         return zip(*self._columns, strict=True)
+
+
+def _said(subject: str, predicate: str, value: Value) -> tuple[str, str, type, str]:
+    """A triple, so that it is equal to those that say the same."""
+    return subject, predicate, type(value), slot(value)
 
 
 def _without_effect(changes: Sequence[Change], delta: Delta) -> set[tuple[str, str, str]]:
@@ -222,11 +239,13 @@ class Deeds:
         if deed is not None and deed.stamps[-1] != stamp:
             deed.stamps.append(stamp)
 
-    def decided(self, id: str, stamp: Stamp, rejected: bool) -> None:
-        """The server has decided on a transaction."""
+    def decided(self, id: str, stamp: Stamp, rejected: bool, stood: Iterable[Triple], unseen: bool) -> None:
+        """The server has decided on a transaction, and says what it wrote over that was not here."""
         self.restamped(id, stamp)
-        if rejected and id in self._by_id:
-            self._by_id[id].rejected = True
+        deed = self._by_id.get(id)
+        if deed is not None:
+            deed.rejected, deed.unseen = rejected, unseen
+            deed.learn(stood)
 
     def take_back(self, tx: Transaction, deed: Deed) -> list[Left]:
         """Writes into `tx` what takes a deed back, one of those that `last` gives; returns what is left alone."""
@@ -273,6 +292,8 @@ def take_back(tx: Transaction, deed: Deed, known: Sequence[Deed]) -> list[Left]:
     for field in fields.values():
         if deed.rejected:
             left += field.left_alone("rejected")
+        elif deed.unseen:
+            left += field.left_alone("unseen")
         elif tx.store.deleted(field.subject) is not None:
             left += field.left_alone("deleted")
         else:

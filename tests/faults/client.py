@@ -28,7 +28,10 @@ class Client:
     def __init__(self, role: str, url: str, token: str, app: str, path: str, name: str) -> None:
         self.role = role
         self.name = name
-        self.db = tripleweb.connect(app, url=url, token=token, path=path or None)
+        # who writes goes on with the number after what is in his file
+        self.db = tripleweb.connect(
+            app, url=url, token=token, path=path or None, replicate="all" if path else "queries"
+        )
         self.stopped = threading.Event()
         self.number = len(self.db._session.store.subjects("item/by", name)) if path else 0  # type: ignore[arg-type]
         self._speaking = threading.Lock()

@@ -10,7 +10,7 @@ Time comes from `clock`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
@@ -102,6 +102,7 @@ def explain(
     *,
     clock: Clock,
     budget: Budget | None = None,
+    there: Collection[str] = (),
 ) -> Explained:
     """Runs a query over the executor's store and says how. Raises `QueryError`, `BudgetError` and what callables raise.
 
@@ -112,7 +113,7 @@ def explain(
     recursion (a rule that calls itself, by the plain evaluator); `note`: what may be wrong. The last one makes the
     answer of the rows. `facts`: `executor` and why it is not the compiled one (`executor_reason`); `rows`, `touched`
     and `ms` in all; `live`: whether a live frame of it follows by "triggers" or is evaluated "afresh", and why
-    (`live_reason`); `predicates` that it reads, None: any.
+    (`live_reason`); `predicates` that it reads, None: any. `there` are predicates that there is data of elsewhere.
 
     >>> from tripleweb.change import Change
     >>> from tripleweb.datalog.query import parse
@@ -150,6 +151,7 @@ def explain(
     last = _Step(1, _find_text(query.form), "", "answer", name, None, rest)
     last.actual, last.touched, last.seconds = len(result.rows), max(0, left), max(0.0, spent)
     live = _why_afresh(query, inputs, rules)
+    everywhere = {*there, *executor.store.predicates()}
     return Explained(
         [
             (
@@ -163,7 +165,7 @@ def explain(
                 step.touched,
                 round(step.seconds * 1000, 4),
                 step.executor,
-                _note(step, executor.store),
+                _note(step, everywhere),
             )
             for number, step in enumerate([*found, last], 1)
         ],
@@ -218,13 +220,13 @@ def _find_text(form: Form) -> str:
     return " ".join(parts)
 
 
-def _note(step: _Step, store: Store) -> str:
-    """What is probably not meant."""
+def _note(step: _Step, there: Collection[str]) -> str:
+    """What is probably not meant. `there` are the predicates that there is data of."""
     said = []
     for name in step.predicates:
         name = forward(name) or name
-        if not store.count(name):
-            said.append(f"no triple has {predicate_text(name)}{_near(name, store.predicates())}")
+        if name not in there:
+            said.append(f"no triple has {predicate_text(name)}{_near(name, sorted(there))}")
     if step.alone and step.given > 1:
         said.append(f"a cross product: it shares nothing with the {step.given:,} rows before")
     return "; ".join(said)

@@ -199,7 +199,7 @@ class ClientCore:
             self._queue.append(messages.Unsubscribe(name))
         self._live.discard(name)
         self._arrivals.changes(name)
-        if subscription is not None and not messages.is_whole(subscription):
+        if subscription is not None and (self.ticket or not messages.is_whole(subscription)):
             self.cursors.pop(name, None)  # what it brought will be forgotten
 
     def is_live(self, name: str) -> bool:
@@ -363,6 +363,7 @@ class ClientCore:
             told = [
                 (r, parse_stamp(r.stamp)[0], [messages.register_from_wire(wire) for wire in r.current])
                 for r in poke.receipts
+                if r.triples_stood is not None  # or it raises
             ]
         except ValueError as error:
             raise ProtocolError("malformed", str(error)) from None

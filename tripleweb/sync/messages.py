@@ -121,7 +121,9 @@ there are very many, the rest is in `runs` of neighbours with one fate: `[first 
 than was pushed if that lay in the future (or behind the replica's own last). Whenever anything but "all applied as
 pushed" happened, `current` has the server's registers for what the transaction touched and `absent` the keys it has
 none for; the client takes them over and puts what is still pending on top. Where that would be too much stands
-`"reload":true` instead: the client forgets its cursors and says hello again.
+`"reload":true` instead: the client forgets its cursors and says hello again. `stood` lists the values,
+`[subject, predicate, kind, value]`, that stood where the transaction wrote, at places that the replica did not hold, so
+that it can take the transaction back; `"unseen":true`: they are too many to be told.
 
 **Clock and life.** `{"t":"ping","now":…}` is answered by `{"t":"pong","now":SERVER,"echo":…}`. An error of protocol is
 answered by `{"t":"fault","code":…,"message":…}` and the end of the connection; codes: `malformed`, `protocol` (no
@@ -212,6 +214,8 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     absent: list[Key] = []
     reload: bool = False
     runs: list[tuple[int, int, str, str]] = []
+    stood: list[tuple[str, str, str, Any]] = []
+    unseen: bool = False
 
     def lose(self, index: int, reason: str, by: str, singly: int) -> None:
         """Notes that a change lost; the indexes come in order. At most `singly` of them stand in `lost`."""
@@ -223,6 +227,14 @@ class Receipt(msgspec.Struct, omit_defaults=True):
             self.runs[-1] = (first, count + 1, reason, by)
         else:
             self.runs.append((index, 1, reason, by))
+
+    @property
+    def triples_stood(self) -> list[tuple[str, str, Value]]:
+        """What `stood` says. Raises `ValueError`."""
+        found = [(s, p, from_wire(kind, value)) for s, p, kind, value in self.stood]
+        if any(value is None for _, _, value in found):
+            raise ValueError("no value stood there")
+        return found  # type: ignore[return-value]
 
     @property
     def losses(self) -> dict[int, tuple[str, str]]:

@@ -23,9 +23,9 @@ from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import nano_id
-from tripleweb.store import Fate, Store
+from tripleweb.store import Delta, Fate, Store
 from tripleweb.sync import messages
-from tripleweb.sync.feed import Conn, Feed
+from tripleweb.sync.feed import Conn, Feed, Holding
 from tripleweb.sync.messages import (
     PROTOCOL,
     ClientFrame,
@@ -41,7 +41,7 @@ from tripleweb.sync.messages import (
 from tripleweb.sync.readers import Readers
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 from tripleweb.sync.tail import Tail
-from tripleweb.terms import from_wire, to_wire
+from tripleweb.terms import from_wire, slot, to_wire
 
 _REPLICA = re.compile(r"[0-9a-z]{12}")
 _NUMBER_MAX = 1 << 53
@@ -321,6 +321,8 @@ class TenantCore:
         receipt.stamp = stamp_text(time, replica)
         fates: list[Fate | None] = []
         delta = self.store.apply(changes, fates)
+        if link.feed.holding is not None:
+            self._tell_stood(receipt, changes, delta, link.feed.holding)
         for i, fate in enumerate(fates):
             if fate is not None:
                 receipt.lose(i, fate[0], self._user(fate[2]), self.limits.lost_max)
@@ -331,6 +333,25 @@ class TenantCore:
         if any(fates) or time != sent_time:
             self._tell_current(receipt, [c.key for c in changes], fates)
         return receipt
+
+    def _tell_stood(self, receipt: Receipt, changes: list[Change], delta: Delta, holding: Holding) -> None:
+        """Puts into a receipt what its writer could not know: the values that stood where it wrote."""
+        dead = {change.subject for change in changes if change.predicate == DELETED}
+        came = {(s, p, type(v), slot(v)) for s, p, v in delta.added}
+        again = [
+            (change.subject, change.predicate, change.value)
+            for change in changes
+            if change.value is not None and change.slot[:2] != COUNTER and change.subject not in dead
+        ]
+        again = [(s, p, v) for s, p, v in again if (s, p, type(v), slot(v)) not in came]
+        size = 0
+        for subject, predicate, value in [*delta.removed, *again]:
+            if subject not in dead and not holding.holds((subject, predicate)):
+                receipt.stood.append((subject, predicate, *to_wire(value)))
+                size += len(subject) + len(predicate) + (len(value) if isinstance(value, str) else 20)
+                if size > self.limits.frame_bytes // 4:
+                    receipt.stood, receipt.unseen = [], True
+                    return
 
     def _user(self, replica: str) -> str:
         """Who writes as a replica, as far as is known."""
