@@ -101,6 +101,7 @@ class Feed:
     made: int = 0  # frames for it alone, since its hello: they count themselves
     within: dict[int, int] = field(default_factory=dict)  # seq -> parts of that transaction that it was told, likewise
     news: deque[News] = field(default_factory=deque)
+    gone: int = -1  # the seq of the latest of them that says what is to be forgotten
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
     loads: int = 0  # loads, and evaluations that others wait for, still running
     loaded: int = 0  # what they contain reaches up to this seq

@@ -144,17 +144,36 @@ class Readers:
         for part in parts(self._registers(sorted(came)), self.limits):
             feed.put(self.log.last_batch(), part)
             feed.loaded, feed.is_nudged = self.log.seq, True
+        # what it was to forget it is told of until then: what it asks for may need that as long
+        left = {
+            place: seq
+            for place, seq in holding.forgets.items()
+            if seq >= since and not holding.holds(place)
+        }
+        until: dict[str, int] = {}
+        for (subject, _), seq in left.items():
+            until[subject] = max(seq, until.get(subject, 0))
+        news: list[News] = []
         for entry in self.tail.between(since, self.log.seq):
             for change in entry.registers:
                 for load in holding.loads.values():
                     if load.interest.holds(change.subject, change.predicate):
                         load.again[change.subject, change.predicate] = None
-            kept = [at for at, change in enumerate(entry.registers) if self._holds(holding, change)]
+            kept = [
+                at
+                for at, one in enumerate(entry.registers)
+                if self._holds(holding, one)
+                or left.get(one[:2], 0) >= entry.seq
+                or (one.predicate == DELETED and until.get(one.subject, 0) >= entry.seq)
+            ]
             if kept:
-                feed.news.append((entry.seq, Told(entry, tuple(kept))))
-        left = [place for place, seq in holding.forgets.items() if seq >= since]
-        if gone := [place for place in left if not holding.holds(place)]:
-            feed.news.append((self.log.seq, Gone(gone)))
+                news.append((entry.seq, Told(entry, tuple(kept))))
+        gone: dict[int, list[Place]] = {}
+        for place, seq in left.items():
+            gone.setdefault(seq, []).append(place)
+        news.extend((seq, Gone(places)) for seq, places in gone.items())
+        feed.news.extend(sorted(news, key=lambda one: one[0]))
+        feed.gone = max(gone.keys(), default=-1)
 
     def leave(self, feed: Feed, now_ms: int) -> None:
         """A connection is gone, or begins anew."""
@@ -361,6 +380,7 @@ class Readers:
             holding.forgets.pop(place, None)
             holding.forgets[place] = self.log.seq
         if gone and holding.feed is not None:
+            holding.feed.gone = self.log.seq
             self._news(holding.feed, (self.log.seq, Gone(gone)))
 
     # -- what was written --------------------------------------------------------------------------------------
@@ -417,8 +437,9 @@ class Readers:
                 if feed.reset:
                     fresh.append(place)
                 continue
-            # what it has just written it has, unless a load is about to take its place
-            if feed.reset or (not holding.holds(place) and self._has_more(feed, holding, place, stamp)):
+            # what it has just written it has, unless a load is about to take its place; what it holds may be on its way
+            is_here = holding.holds(place) and not feed.loads
+            if feed.reset or (not is_here and self._has_more(feed, place, stamp)):
                 fresh.append(place)
             holding.written.pop(place, None)
             holding.written[place] = now_ms, batch
@@ -426,11 +447,9 @@ class Readers:
         if fresh:
             self._ship([holding], fresh, self.log.seq)
 
-    def _has_more(self, feed: Feed, holding: Holding, place: Place, stamp: tuple[int, str]) -> bool:
+    def _has_more(self, feed: Feed, place: Place, stamp: tuple[int, str]) -> bool:
         """True if there is more at a place than who has just written this knows, or will know by then."""
-        if (
-            holding.forgets.get(place, -1) >= feed.seq
-        ):  # it may be about to hear that it is to forget the place
+        if feed.gone >= feed.seq:  # it may be about to hear that it is to forget the place
             return True
         return any(
             register.slot[:2] == COUNTER or (register.time, register.replica) != stamp
