@@ -20,6 +20,7 @@ from tripleweb.sync.display import Displays
 from tripleweb.sync.messages import Receipt
 from tripleweb.sync.order import Arrivals
 from tripleweb.sync.readers import Readers
+from tripleweb.sync.relevance import Relevance
 from tripleweb.sync.server import TenantCore
 from tripleweb.sync.tail import Tail, told
 from tripleweb.transaction import Transaction
@@ -377,6 +378,67 @@ def losses_cut_off() -> list[Patch]:
     return [(Receipt, "lose", some)]
 
 
+def interest_after_the_snapshot() -> list[Patch]:
+    """What changes while a subscription is loaded is not sent again."""
+    loading = feed.Holding.loading
+
+    def void(self: feed.Holding, interest: Any) -> Any:
+        return [feed.Load(interest) for _ in loading(self, interest)]
+
+    return [(feed.Holding, "loading", void)]
+
+
+def forgets_not_told() -> list[Patch]:
+    """What is followed no more stays where it is."""
+    return [(Readers, "_forget", lambda self, holding, places: None)]
+
+
+def own_writes_not_followed() -> list[Patch]:
+    """What a replica writes does not count as asked for."""
+    return [(Readers, "wrote", lambda self, *rest: None)]
+
+
+def any_ticket_believed() -> list[Patch]:
+    """A replica that comes back is told the gap, whatever it holds."""
+    resume = Readers._resume
+
+    def believing(self: Readers, reader: Any, hello: Any, *rest: Any) -> None:
+        held = self._holdings.get(hello.replica)
+        if held is not None:
+            hello.ticket = held.ticket
+        resume(self, reader, hello, *rest)
+
+    return [(Readers, "_resume", believing)]
+
+
+def staged_at_a_reset() -> list[Patch]:
+    """What had come of loads that are void is taken with the load that replaces everything."""
+    take = Arrivals.take
+
+    def all_of_it(self: Arrivals, poke: Any) -> Any:
+        staged = [wire for load in self.loads.values() for wire in load.registers] if poke.reset else []
+        come, gone = take(self, poke)
+        return [*staged, *come], gone
+
+    return [(Arrivals, "take", all_of_it)]
+
+
+def earlier_answers_believed() -> list[Patch]:
+    """What is said of a subscription that has ended brings the one of the same name to life that came since."""
+    return [(Arrivals, "_is_earlier", lambda self, name, heard: False)]
+
+
+def hidden_registers_not_loaded() -> list[Patch]:
+    """Of whole predicates only those places are loaded at which something is to be seen."""
+
+    def visible(self: Relevance, interest: Any) -> Any:
+        yield from interest.places
+        for name in self._names(interest):
+            yield from dict.fromkeys((subject, name) for subject, _ in self._store.scan(name))
+
+    return [(Relevance, "held", visible)]
+
+
 # the first seed that notices it
 CAUGHT: dict[Callable[[], list[Patch]], int] = {
     resume_by_last_hlc: 0,
@@ -410,6 +472,13 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     losses_cut_off: 10,
     missing_pushes_not_noticed: 9,
     parts_not_counted: 9,
+    interest_after_the_snapshot: 0,
+    forgets_not_told: 0,
+    own_writes_not_followed: 0,
+    any_ticket_believed: 0,
+    staged_at_a_reset: 0,
+    earlier_answers_believed: 0,
+    hidden_registers_not_loaded: 0,
 }
 
 
