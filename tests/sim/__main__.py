@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=STEPS_MAX, help="stop after so many events")
     parser.add_argument("--digest", action="store_true", help="print the digest of each seed's trace")
     parser.add_argument("--network", default="", choices=["stream", "hostile"], help="else the seed says")
-    parser.add_argument("--asking", action="store_true", help="some ask for less than the app; else the seed says")
+    parser.add_argument(
+        "--asking", action="store_true", help="some ask for less than the app; else the seed says"
+    )
     parser.add_argument("--backend", default="memory", choices=["memory", "sqlite"], help="what storages are")
     parser.add_argument("--bug", default="", choices=[bug.__name__ for bug in CAUGHT], help="planted")
     parser.add_argument("--shrink", action="store_true", help="make a failing history small, and keep it")
@@ -65,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
             failed.append(seed)
             print(f"seed {seed}: {error if isinstance(error, Violation) else traceback.format_exc()}")
             options = [("--network", given.network), ("--bug", given.bug)]
-            more = "".join(f" {name} {value}" for name, value in options if value) + " --asking" * given.asking
+            more = (
+                "".join(f" {name} {value}" for name, value in options if value) + " --asking" * given.asking
+            )
             print(f"  replay: python -m tests.sim {seed} --log{more}")
             if given.shrink:
                 _keep(shrink(broken_by(error)))

@@ -39,7 +39,10 @@ POOL: list[tuple[str | list[str], str]] = [
     ("[:find ?e ?t :in $ ?o :where [?e :k/owner ?o] [?e :k/title ?t]]", "entity"),
     ("[:find ?e ?s :where [?e :k/owner ?o] [?o :k/size ?s]]", ""),
     ("[:find ?e :where [?e :k/title _] (not [_ :k/owner ?e])]", ""),
-    ("[:find ?e :where [?e :k/size _] (or-join [?e] [?e :k/title _] (and [?e :k/owner ?o] [?o :k/title _]))]", ""),
+    (
+        "[:find ?e :where [?e :k/size _] (or-join [?e] [?e :k/title _] (and [?e :k/owner ?o] [?o :k/title _]))]",
+        "",
+    ),
     ("[:find ?b ?s :in $ % ?a :where (above ?a ?b) [?b :k/size ?s]]", "entity"),
     ("[:find ?e ?s :where [?e :k/size ?s] :order-by [?s ?e] :limit 2]", ""),
     ("[:find ?e ?s ?t :where [?e :k/size ?s] [?e :k/title ?t] :order-by [?s ?t] :limit 2 :offset 1]", ""),

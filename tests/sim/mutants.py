@@ -367,6 +367,8 @@ def parts_not_counted() -> list[Patch]:
         poke(self, frame, *rest)
 
     return [(Arrivals, "part", any_part), (Arrivals, "poke", any_parts)]
+
+
 def losses_cut_off() -> list[Patch]:
     """Of very many changes that lost, a receipt tells the first ones."""
     lose = Receipt.lose

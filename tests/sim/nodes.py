@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import partial as bound
 from typing import TYPE_CHECKING, Any
 
-from tests.sim import checks, interest
+from tests.sim import checks, interest, partial
 from tests.sim.checks import Violation
 from tests.sim.disk import ReplicaDisk, TenantDisk
 from tests.sim.files import ReplicaOnFile, TenantFile
@@ -137,7 +137,7 @@ class ServerNode:
         for interest_ in list(readers.relevance._interests.values()):
             if interest_.needed is not None and interest_ not in readers._swept:
                 readers._swept.add(interest_)
-                readers._evaluations.append((interest_, partial(readers._sweep, interest_)))
+                readers._evaluations.append((interest_, bound(readers._sweep, interest_)))
         self.pump()
 
     def receive(self, connection: Connection, data: bytes) -> None:
@@ -444,6 +444,9 @@ class ClientNode:
             checks.on_its_way_as_pushed(self)
             checks.tombstones_win(self, frame)
             checks.consistent_cut(self)
+            if interest.asks(self):
+                partial.places_current(self)
+                partial.subscriptions_exact(self)
         if isinstance(update.frame, messages.Rows):
             checks.rows_join(self, update.frame)
         elif isinstance(update.frame, messages.Failed):

@@ -182,7 +182,8 @@ class Options:
                 yield replace(self, weather=replace(self.weather, **{name: calm}))  # type: ignore[arg-type]
         plain = Limits(tail_max=self.limits.tail_max)
         for name in ("tolerance_ms", "poke_transactions_max", "part_registers", "frame_bytes",
-                     "receipt_bytes_max", "lost_max", "slice_units", "news_max", "held_ms", "lag_max", "own_max"):  # fmt: skip
+                     "receipt_bytes_max", "lost_max", "slice_units", "news_max", "held_ms",
+                     "lag_max", "own_max"):  # fmt: skip
             if getattr(self.limits, name) != getattr(plain, name):
                 yield replace(self, limits=replace(self.limits, **{name: getattr(plain, name)}))
         usual = ClientLimits()

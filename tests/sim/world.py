@@ -16,7 +16,7 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
-from tests.sim import checks, interest
+from tests.sim import checks, interest, partial
 from tests.sim.checks import Violation, Written
 from tests.sim.faults import Faults
 from tests.sim.history import Deed, History
@@ -36,7 +36,7 @@ STEPS_MAX = 400_000
 
 class World:
     """A run of one seed, or of a history. `log` shows every event; `steps` ends it early; `network` is "stream" or
-    "hostile"; `asking`: whether some ask for less than the whole app; `folder`: where storages are files (else they are in memory)."""
+    "hostile"; `asking`: whether some ask for less than the whole app; `folder`: where storages are files."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class World:
                 self.server.sweep()
                 self._until(self.now + 2_000)
                 self._settle()
-                checks.nothing_beyond(self)
+                partial.nothing_beyond(self)
         finally:
             self.server.disk.close()
             for node in self.nodes.values():
@@ -265,7 +265,7 @@ class World:
             elif node.core.pending:
                 reasons.append(f"{node.name} has {node.core.pending} pending")
             elif interest.asks(node):
-                reasons.extend(checks.asks_what_differs(node, core.store))
+                reasons.extend(partial.asks_what_differs(node, core.store))
                 reasons.extend(checks.displays_differ(node, core.store))
             elif not node.core.complete or node.core.cursors.get(APP) != core.durable_seq:
                 reasons.append(f"{node.name} stands at {node.core.cursors} of {core.durable_seq}")

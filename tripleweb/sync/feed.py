@@ -99,7 +99,9 @@ class Feed:
     entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
     heard: Count = field(default_factory=Count)  # frames since its hello, pings aside
     made: int = 0  # frames for it alone, since its hello: they count themselves
-    within: dict[int, int] = field(default_factory=dict)  # seq -> parts of that transaction that it was told, likewise
+    within: dict[int, int] = field(
+        default_factory=dict
+    )  # seq -> parts of that transaction that it was told, likewise
     news: deque[News] = field(default_factory=deque)
     gone: int = -1  # the seq of the latest of them that says what is to be forgotten
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
@@ -163,9 +165,7 @@ class Feed:
             while len(forget) > limits.part_registers:
                 made.append(Part([], forget=forget[: limits.part_registers]))
                 forget = forget[limits.part_registers :]
-            poke = Poke(
-                log.epoch, since, upto, entering, [], said, forget, self.reset, parts=len(loads)
-            )
+            poke = Poke(log.epoch, since, upto, entering, [], said, forget, self.reset, parts=len(loads))
             if self.reset and self.holding is not None and not self.whole:
                 poke.ticket = self.holding.ticket
             made += map(self._counted, (*loads, *pokes(poke, tells, limits)))

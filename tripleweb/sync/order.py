@@ -16,7 +16,6 @@ import msgspec
 from tripleweb.errors import ProtocolError
 from tripleweb.sync.messages import Part, Poke, Receipt, Rows, Subscription, WireRegister, is_whole
 
-
 _UNSENT = 1 << 53
 
 
@@ -47,12 +46,14 @@ class Arrivals:
 
     def __init__(self) -> None:
         self.loads: dict[str, Loaded] = {}
-        self.asked: dict[str, int] = {}  # by which frame a subscription came or ended; what was said before is of another
+        self.asked: dict[str, int] = {}  # by which frame a subscription came or ended
         self.begin()
 
     def begin(self, subscriptions: Iterable[Subscription] = ()) -> None:
         """A hello lists these. The first poke brings those of the whole app to life."""
-        self.loads = {name: load for name, load in self.loads.items() if not self._is_earlier(name, load.heard)}
+        self.loads = {
+            name: load for name, load in self.loads.items() if not self._is_earlier(name, load.heard)
+        }
         self.asked.clear()
         self.awaited = {one.id for one in subscriptions if one.kind == "triples" and is_whole(one)}
         self._parts: list[WireRegister] = []
@@ -86,7 +87,11 @@ class Arrivals:
             return
         heard = part.heard if part.n else _UNSENT
         load = self.loads.get(part.id)
-        is_other = load is not None and self._is_earlier(part.id, load.heard) and not self._is_earlier(part.id, heard)
+        is_other = (
+            load is not None
+            and self._is_earlier(part.id, load.heard)
+            and not self._is_earlier(part.id, heard)
+        )
         if part.start == 0 and (load is None or load.upto > 0 or is_other):
             load = self.loads[part.id] = Loaded()
         if load is None or load.upto != part.start:

@@ -146,9 +146,7 @@ class Readers:
             feed.loaded, feed.is_nudged = self.log.seq, True
         # what it was to forget it is told of until then: what it asks for may need that as long
         left = {
-            place: seq
-            for place, seq in holding.forgets.items()
-            if seq >= since and not holding.holds(place)
+            place: seq for place, seq in holding.forgets.items() if seq >= since and not holding.holds(place)
         }
         until: dict[str, int] = {}
         for (subject, _), seq in left.items():
