@@ -417,10 +417,8 @@ def staged_at_a_reset() -> list[Patch]:
     """What had come of loads that are void is taken with the load that replaces everything."""
     take = Arrivals.take
 
-    def all_of_it(self: Arrivals, poke: Any) -> Any:
-        staged = [wire for load in self.loads.values() for wire in load.registers] if poke.reset else []
-        come, gone = take(self, poke)
-        return [*staged, *come], gone
+    def all_of_it(self: Arrivals, poke: Any, is_fresh: bool) -> Any:
+        return take(self, poke, True)
 
     return [(Arrivals, "take", all_of_it)]
 

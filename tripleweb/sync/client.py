@@ -353,7 +353,7 @@ class ClientCore:
     def _poke(self, poke: Poke, now_ms: int) -> Update:
         self._check_joins(poke)
         try:
-            come, gone = self._arrivals.take(poke)
+            come, gone = self._arrivals.take(poke, not self.epoch)
             parts = [messages.register_from_wire(wire) for wire in come]
             committed = [messages.decode_committed(body) for body in poke.transactions]
             entries = []

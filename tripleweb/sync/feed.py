@@ -110,7 +110,7 @@ class Feed:
     round: int = 0  # how often all began from nothing; older loads are void
     is_reload_due: bool = False  # the load that begins from nothing has not begun
     reset: bool = False  # the next poke replaces what is there
-    is_fresh: bool = False  # there is nothing there
+    is_fresh: bool = False  # there is nothing there: it takes what has come of loads with the reset
     is_nudged: bool = False  # there shall be one, even if it has nothing to tell
     paused: bool = False
     is_over: bool = False
@@ -160,8 +160,6 @@ class Feed:
                 upto, tells, loads, forget = self._drain(upto, least, untold, limits)
                 said = [receipt for receipt in said if receipt.seq <= upto]
             entering = self.entering
-            if self.is_fresh and self.reset:  # what has come of loads already is not what this replaces
-                entering = {}
             while len(forget) > limits.part_registers:
                 made.append(Part([], forget=forget[: limits.part_registers]))
                 forget = forget[limits.part_registers :]

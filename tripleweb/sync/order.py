@@ -82,6 +82,7 @@ class Arrivals:
             if part.anew:
                 self._parts.clear()
                 self._forget.clear()
+                self.loads.clear()
             self._parts.extend(part.registers)
             self._forget.extend(part.forget)
             return
@@ -123,12 +124,13 @@ class Arrivals:
         if told != list(islice(outbox, len(told))):
             raise ProtocolError("order", f"receipts {told} came where {next(iter(outbox))} was due")
 
-    def take(self, poke: Poke) -> tuple[list[WireRegister], list[tuple[str, str]]]:
-        """The registers that came for a poke, and what is to be forgotten with it; they are kept no longer."""
+    def take(self, poke: Poke, is_fresh: bool) -> tuple[list[WireRegister], list[tuple[str, str]]]:
+        """The registers that came for a poke, and what is to be forgotten with it; they are kept no longer. A reset
+        makes what came of loads void, unless there is nothing yet (`is_fresh`) that it could replace."""
         come, gone = list(self._parts), list(self._forget)
         for name in list(poke.cursors):
             load = self.loads.pop(name, None)
-            if load is not None and not poke.reset:
+            if load is not None and (is_fresh or not poke.reset):
                 come += load.registers
             if poke.n and self._is_earlier(name, poke.heard):  # it is here; that it lives is said of another
                 del poke.cursors[name]

@@ -409,12 +409,12 @@ class Readers:
             for interest in holders:
                 for holding in interest.readers:
                     feed = holding.feed
-                    if feed is None or feed is writer or feed.whole:
+                    if feed is None or feed.whole:
                         continue
                     loads = holding.loading(interest) if holding.loads and not deleted else ()
                     for load in loads:
                         load.again[subject, predicate] = None
-                    if not loads:
+                    if not loads and feed is not writer:
                         reached.setdefault(feed, {})[at] = None
         made: dict[tuple[int, ...], Told] = {}
         for feed, found in reached.items():
