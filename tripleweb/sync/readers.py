@@ -561,14 +561,13 @@ class Readers:
         if failure is not None:
             self._end_subscription(holding, name, failure)
             return
-        places = list(
-            dict.fromkeys([*self.relevance.held(load.interest), *self._come_again(feed, load.interest)])
-        )
+        places = dict.fromkeys(self.relevance.held(load.interest))
         if waits:  # with all else that replaces what is there
             del holding.loads[name]
-            self._begin_load(feed, self._registers(places))
+            places.update(dict.fromkeys(self._come_again(feed, load.interest)))
+            self._begin_load(feed, self._registers(list(places)))
         else:
-            load.places = load.places or places
+            load.places = load.places or list(places)
             self._jobs.append((feed, self._load_query(feed, holding, name, load, load.places)))
 
     def _come_again(self, feed: Feed, interest: Interest) -> list[Place]:
@@ -587,7 +586,6 @@ class Readers:
         """Sends the places of a load, in parts that have whole ones."""
         while holding.loads.get(name) is load:
             if load.sent == len(places):
-                load.again.update(dict.fromkeys(self._come_again(feed, load.interest)))
                 places += load.again
                 load.again.clear()
             start = load.sent
@@ -609,6 +607,7 @@ class Readers:
             if load.sent == len(places) and not load.again:
                 del holding.loads[name]
                 feed.entering[name] = None
+                self._come_again(feed, load.interest)  # with the next poke, and not before: until then it is gone
                 self._reach(feed)
                 # what was swept meanwhile has been sent, and is followed no more
                 self._forget(holding, [place for place in places if not load.interest.holds(*place)])
