@@ -151,7 +151,7 @@ class World:
             self._settle()
             checks.at_the_end(self)
             if self.options.asking:  # and after that, when what was written is long ago
-                self.server.tick(self.options.limits.held_ms + 1)
+                self.server.tick(self.options.limits.held_ms + self.server.stepped_back_ms + 1)
                 self.server.sweep()
                 self._until(self.now + 2_000)
                 self._settle()

@@ -607,7 +607,9 @@ class Readers:
             if load.sent == len(places) and not load.again:
                 del holding.loads[name]
                 feed.entering[name] = None
-                self._come_again(feed, load.interest)  # with the next poke, and not before: until then it is gone
+                self._come_again(
+                    feed, load.interest
+                )  # with the next poke, and not before: until then it is gone
                 self._reach(feed)
                 # what was swept meanwhile has been sent, and is followed no more
                 self._forget(holding, [place for place in places if not load.interest.holds(*place)])
