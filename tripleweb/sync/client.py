@@ -495,7 +495,8 @@ class ClientCore:
         else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
             self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
         if receipt.outcome == "applied":
-            step.counted += [c._replace(time=time) for c in pending.changes if c.slot == COUNTER]
+            if parse_stamp(receipt.stamp)[1] == self.replica:  # else a copy had pushed it, and counts it
+                step.counted += [c._replace(time=time) for c in pending.changes if c.slot == COUNTER]
             step.last = time
             if time < pending.time:
                 step.ahead = receipt
