@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -708,3 +709,62 @@ def test_changes_are_registers() -> None:
     kim = asking(peers, tags=("[:find ?t :where [?p :post/title _] [?p :post/tags ?t]]",))
     mine: list[Change] = list(kim.core.store.registers_at("ada1", "post/tags"))
     assert sorted(mine) == sorted(peers.server.store.registers_at("ada1", "post/tags"))
+
+
+# ---------------------------------------- what the simulator found
+
+
+def test_what_is_said_of_a_subscription_that_ended_does_not_bring_the_next_to_life() -> None:
+    """It is asked for, given up and asked for again, before the answer to the first has come."""
+    peers, _ = world(SMALL)
+    kim = asking(peers, names=(NAMES,))
+    kim.ask("mine", POSTS, "ada")
+    kim.up()
+    while peers.server.has_work():
+        peers.server.step()
+    kim.core.unsubscribe("mine")
+    kim.ask("mine", POSTS, "ada")
+    peers.down()
+    assert not kim.core.is_live("mine") and kim.core.progress("mine") == (0, 0)
+    peers.settle()
+    assert kim.core.is_live("mine")
+    right(peers, kim, POSTS, "ada")
+
+
+def test_what_hides_something_is_loaded_with_whole_predicates() -> None:
+    """A member that was taken away is not seen again when the server says what it has of it."""
+    peers, everything = world()
+    everything.write(lambda tx: tx.assign("ada1", "post/tags", ["a"]))
+    everything.write(lambda tx: tx.assign("ada1", "post/tags", []))
+    peers.settle()
+    kim = peers.client("kim", role="reader").connect(whole=False)
+    kim.core.subscribe(Subscription("posts", predicates=["post/"]))
+    peers.settle()
+    kim.write(lambda tx: tx.add("ada1", "post/tags", "a"))
+    peers.settle()
+    assert kim.core.store.values("ada1", "post/tags") == []
+
+
+def test_what_a_replica_writes_while_it_loads_stays() -> None:
+    """… also where that it was written has been forgotten before the load is there."""
+    peers, _ = world(replace(SMALL, own_max=1))
+    kim = asking(peers)
+    kim.core.subscribe(Subscription("posts", predicates=["post/"]))
+    loading(peers, kim, len(kim.of(Part)) + 1)
+    kim.write(lambda tx: (tx.set("new1", "post/title", "x"), tx.set("new2", "post/title", "y")))  # type: ignore[func-returns-value]
+    kim.up(), peers.commit(), peers.down()
+    peers.server.tick(peers.now_ms)
+    peers.settle()
+    assert {("new1", "post/title", "x"), ("new2", "post/title", "y")} <= kim.triples
+
+
+def test_a_share_that_nets_to_nothing_is_seen() -> None:
+    """What is left of a counter when a first write is rejected is what was counted since."""
+    peers = Peers(Limits(receipt_bytes_max=100))
+    kim = peers.join("kim", role="reader")
+    kim.write(lambda tx: (tx.increment("n", "k/count", 2), tx.set("n", "k/v", 1)))  # type: ignore[func-returns-value]
+    kim.up(), peers.commit()
+    kim.write(lambda tx: tx.increment("n", "k/count", 1))
+    kim.write(lambda tx: tx.increment("n", "k/count", -1))
+    peers.down()
+    assert kim.core.pending == 2 and kim.core.store.values("n", "k/count") == [0]

@@ -121,7 +121,9 @@ def test_a_feed_that_is_over_says_nothing_on_the_connection_of_the_next() -> Non
     kim = peers.client("kim").connect(whole=False)
     kim.ask("mine", POSTS, "ada")
     kim.up()
-    kim.core._introduce()
+    peers.down()
+    kim.core._rekey()
+    kim.got.clear()
     kim.up()
     everything.set("ada1", "post/title", "new")
     peers.settle()
@@ -281,7 +283,8 @@ def test_what_a_returning_replica_wrote_is_told_without_waiting_for_more() -> No
     kim.connect(whole=False)
     kim.got.clear()
     peers.settle()
-    assert len(kim.of(Part)) == len(kim.of(Poke)) == 1 and not kim.core._parts
+    assert len(kim.of(Part)) == len(kim.of(Poke)) == 1
+    assert kim.of(Part)[0].n < kim.of(Poke)[0].n
 
 
 def test_what_is_given_up_while_away_is_told_until_it_is_forgotten() -> None:
@@ -416,7 +419,7 @@ def test_subscriptions_are_bounded_together() -> None:
     kim.ask("long", POSTS, "x" * 4_000)
     kim.ask("e", POSTS, "x" * 1_000)
     peers.settle()
-    assert failures(kim)[1:] == [("a", "ended"), ("long", "limits")] and kim.core.is_live("e")
+    assert failures(kim)[1:] == [("long", "limits")] and kim.core.is_live("e")
 
 
 def test_what_is_asked_for_in_a_loop_waits_in_bounded_numbers() -> None:

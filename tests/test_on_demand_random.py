@@ -27,7 +27,7 @@ from tripleweb.store import Store
 from tripleweb.sync import feed, messages, readers
 from tripleweb.sync.client import APP, ClientCore
 from tripleweb.sync.messages import Failed, Fault, Part, Poke, Subscription
-from tripleweb.sync.server import Limits, TenantCore
+from tripleweb.sync.server import Limits
 from tripleweb.terms import Ref
 from tripleweb.transaction import Transaction
 
@@ -413,7 +413,7 @@ class World(Peers):
         for peer in self.clients:
             core = peer.core
             assert not core.outbox, f"{peer.name} has pending writes"
-            assert not core._parts, f"{peer.name} has parts and no poke"
+            assert not core._arrivals._parts, f"{peer.name} has parts and no poke"
             self.check(peer, "settled")
             for name in core.subscriptions:
                 assert core.is_live(name), f"{peer.name} waits for {name}"

@@ -442,7 +442,7 @@ def test_a_receipt_and_its_confirmation() -> None:
     assert (receipt.number, receipt.id, receipt.outcome, receipt.seq) == (1, tx, "applied", 1)
     assert not receipt.current
     assert (ada.core.pending, ada.core.decided) == (0, 1)
-    assert ada.up() == [Confirm(1)]
+    assert ada.up() == [Confirm(1, n=2)]
     assert list(peers.disk.receipts) == [(ada.core.replica, 1)]
     peers.commit()
     assert peers.disk.receipts == {}
@@ -836,7 +836,7 @@ def test_rows_follow_the_data() -> None:
     peers.settle()
     page = peers.client("page").connect(Subscription("top", "rows", QUERY))
     peers.settle()
-    assert page.of(Rows) == [Rows("top", "e1", 1, True, ["e", "v"], [[("s", "e"), ("n", 1)]], [])]
+    assert page.of(Rows) == [Rows("top", "e1", 1, True, ["e", "v"], [[("s", "e"), ("n", 1)]], [], n=1)]
     assert page.core.store.predicates() == []  # a display holds no triples
     ada.write(lambda tx: (tx.set("e", "k/a", 2), tx.set("f", "k/a", 3)))  # type: ignore[func-returns-value]
     ada.set("g", "k/other", 3)

@@ -466,6 +466,16 @@ class Store(Tables):
                     if column.times[row] >= 0 or row in column.cells:
                         yield from self._registers_at(self.names[table.entities[row]], column, row)
 
+    def places(self, wants: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+        """Every (subject, predicate) of wanted predicates where there is a register, if only of what was taken away.
+        Tombstones aside. May be suspended as `registers` may."""
+        for table in list(self._tables.values()):
+            for column in list(table.columns.values()):
+                if wants(column.predicate):
+                    for row in range(len(column.values)):
+                        if column.times[row] >= 0 or row in column.cells:
+                            yield self.names[table.entities[row]], column.predicate
+
     def _single_at(self, subject: str, column: Column, row: int) -> Change | None:
         """The register of the single value at a place, None if it was never set."""
         time = column.times[row]

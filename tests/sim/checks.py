@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tripleweb.change import COUNTER, DELETED, Change, Key
-from tripleweb.clock import pack, parse_stamp
+from tests.sim import interest
+from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
+from tripleweb.clock import Stamp, pack, parse_stamp
 from tripleweb.datalog import evaluate
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
@@ -18,6 +20,7 @@ from tripleweb.terms import slot, to_wire
 from tripleweb.transaction import Transaction
 
 if TYPE_CHECKING:
+    from tests.sim.network import Connection
     from tests.sim.nodes import ClientNode
     from tests.sim.world import World
 
@@ -30,6 +33,16 @@ class Violation(AssertionError):
     def __init__(self, name: str, message: str) -> None:
         self.name = name
         super().__init__(f"{name}: {message}")
+
+
+@dataclass
+class Written:
+    """A local transaction that returned: what its user relies on."""
+
+    id: str
+    by: str
+    time: int  # of its first stamp
+    changes: list[Change]  # increments as such
 
 
 def hold(name: str, kept: bool, message: str) -> None:
@@ -70,6 +83,18 @@ class Cut:
             self.store.apply(entry.registers)
         self.seq = seq
         return self.store
+
+
+class Judge:
+    """What the checks remember of the server's decisions: its log, followed entry by entry."""
+
+    def __init__(self) -> None:
+        self.logged: set[str] = set()  # ids in the log
+        self.newest: dict[str, tuple[Stamp, int]] = {}  # replica -> its last stamp and number in the log
+        self.users: dict[str, set[str]] = {}  # replica -> as whom it wrote
+        self.receipts: dict[tuple[str, int], Receipt] = {}  # (replica, number) -> as it was committed
+        self.told: set[tuple[str, int]] = set()  # (id, number) of what has a receipt
+        self.store = Store()  # the log so far
 
 
 # -- at every write ----------------------------------------------------------------------------------------------------
@@ -139,8 +164,10 @@ def local_write_survives(node: ClientNode, core: ClientCore) -> None:
         (left.get(k), right.get(k)) for k in sorted(left.keys() | right.keys()) if left.get(k) != right.get(k)
     ]
     hold("local write survives", not differ, f"{node.name}: {differ}")
-    for name in ("next", "decided", "cursors", "epoch"):
+    for name in ("next", "decided", "cursors", "epoch", "at", "ticket"):
         one, other = getattr(again, name), getattr(core, name)
+        if name == "cursors" and interest.asks(node):  # one that ended is there until the next poke ends it
+            one = {held: seq for held, seq in one.items() if held in other}
         hold("cursor and outbox saved with the data", one == other, f"{node.name}: {name} {one} was {other}")
     hold(
         "cursor and outbox saved with the data",
@@ -178,9 +205,7 @@ def ack_only_after_commit(world: World, frame: object) -> None:
     if isinstance(frame, Poke):
         hold("ack only after commit", frame.seq <= disk.seq, f"a poke to {frame.seq}, durable is {disk.seq}")
         for receipt in frame.receipts:
-            held = any(
-                tx == receipt.id for (_, number), (tx, _) in disk.receipts.items() if number == receipt.number
-            )
+            held = (receipt.id, receipt.number) in world.server.judge.told
             hold("ack only after commit", held, f"receipt {receipt.number} {receipt.id} is not durable")
     elif isinstance(frame, Part):
         for wire in frame.registers:
@@ -201,7 +226,7 @@ def gap_free(node: ClientNode, poke: Poke) -> None:
     """A poke starts at or before where each living subscription stands, and has every entry of others up to its end."""
     core = node.core
     assert core is not None
-    if core.state != "online":
+    if core.state != "online" or interest.asks(node):
         return
     seqs = {messages.decode_committed(body).seq for body in poke.transactions}
     for entry in node.world.server.disk.log[poke.since : poke.seq]:
@@ -223,7 +248,10 @@ def consistent_cut(node: ClientNode) -> None:
     own_order_here(node)
     now = view(core.store)
     hold("delta exact", node.view == now, f"{node.name}: {sorted(node.view.keys() ^ now.keys())}")
-    cursor = max((core.cursors[name] for name in core._live), default=None)
+    pending_seen(node)
+    if interest.asks(node):  # `partial`
+        return
+    cursor = interest.lives(core)
     if cursor is None or node.ran_ahead:
         return
     store = node.cut.at(node.world.server.disk.log, cursor)
@@ -247,6 +275,21 @@ def consistent_cut(node: ClientNode) -> None:
         )
     finally:
         store.undo(kept)
+
+
+def pending_seen(node: ClientNode) -> None:
+    """What a user wrote and the server has not decided on is there, unless something later is."""
+    core = node.core
+    assert core is not None
+    for pending in core.outbox.values():
+        for change in pending.changes:
+            s, p, place = change.key
+            held: Any = core.store.values(s, p) if place == COUNTER else core.store.register(change.key)
+            kept = held and (place == COUNTER or held.stamp >= (pending.time, core.replica))
+            deleted = core.store.deleted(s) is not None
+            hold(
+                "pending is seen", bool(kept) or deleted, f"{node.name}: {change} is pending, there is {held}"
+            )
 
 
 def on_its_way_as_pushed(node: ClientNode) -> None:
@@ -284,33 +327,27 @@ def tombstones_win(node: ClientNode, poke: Poke) -> None:
         return
     for body in poke.transactions:
         node.dead.update(c[0] for c in messages.decode_committed(body).changes if c[1] == DELETED)
-    for subject in sorted(node.dead):
+    unsettled = {place[0] for place in interest.unsettled(core)[0]} if interest.asks(node) else set()
+    for subject in sorted(node.dead - unsettled):
         hold("tombstones win", not list(core.store.about(subject)), f"{node.name} shows {subject}")
     hold("tombstones win", DELETED not in core.store.predicates(), f"{node.name} shows {DELETED}")
 
 
-def receipt_is_truthful(world: World, node: ClientNode, receipt: Receipt) -> None:
-    """A receipt says what the log says, and a transaction has one fate."""
+def receipt_is_the_servers(world: World, node: ClientNode, receipt: Receipt) -> None:
+    """What a client is told of its transaction is what the server has decided, and it is told once."""
     before = world.acknowledged.get(receipt.id)
     if before is not None and not node.lossy:
         raise Violation(
             "decided once", f"{node.name} gets a second receipt for {receipt.id}: {receipt}, {before}"
         )
-    entry = next((entry for entry in world.server.disk.log if entry.id == receipt.id), None)
+    replica = "" if node.core is None else node.core.replica
+    decided = world.server.judge.receipts.get((replica, receipt.number))
+    hold("receipts truthful", decided is not None, f"{receipt} was never committed")
+    assert decided is not None
+    for name in ("id", "outcome", "stamp", "seq", "reason", "lost"):
+        told, kept = getattr(receipt, name), getattr(decided, name)
+        hold("receipts truthful", told == kept, f"{node.name} is told {name} {told}, decided was {kept}")
     written = world.written.get(receipt.id)
-    hold("receipts truthful", written is not None, f"a receipt for {receipt.id}, which nobody wrote")
-    hold("no invalid writes among ourselves", receipt.reason != "invalid", f"{receipt}")
-    if receipt.outcome == "rejected":
-        hold("receipts truthful", entry is None or node.lossy, f"{receipt.id} is rejected, and in the log")
-    elif entry is not None:
-        stamp = messages.decode_committed(entry.body).stamp
-        hold(
-            "receipts truthful",
-            stamp == receipt.stamp,
-            f"{receipt.id} has {stamp}, its receipt {receipt.stamp}",
-        )
-    else:
-        hold("receipts truthful", bool(receipt.lost), f"{receipt.id} is applied, and not in the log")
     if written is not None and parse_stamp(receipt.stamp)[0] < written.time:
         node.ran_ahead = True
 
@@ -333,11 +370,12 @@ def losses_are_told(world: World, node: ClientNode, commit: LocalCommit, decided
 
 def log_rises(world: World, commit: Commit) -> None:
     """Own order: within one replica the stamps rise with the numbers, and no transaction is accepted twice."""
-    server = world.server
+    server, judge = world.server, world.server.judge
     for entry in commit.entries:
-        hold("decided once", entry.id not in server.logged, f"{entry.id} is in the log twice")
-        server.logged.add(entry.id)
-        last = server.newest.get(entry.replica)
+        hold("decided once", entry.id not in judge.logged, f"{entry.id} is in the log twice")
+        judge.logged.add(entry.id)
+        judge.users.setdefault(entry.replica, set()).add(entry.by)
+        last = judge.newest.get(entry.replica)
         stamp = parse_stamp(messages.decode_committed(entry.body).stamp)
         if last is not None:
             rises = last[0] < stamp and last[1] < entry.number
@@ -345,12 +383,96 @@ def log_rises(world: World, commit: Commit) -> None:
         newest = pack(entry.at + world.options.limits.tolerance_ms + 1 + server.stepped_back_ms)
         forced = last is not None and stamp[0] == last[0][0] + 1
         hold("no stamp from the future", stamp[0] <= newest or forced, f"{stamp} at {entry.at}")
-        server.newest[entry.replica] = (stamp, entry.number)
+        judge.newest[entry.replica] = (stamp, entry.number)
         keys = [change.key for change in entry.registers]
         hold("one change a slot", len(keys) == len(set(keys)), f"{entry}")
         for change in entry.registers:
             if change.slot[:2] == COUNTER:
                 hold("shares are their owner's", change.slot == COUNTER + entry.replica, f"{change}")
+
+
+def roles_respected(world: World, connection: Connection, before: int) -> None:
+    """What a frame brought into the log, it brought with the right to write."""
+    core = world.server.core
+    if core is not None and core.seq > before:
+        role = world.server.roles[connection.number]
+        hold("roles respected", role in ("writer", "admin"), f"{connection.client} wrote as {role}")
+
+
+def receipts_truthful(world: World, commit: Commit) -> None:
+    """Every receipt says what the log and the registers say, at the point where it was decided."""
+    judge, entries = world.server.judge, {(entry.id, entry.replica): entry for entry in commit.entries}
+    for replica, number, tx, body in commit.receipts:
+        receipt = messages.decode_receipt(body)
+        judge.receipts[replica, number] = receipt
+        judge.told.add((tx, number))
+        written, entry = world.written.get(tx), entries.pop((tx, replica), None)
+        hold("receipts truthful", written is not None, f"a receipt for {tx}, which nobody wrote")
+        assert written is not None
+        hold("no invalid writes among ourselves", receipt.reason != "invalid", f"{receipt}")
+        if receipt.outcome == "rejected":
+            hold("receipts truthful", entry is None and bool(receipt.reason), f"{receipt}, {entry}")
+        elif entry is not None or tx not in judge.logged:  # else a copy has pushed it before
+            stamp = parse_stamp(receipt.stamp)
+            _losers_are_named(judge, replica, written, stamp, receipt, world.options.limits.lost_max)
+            stands = [] if entry is None else [change.key for change in entry.registers]
+            _the_rest_is_logged(replica, written, receipt, stands, world.options.limits.lost_max)
+            hold("receipts truthful", entry is None or entry.seq == receipt.seq, f"{receipt}, {entry}")
+            if entry is not None:
+                hold("receipts truthful", entry.registers[0].stamp == stamp, f"{receipt}, {entry}")
+        if entry is not None:
+            judge.store.apply(entry.registers)
+        for wire in receipt.current:
+            register = messages.register_from_wire(wire)
+            held = judge.store.register(register.key)
+            hold("receipts truthful", held == register, f"{tx} is told {register}, held is {held}")
+        for s, p, place in receipt.absent:
+            held = judge.store.register((s, p, place))
+            hold("receipts truthful", held is None, f"{tx} is told of no {s} {p} {place}, held is {held}")
+    hold("receipts truthful", not entries, f"logged without a receipt: {entries}")
+
+
+def _losers_are_named(
+    judge: Judge, replica: str, written: Written, stamp: Stamp, receipt: Receipt, most: int
+) -> None:
+    """`lost` is what was beaten by what the server had, for the right reason, by the right user."""
+    expected: list[tuple[int, str, Change]] = []
+    for i, change in enumerate(written.changes):
+        s, p, place = change.key
+        held = judge.store.register((s, p, COUNTER + replica if place == COUNTER else place))
+        grave = judge.store.register((s, DELETED, SINGLE))
+        floors = [judge.store.register((s, p, mark)) for mark in (SINGLE, RESET)]
+        floors = [floor for floor in floors if floor is not None and floor.stamp > stamp]
+        if p == DELETED:
+            continue
+        if grave is not None:
+            expected.append((i, "deleted", grave))
+        elif held is not None and held.stamp > stamp:
+            expected.append((i, "newer", held))
+        elif floors and place[:2] != COUNTER:
+            expected.append((i, "reset", max(floors, key=lambda floor: floor.stamp)))  # type: ignore[union-attr,arg-type,return-value]
+    told = [(i, reason) for i, reason, _ in receipt.lost]
+    due = [(i, reason) for i, reason, _ in expected[:most]]
+    # changes of one transaction meet each other, too: a reset and its members have one stamp
+    hold("receipts truthful", told == due, f"{written} at {stamp}: lost {told}, by the registers {due}")
+    for (_, _, by), (_, _, winner) in zip(receipt.lost, expected, strict=False):
+        users = judge.users.get(winner.replica, set())
+        hold("receipts truthful", by in users, f"{written} lost to {winner}, told was {by!r}")
+
+
+def _the_rest_is_logged(
+    replica: str, written: Written, receipt: Receipt, stands: list[Key], most: int
+) -> None:
+    """What did not lose is in the log, and nothing that lost is; what a reset hides is there all the same."""
+    if len(receipt.lost) >= most:
+        return
+    gone = {i for i, reason, _ in receipt.lost if reason != "reset"}
+    due = [
+        (c.subject, c.predicate, COUNTER + replica if c.slot == COUNTER else c.slot)
+        for i, c in enumerate(written.changes)
+        if i not in gone
+    ]
+    hold("receipts truthful", stands == due, f"{written}: logged {stands}, by its receipt {due}")
 
 
 # -- displays ----------------------------------------------------------------------------------------------------------
@@ -397,6 +519,7 @@ def at_the_end(world: World) -> None:
     arrival_order_is_irrelevant(world)
     no_acknowledged_write_lost(world)
     everything_is_decided(world)
+    rejected_shows_nowhere(world)
     counters_count(world)
     every_client_would_be_the_same_after_a_restart(world)
 
@@ -429,6 +552,21 @@ def everything_is_decided(world: World) -> None:
             hold("decided once", written.id in world.settled, f"{written} never got a receipt")
 
 
+def rejected_shows_nowhere(world: World) -> None:
+    """What was rejected is undone at its writer, and never came to anybody else."""
+    rejected = {
+        change.value
+        for tx, receipt in world.acknowledged.items()
+        if receipt.outcome == "rejected" and not world.nodes[world.written[tx].by].lossy
+        for change in world.written[tx].changes
+        if change.predicate == "k/title" and change.value is not None
+    }
+    for node in world.nodes.values():
+        assert node.core is not None
+        shown = [(s, v) for s, v in node.core.store.scan("k/title") if v in rejected]
+        hold("rejected shows nowhere", not shown, f"{node.name} shows {shown}")
+
+
 def counters_count(world: World) -> None:
     """A counter is the sum of the accepted increments: none doubled, none lost."""
     store = world.server.open().store
@@ -441,7 +579,8 @@ def counters_count(world: World) -> None:
         took_effect = {(c.subject, c.predicate) for c in entry.registers if c.slot[:2] == COUNTER}
         if entry.id not in seen:
             seen.add(entry.id)
-            for s, p, amount in written.counts:
+            counts = [c for c in written.changes if c.slot == COUNTER]
+            for s, p, amount in ((c.subject, c.predicate, int(c.value)) for c in counts):  # type: ignore[arg-type]
                 if (s, p) in took_effect:
                     sums[s, p] += amount
     for (s, p), expected in sorted(sums.items()):

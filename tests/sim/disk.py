@@ -55,6 +55,9 @@ class TenantDisk:
             for key in [k for k in self.receipts if k[0] == replica and k[1] <= row.confirmed]:
                 del self.receipts[key]
 
+    def close(self) -> None:
+        pass
+
     def _merge(self, change: Change) -> None:
         """A merge of the disk's own, so that the store's is not checked against itself alone."""
         if change.predicate == DELETED:
@@ -160,6 +163,9 @@ class ReplicaDisk:
     def lose_tail(self, commits: int) -> None:
         """A power failure: the newest commits are gone."""
         del self._journal[len(self._journal) - commits :]
+
+    def close(self) -> None:
+        pass
 
     def copied(self) -> ReplicaDisk:
         """The same file once more, as a copied folder has it."""

@@ -3,26 +3,18 @@
 A cut loses a suffix of what was under way, in each direction its own. Each end learns of it in its own time: the
 server may believe for long in a connection that its client has left, and goes on receiving what was still under way.
 Nothing ever arrives for a client on a connection that it has closed.
+
+A hostile network does worse (`mishaps`): single frames are lost, come late or twice, overtaken by others. No stream
+does that; a proxy, a relay or a fault of our own might, and then data must be late at most, never wrong.
 """
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
-
-@dataclass(frozen=True)
-class Weather:
-    """What the network is like in one run; times in milliseconds."""
-
-    delay_ms: float  # mean, one way
-    spike: float  # chance that a frame takes very long
-    cut_every_ms: float  # mean time between cuts, for the whole network; 0: none
-    hold_every_ms: float  # mean time between partitions of one direction of one connection; 0: none
-    half_open: float  # chance that the server is not told of a connection's end
+from tests.sim.options import Weather
 
 
 class Timeline(Protocol):
@@ -31,45 +23,67 @@ class Timeline(Protocol):
     now: int
 
     def after(self, delay_ms: float, what: Callable[[], None]) -> None: ...
+    def lot(self, *place: object) -> float: ...
+    def lot_ms(self, mean: float, *place: object) -> float: ...
+    def say(self, *words: object) -> None: ...
 
 
 class Pipe:
     """One direction of a connection."""
 
-    def __init__(self, network: Network, arrive: Callable[[bytes], None], ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        place: tuple[str, bool],
+        arrive: Callable[[bytes], None],
+        ended: Callable[[], None],
+    ) -> None:
         self._network = network
+        self._place = place
         self._arrive = arrive
         self._ended = ended
         self._queue: deque[tuple[int, bytes | None]] = deque()  # None: the end of the stream
-        self._held = False
+        self._held_until = 0
         self._broken = False
 
     def send(self, data: bytes | None) -> None:
-        if not self._broken:
-            self._put(data)
-            self._broken = data is None
+        if self._broken:
+            return
+        self._broken = data is None
+        mishap = self._network.mishaps.pop(self._place, None) if data is not None else None
+        if data is not None and mishap is not None:
+            fate, after_ms = mishap
+            self._network.world.say("frame", *self._place, *mishap)
+            if fate != "lost":
+                self._network.world.after(after_ms, lambda: self._arrive(data))
+            if fate != "twice":
+                return
+        self._put(data)
 
     def _put(self, data: bytes | None) -> None:
         world = self._network.world
-        ready = world.now + self._network.delay()
+        ready = world.now + self._network.delay(self._place)
         if self._queue:
             ready = max(ready, self._queue[-1][0])
         self._queue.append((ready, data))
         world.after(ready - world.now, self._flow)
 
     def _flow(self) -> None:
-        while self._queue and not self._held and self._queue[0][0] <= self._network.world.now:
+        now = self._network.world.now
+        while self._queue and self._held_until <= now and self._queue[0][0] <= now:
             data = self._queue.popleft()[1]
             if data is None:
                 self._ended()
             else:
                 self._arrive(data)
 
-    def hold(self) -> None:
-        self._held = True
+    def hold(self, for_ms: int) -> None:
+        """Stands still for a while."""
+        self._held_until = max(self._held_until, self._network.world.now + for_ms)
+        self._network.world.after(for_ms, self._flow)
 
     def release(self) -> None:
-        self._held = False
+        self._held_until = 0
         self._flow()
 
     def cut(self, keep: int, told: bool) -> None:
@@ -91,10 +105,16 @@ class Connection:
         self.number = number
         self.client = client
         self.up = Pipe(
-            network, lambda data: network.at_server(self, data), lambda: network.ended_at_server(self)
+            network,
+            (client, True),
+            lambda data: network.at_server(self, data),
+            lambda: network.ended_at_server(self),
         )
         self.down = Pipe(
-            network, lambda data: network.at_client(self, data), lambda: network.ended_at_client(self)
+            network,
+            (client, False),
+            lambda data: network.at_client(self, data),
+            lambda: network.ended_at_client(self),
         )
 
 
@@ -106,19 +126,24 @@ class Network:
     ended_at_server: Callable[[Connection], None]
     ended_at_client: Callable[[Connection], None]
 
-    def __init__(self, world: Timeline, weather: Weather, rng: random.Random) -> None:
+    def __init__(self, world: Timeline, weather: Weather) -> None:
         self.world = world
         self.weather = weather
-        self.rng = rng
         self.calm = False
         self.connections: dict[int, Connection] = {}
+        self.mishaps: dict[tuple[str, bool], tuple[str, int]] = {}  # (client, upwards): of its next frame
+        self._apart: dict[str, int] = {}  # client -> when it can connect again
         self._numbers = 0
 
-    def delay(self) -> int:
+    def delay(self, place: tuple[str, bool]) -> int:
         mean = min(self.weather.delay_ms, 20) if self.calm else self.weather.delay_ms
-        if not self.calm and self.rng.random() < self.weather.spike:
+        if not self.calm and self.world.lot("spike", place) < self.weather.spike:
             mean *= 20
-        return int(self.rng.expovariate(1.0) * mean) if mean else 0
+        return int(self.world.lot_ms(mean, "delay", place))
+
+    def reachable(self, client: str) -> bool:
+        """True if a client can connect."""
+        return self._apart.get(client, 0) <= self.world.now
 
     def connect(self, client: str) -> Connection:
         self._numbers += 1
@@ -126,28 +151,35 @@ class Network:
         self.connections[connection.number] = connection
         return connection
 
-    def cut(self, connection: Connection) -> None:
-        """The line breaks; both ends learn of it sooner or later."""
-        told = self.calm or self.rng.random() >= self.weather.half_open
-        connection.up.cut(self.rng.randint(0, len(connection.up)), told)
-        connection.down.cut(self.rng.randint(0, len(connection.down)), True)
-        if not told:  # the server's own pings find out
-            self.world.after(self.rng.randint(5_000, 30_000), lambda: self.ended_at_server(connection))
+    def cut(self, connection: Connection, up: int, down: int) -> None:
+        """The line breaks; so many frames still arrive, and both ends learn of it sooner or later."""
+        self._end_at_server(connection, up)
+        connection.down.cut(down, True)
 
     def hang_up(self, connection: Connection) -> None:
         """The client ends it: nothing reaches it any more, while what it sent still travels."""
         connection.down.cut(0, False)
-        told = self.calm or self.rng.random() >= self.weather.half_open
-        if told:
+        if self._told(connection):
             connection.up.send(None)
         else:
-            connection.up.cut(self.rng.randint(0, len(connection.up)), False)
-            self.world.after(self.rng.randint(5_000, 30_000), lambda: self.ended_at_server(connection))
+            kept = int(self.world.lot("kept", connection.client) * (len(connection.up) + 1))
+            self._end_at_server(connection, kept, told=False)
+
+    def _told(self, connection: Connection) -> bool:
+        return self.calm or self.world.lot("told", connection.client) >= self.weather.half_open
+
+    def _end_at_server(self, connection: Connection, keep: int, told: bool | None = None) -> None:
+        told = self._told(connection) if told is None else told
+        connection.up.cut(keep, told)
+        if not told:  # the server's own pings find out
+            wait = 5_000 + 25_000 * self.world.lot("found out", connection.client)
+            self.world.after(wait, lambda: self.ended_at_server(connection))
 
     def drop(self, connection: Connection) -> None:
         """The server is gone, or forgets the connection."""
         connection.up.cut(0, False)
-        connection.down.cut(self.rng.randint(0, len(connection.down)), True)
+        kept = int(self.world.lot("kept", connection.client) * (len(connection.down) + 1))
+        connection.down.cut(kept, True)
         self.forget(connection)
 
     def close(self, connection: Connection) -> None:
@@ -161,6 +193,17 @@ class Network:
 
     def hold(self, connection: Connection, upwards: bool, for_ms: int) -> None:
         """One direction stands still for a while; nothing is lost, it comes late."""
-        pipe = connection.up if upwards else connection.down
-        pipe.hold()
-        self.world.after(for_ms, pipe.release)
+        (connection.up if upwards else connection.down).hold(for_ms)
+
+    def part(self, client: str, for_ms: int) -> None:
+        """A client cannot connect for a while."""
+        self._apart[client] = max(self._apart.get(client, 0), self.world.now + for_ms)
+
+    def heal(self) -> None:
+        """From now on everything arrives, and soon."""
+        self.calm = True
+        self.mishaps.clear()
+        self._apart.clear()
+        for connection in list(self.connections.values()):
+            connection.up.release()
+            connection.down.release()

@@ -9,13 +9,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial as bound
 from typing import TYPE_CHECKING, Any
 
-from tests.sim import checks
+from tests.sim import checks, interest, partial
 from tests.sim.checks import Violation
 from tests.sim.disk import ReplicaDisk, TenantDisk
+from tests.sim.files import ReplicaOnFile, TenantFile
 from tests.sim.network import Connection
-from tripleweb.clock import Stamp, parse_stamp
+from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError
 from tripleweb.store import Delta
 from tripleweb.sync import messages
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 EPOCH_MS = 1_700_000_000_000
 YEAR_MS = 365 * 86_400_000
+PATIENCE_MS = 20_000  # how long a client waits for its welcome
 
 
 class WallClock:
@@ -47,19 +50,38 @@ class WallClock:
         return int(EPOCH_MS + self.offset_ms + true_ms * (1 + self.drift))
 
 
+class Ambush:
+    """A crash that waits for its process to get to a point inside of a step."""
+
+    def __init__(self) -> None:
+        self._laid: tuple[str, int, int] | None = None  # the point, how often it passes, down for how long
+
+    def lay(self, point: str, nth: int, down_ms: int) -> None:
+        self._laid = point, nth, down_ms
+
+    def springs(self, point: str) -> int | None:
+        """How long the process is to be down if it dies here; None if it goes on."""
+        if self._laid is None or self._laid[0] != point:
+            return None
+        _, nth, down_ms = self._laid
+        self._laid = (point, nth - 1, down_ms) if nth else None
+        return None if nth else down_ms
+
+
 class ServerNode:
     """The tenant's core, its disk, and the shell around them."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.rng = world.random("server")
-        self.disk = TenantDisk("e1")
-        self.clock = WallClock(self.rng, "good")
+        self.disk = TenantDisk("e1") if world.folder is None else TenantFile("e1", world.folder)
+        self.clock = WallClock(world.random("server/clock"), "good")
+        self.ambush = Ambush()
         self.core: TenantCore | None = None
         self.up = True
         self.links: dict[int, Connection] = {}
-        self.logged: set[str] = set()  # ids in the log
-        self.newest: dict[str, tuple[Stamp, int]] = {}  # replica -> its last stamp and number in the log
+        self.roles: dict[int, str] = {}  # connection -> what its user may do, in this moment
+        self.judge = checks.Judge()
         self.stepped_back_ms = 0  # of its clock, in all
         self._commit: Commit | None = None  # out, not yet told
         self._landed = False
@@ -68,6 +90,11 @@ class ServerNode:
     @property
     def now_ms(self) -> int:
         return self.clock.now(self.world.now)
+
+    @property
+    def committing(self) -> bool:
+        """A commit is out."""
+        return self._commit is not None
 
     def open(self) -> TenantCore:
         if self.core is None:
@@ -83,18 +110,48 @@ class ServerNode:
     def accept(self, connection: Connection, actor: Actor) -> None:
         core = self.open()
         self.links[connection.number] = connection
+        self.roles[connection.number] = actor.role
         core.connect(connection.number, actor, self.now_ms)
+
+    def set_role(self, connection: Connection, role: str) -> None:
+        if self.core is not None and connection.number in self.links:
+            self.roles[connection.number] = role
+            self.core.set_role(connection.number, role)
+
+    def resume(self, connection: Connection) -> None:
+        if self.core is not None:
+            self.core.resume(connection.number)
+            self.pump()
+
+    def tick(self, later_ms: int = 0) -> None:
+        """Some time has passed; `later_ms`: more than it has."""
+        if self.core is not None:
+            self.core.tick(self.now_ms + later_ms)
+            self.pump()
+
+    def sweep(self) -> None:
+        """Everybody's interest is found anew, as it is now and then where it has grown."""
+        if self.core is None:
+            return
+        readers = self.core.readers
+        for interest_ in list(readers.relevance._interests.values()):
+            if interest_.needed is not None and interest_ not in readers._swept:
+                readers._swept.add(interest_)
+                readers._evaluations.append((interest_, bound(readers._sweep, interest_)))
+        self.pump()
 
     def receive(self, connection: Connection, data: bytes) -> None:
         core = self.core
         if core is None or connection.number not in self.links:
             return
         self.world.say("server gets", connection.number, data)
+        before = core.seq
         try:
             core.receive(connection.number, messages.decode_client(data), self.now_ms)
         except ProtocolError as error:
             self.world.refused(f"the server about {connection.client}: {error.code}: {error}")
             self._close(connection)
+        checks.roles_respected(self.world, connection, before)
         self.pump()
 
     def ended(self, connection: Connection) -> None:
@@ -131,44 +188,48 @@ class ServerNode:
             connection.down.send(data)
             if isinstance(frame, Fault):
                 self._close(connection)
-        if core.has_work() and not self._stepping:
+        if (core.has_work() or core.is_heavy) and not self._stepping:
             self._stepping = True
-            self.world.after(self.rng.randint(0, 5), self._step)
+            self.world.after(1 + 5 * self.world.lot("step"), self._step)
         if self.core is core and not self.links and self._commit is None and self.world.options.idle_close:
             self.world.say("server idles")
             self.world.marks["server: idles"] += 1
             self.core = None
 
     def _disk_ms(self) -> float:
-        mean = self.world.options.commit_ms if self.world.faults else 1
-        return self.rng.expovariate(1 / mean) if mean else 0
+        return self.world.lot_ms(self.world.options.commit_ms if self.world.faults else 1, "server's disk")
 
     def _step(self) -> None:
+        core, moved = self.core, True
+        if core is not None:
+            if core.is_heavy:
+                core.evaluate()
+            else:
+                moved = core.step()
+            self.pump()
         self._stepping = False
-        core = self.core
-        if core is None:
-            return
-        moved = core.step()
-        self.pump()
-        if not moved and core.has_work() and not self._stepping:  # all of it waits for slow readers
-            self._stepping = True
-            self.world.after(200, self._step)
+        if self.core is not None and (self.core.has_work() or self.core.is_heavy):
+            self._stepping = True  # if nothing moved, all of it waits for slow readers
+            self.world.after(1 + 5 * self.world.lot("step") if moved else 200, self._step)
 
     def _land(self, commit: Commit) -> None:
         if commit is not self._commit:
             return
-        options = self.world.options
-        if self.world.faults and self.rng.random() < options.commit_fails:
-            self.crash(landed=False, why="commit failed")
+        if (down_ms := self.ambush.springs("before landing")) is not None:
+            self.crash("commit failed", down_ms, landed=False)
             return
-        self.disk.commit(commit)
+        self._save(commit)
         self._landed = True
         self.world.say("server commits", commit.batch, commit.seq)
-        checks.log_rises(self.world, commit)
-        if self.world.faults and self.rng.random() < options.server_crash_committing:
-            self.crash(why="crash after landing")
+        if (down_ms := self.ambush.springs("after landing")) is not None:
+            self.crash("crash after landing", down_ms)
             return
         self.world.after(self._disk_ms(), lambda: self._told(commit))
+
+    def _save(self, commit: Commit) -> None:
+        self.disk.commit(commit)
+        checks.log_rises(self.world, commit)
+        checks.receipts_truthful(self.world, commit)
 
     def _told(self, commit: Commit) -> None:
         if commit is self._commit and self.core is not None:
@@ -176,13 +237,11 @@ class ServerNode:
             self.core.committed(commit, self.now_ms)
             self.pump()
 
-    def crash(self, landed: bool | None = None, why: str = "crash") -> None:
+    def crash(self, why: str, down_ms: int, landed: bool = False) -> None:
         """The process dies; a commit under way may have landed."""
         commit, self._commit = self._commit, None
-        if commit is not None and not self._landed:
-            if self.rng.random() < 0.5 if landed is None else landed:
-                self.disk.commit(commit)
-                checks.log_rises(self.world, commit)
+        if commit is not None and not self._landed and landed:
+            self._save(commit)
         self.world.say("server", why, self.disk.seq)
         self.world.marks[f"server: {why}{', a commit out' if commit is not None else ''}"] += 1
         self.core = None
@@ -190,7 +249,7 @@ class ServerNode:
             self.world.network.drop(connection)
         self.links.clear()
         self.up = False
-        self.world.after(self.rng.randint(0, 3_000), self._start)
+        self.world.after(down_ms, self._start)
 
     def _start(self) -> None:
         self.up = True
@@ -206,9 +265,11 @@ class ClientNode:
         self.name = name
         self.user = user
         self.role = role
+        self.number = len(world.nodes)
         self.rng = world.random(name)
-        self.disk = disk or ReplicaDisk()
-        self.clock = WallClock(self.rng, world.options.clocks)
+        self.disk = disk or (ReplicaDisk() if world.folder is None else ReplicaOnFile(world.folder))
+        self.clock = WallClock(world.random(f"{name}/clock"), world.options.clocks)
+        self.ambush = Ambush()
         self.core: ClientCore | None = None
         self.connection: Connection | None = None
         self.view: checks.View = {}  # its triples, kept by deltas alone
@@ -221,6 +282,7 @@ class ClientNode:
         self.lossy = disk is not None  # has lost or shares its past: some promises do not hold
         self.ran_ahead = False  # has re-stamped what is pending
         self._attempts = 0
+        self._connected_at = 0
         self.start()
 
     @property
@@ -237,13 +299,14 @@ class ClientNode:
         self.view = checks.view(core.store)
         self.cut = checks.Cut()
         self.ran_ahead = bool(core.outbox)
-        for subscription in self.world.workload.subscriptions(self):
+        for subscription in interest.at_start(self, state.meta):
             core.subscribe(subscription)
         self.displays.clear()
         self._later()
 
-    def crash(self, why: str = "crash", down_ms: int | None = None) -> None:
-        """The process dies. What its user sees afterwards must be what it saw."""
+    def crash(self, why: str, down_ms: int, lost: int = 0) -> None:
+        """The process dies, and `lost` of its last commits with it. What its user sees afterwards must be what he
+        saw."""
         core, self.core = self.core, None
         assert core is not None
         self.world.say(self.name, why)
@@ -251,40 +314,48 @@ class ClientNode:
         if self.connection is not None:
             self.world.network.hang_up(self.connection)
             self.connection = None
-        options = self.world.options
-        if self.world.faults and self.disk.tail and self.rng.random() < options.lost_tail:
-            lost = self.rng.randint(1, min(self.disk.tail, 12))
-            self.world.say(self.name, "loses", lost)
+        if lost and self.disk.tail:
             self.world.marks["client: loses its tail"] += 1
-            self.disk.lose_tail(lost)
+            self.disk.lose_tail(min(lost, self.disk.tail))
             self.lossy = True
             self.issued.clear()
             self.dead.clear()
         elif why != "dies saving":
             checks.local_write_survives(self, core)
-        self.world.after(self.rng.randint(0, 4_000) if down_ms is None else down_ms, self.start)
+        self.world.after(down_ms, self.start)
 
     def _later(self) -> None:
         """Tries to connect in a while."""
         self._attempts += 1
-        attempt, delay = self._attempts, 10 if self.world.healed else self.rng.expovariate(1 / 500)
+        attempt = self._attempts
+        delay = 10 if self.world.healed else 1 + self.world.lot_ms(500, "connects", self.name)
         self.world.after(delay, lambda: self._connect(attempt))
 
     def _connect(self, attempt: int) -> None:
         world, core = self.world, self.core
         if core is None or self.connection is not None or attempt != self._attempts:
             return
-        if not world.server.up:
+        if not world.server.up or not world.network.reachable(self.name):
             self._later()
             return
         self.connection = world.network.connect(self.name)
         world.say(self.name, "connects", self.connection.number)
         world.server.accept(self.connection, Actor(self.user, session=self.name, role=self.role))
         self.pushed.clear()
+        self._connected_at = world.now
         core.connected(self.now_ms)
         self.pump()
-        if world.faults:  # while the welcome is on its way
-            world.workload.change_subscriptions(self, 0.2)
+        world.users.greet(self)
+
+    def ping(self) -> None:
+        """Asks for the server's clock; a welcome that does not come is waited for elsewhere."""
+        if self.core is None or self.connection is None:
+            return
+        if self.core.state == "online":
+            self.core.ping(self.now_ms)
+            self.pump()
+        elif self.world.now > self._connected_at + PATIENCE_MS:
+            self.hang_up("gives up")
 
     def lose_connection(self, connection: Connection, why: str) -> None:
         if connection is self.connection and self.core is not None:
@@ -304,16 +375,20 @@ class ClientNode:
         """Saves a commit, or dies trying: before it landed, or after."""
         core = self.core
         assert core is not None
-        risky = self.world.faults and bool(core.outbox or commit.pending)
-        if risky and self.rng.random() < self.world.options.crash_saving:
-            if self.rng.random() < 0.5:
-                self.disk.save(commit)
-                self.world.note(self, commit)
-            self.crash("dies saving")
-            return False
+        if self.world.faults and (core.outbox or commit.pending):
+            if (down_ms := self.ambush.springs("before saving")) is not None:
+                self.crash("dies saving", down_ms)
+                return False
+            if (down_ms := self.ambush.springs("after saving")) is not None:
+                self._keep(commit)
+                self.crash("dies saving", down_ms)
+                return False
+        self._keep(commit)
+        return True
+
+    def _keep(self, commit: LocalCommit) -> None:
         self.disk.save(commit)
         self.world.note(self, commit)
-        return True
 
     def transact(self, write: Callable[[Transaction], None], give_up: bool = False) -> None:
         core = self.core
@@ -369,6 +444,9 @@ class ClientNode:
             checks.on_its_way_as_pushed(self)
             checks.tombstones_win(self, frame)
             checks.consistent_cut(self)
+            if interest.asks(self):
+                partial.places_current(self)
+                partial.subscriptions_exact(self)
         if isinstance(update.frame, messages.Rows):
             checks.rows_join(self, update.frame)
         elif isinstance(update.frame, messages.Failed):
@@ -388,7 +466,6 @@ class ClientNode:
             if isinstance(frame, messages.Push):
                 for pushed in frame.transactions:
                     self.pushed[pushed.number] = parse_stamp(pushed.stamp)[0]
-            if isinstance(frame, messages.Push) and self.world.faults:
-                if self.rng.random() < self.world.options.crash_saving:
-                    self.crash("dies pushing")
+                if self.world.faults and (down_ms := self.ambush.springs("pushing")) is not None:
+                    self.crash("dies pushing", down_ms)
                     return

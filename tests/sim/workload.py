@@ -1,16 +1,17 @@
-"""What the users do: transactions of all kinds on few things, so that they meet; subscriptions that come and go."""
+"""What the users do: transactions of all kinds on few things, so that they meet; subscriptions that come and go.
+
+What is drawn becomes a deed; what a deed does (`write`, `asks`) follows from the deed alone.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tests.sim import interest
 from tripleweb.errors import DeletedError
-from tripleweb.sync.client import APP
-from tripleweb.sync.messages import Subscription, input_to_wire
-from tripleweb.terms import Ref, Value
+from tripleweb.terms import Ref, Value, from_wire
+from tripleweb.terms import to_wire as wire_pair
 from tripleweb.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -18,156 +19,112 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 TAGS: list[Value] = ["red", "green", "blue", 1, 1.5, True, Ref("e0")]
-QUERIES = [
-    "[:find ?e ?v :where [?e :k/title ?v]]",
-    "[:find ?e (sum ?n) :where [?e :k/likes ?n]]",
-    "[:find ?e ?t :where [?e :k/tags ?t] (not [?e :k/title _])]",
-    "[:find ?e ?o ?v :in $ ?min :where [?e :k/owner ?o] [?e :k/size ?v] [(>= ?v ?min)] :order-by [?v ?e ?o]]",
-]
 
 
-@dataclass(frozen=True)
-class Habits:
-    """What kind of users there are in one run."""
-
-    think_ms: float  # mean time between two transactions of one user
-    subjects: int
-    delete: float
-    count: float
-    members: float
-    many_writes: float  # chance of a transaction with several writes
-    give_up: float  # chance of a transaction that is abandoned
-    mixed: bool  # a field is used as single and as many
-    displays: bool
-    second: bool  # another subscription to the whole app comes and goes
-
-    @classmethod
-    def draw(cls, rng: random.Random) -> Habits:
-        return cls(
-            think_ms=rng.choice([300, 500, 1_000, 3_000]),
-            subjects=rng.choice([2, 4, 10]),
-            delete=rng.choice([0, 0.02, 0.08]),
-            count=rng.choice([0, 0.2, 0.4]),
-            members=rng.choice([0, 0.2, 0.4]),
-            many_writes=rng.choice([0, 0.2, 0.6]),
-            give_up=rng.choice([0, 0, 0.1]),
-            mixed=rng.random() < 0.3,
-            displays=rng.random() < 0.5,
-            second=rng.random() < 0.3,
-        )
+def to_wire(value: Value | None) -> list[Any]:
+    """A value as a deed has it, written down or not."""
+    return list(wire_pair(value))
 
 
 class Workload:
-    """Drives the users of one run."""
+    """The users of one run."""
 
-    def __init__(self, world: World, habits: Habits, rng: random.Random) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self.habits = habits
-        self.rng = rng
-        self.subjects = [f"e{i}" for i in range(habits.subjects)]
+        self.habits = world.options.habits
+        self.subjects = [f"e{i}" for i in range(self.habits.subjects)]
+        self.deeds = {"writes": self.writes, "asks": self.asks}
+        self._rngs: dict[str, random.Random] = {}
         self._values = 0
 
-    def subscriptions(self, node: ClientNode) -> list[Subscription]:
-        """What a user asks for at the start."""
-        wanted = [Subscription(APP)]
-        if self.habits.displays:
-            wanted.append(self._display(self.rng.randrange(len(QUERIES))))
-        return wanted
+    # -- deeds -------------------------------------------------------------------------------------------------
 
-    def _display(self, i: int) -> Subscription:
-        inputs = [input_to_wire(self.rng.choice([0, 10]))] if i == 3 else []
-        return Subscription(f"rows{i}", "rows", QUERIES[i], inputs)
+    def writes(self, who: str, operations: list[Any], give_up: bool) -> None:
+        """A transaction, by its operations as JSON."""
+        node = self.world.nodes.get(who)
+        if node is not None:
+            node.transact(lambda tx: _write(tx, operations), give_up)
+
+    def asks(self, who: str, name: str, given: Any) -> None:
+        """A subscription comes, or goes if it is there."""
+        node = self.world.nodes.get(who)
+        if node is None or node.core is None:
+            return
+        if name in node.core.subscriptions:
+            node.core.unsubscribe(name)
+            node.displays.pop(name, None)
+        else:
+            node.core.subscribe(interest.subscription(name, given))
+        node.pump()
+
+    # -- what is drawn -----------------------------------------------------------------------------------------
 
     def start(self, node: ClientNode) -> None:
+        """A user sits down."""
+        self._rngs[node.name] = self.world.random(f"user/{node.name}")
         self._think(node)
+
+    def greet(self, node: ClientNode) -> None:
+        """A connection was made: some ask for something while the welcome is on its way."""
+        rng = self._rngs.get(node.name)
+        if rng is not None and rng.random() < (0.7 if interest.asks(node) else 0.2):
+            self.world.draw_after(rng.expovariate(1 / 50), lambda: self._ask(node, rng))
 
     def _think(self, node: ClientNode) -> None:
-        self.world.after(self.rng.expovariate(1 / self.habits.think_ms), lambda: self._act(node))
+        rng = self._rngs[node.name]
+        self.world.draw_after(rng.expovariate(1 / self.habits.think_ms), lambda: self._act(node, rng))
 
-    def _act(self, node: ClientNode) -> None:
-        if not self.world.faults:
-            return
-        if node.core is not None:
-            if not self.change_subscriptions(node, 0.04):
-                operations = self._operations(node)
-                node.transact(
-                    lambda tx: self._write(tx, operations), give_up=self.rng.random() < self.habits.give_up
-                )
+    def _act(self, node: ClientNode, rng: random.Random) -> None:
+        often = 0.2 if interest.asks(node) else 0.04
+        if node.core is not None and not (rng.random() < often and self._ask(node, rng)):
+            count = rng.randint(2, 6) if rng.random() < self.habits.many_writes else 1
+            operations = [self._operation(node, rng) for _ in range(count)]
+            self.world.do(
+                node.name, "writes", operations=operations, give_up=rng.random() < self.habits.give_up
+            )
         self._think(node)
 
-    def change_subscriptions(self, node: ClientNode, chance: float) -> bool:
-        """With this chance, if this run has such users, a subscription comes or goes."""
-        core = node.core
-        if core is None or not (self.habits.displays or self.habits.second) or self.rng.random() >= chance:
-            return False
-        names = []
-        if self.habits.second:
-            names.append("second")
-        if self.habits.displays:
-            names.extend(f"rows{i}" for i in range(len(QUERIES)))
-        name = self.rng.choice(names)
-        self.world.say(node.name, "changes subscription", name)
-        if name in core.subscriptions:
-            core.unsubscribe(name)
-            node.displays.pop(name, None)
-        elif name == "second":
-            core.subscribe(Subscription(name))
-        else:
-            core.subscribe(self._display(int(name[4:])))
-        node.pump()
-        return True
+    def _ask(self, node: ClientNode, rng: random.Random) -> bool:
+        wanted = None if node.core is None else interest.drawn(node, self.habits, self.subjects, rng)
+        if wanted is not None:
+            self.world.do(node.name, "asks", **wanted)
+        return wanted is not None
 
-    @staticmethod
-    def _write(tx: Transaction, operations: list[Callable[[Transaction], None]]) -> None:
-        for operation in operations:
-            try:
-                operation(tx)
-            except DeletedError:
-                continue
-
-    def _operations(self, node: ClientNode) -> list[Callable[[Transaction], None]]:
-        count = self.rng.randint(2, 6) if self.rng.random() < self.habits.many_writes else 1
-        return [self._operation(node) for _ in range(count)]
-
-    def _value(self, node: ClientNode) -> Value:
-        self._values += 1
-        return f"{node.name}:{self._values}"
-
-    def _operation(self, node: ClientNode) -> Callable[[Transaction], None]:
-        rng, habits = self.rng, self.habits
+    def _operation(self, node: ClientNode, rng: random.Random) -> list[Any]:
+        habits = self.habits
         s = rng.choice(self.subjects)
-        roll = rng.random()
-        if roll < habits.delete:
-            self.subjects[self.subjects.index(s)] = (
-                f"e{len(self.subjects) + self._values}-{rng.randrange(10**6)}"
-            )
-            return lambda tx: tx.delete(s)
-        roll = rng.random()
-        if roll < habits.count:
-            amount = rng.choice([1, 1, 1, 5, -2, 100])
-            return lambda tx: tx.increment(s, "k/likes", amount)
-        roll = rng.random()
-        if roll < habits.members:
-            tag = rng.choice(TAGS)
-            kind = rng.random()
-            if kind < 0.5:
-                return lambda tx: tx.add(s, "k/tags", tag)
+        if rng.random() < habits.delete:
+            self._values += 1
+            self.subjects[self.subjects.index(s)] = f"e{len(self.subjects) + self._values}"
+            return ["delete", s]
+        if rng.random() < habits.count:
+            return ["increment", s, "k/likes", to_wire(rng.choice([1, 1, 1, 5, -2, 100]))]
+        if rng.random() < habits.members:
+            tag, kind = rng.choice(TAGS), rng.random()
             if kind < 0.8:
-                return lambda tx: tx.remove(s, "k/tags", tag)
-            tags = rng.sample(TAGS, rng.randint(0, 3))
-            return lambda tx: tx.assign(s, "k/tags", tags)
+                return ["add" if kind < 0.5 else "remove", s, "k/tags", to_wire(tag)]
+            return ["assign", s, "k/tags", [to_wire(tag) for tag in rng.sample(TAGS, rng.randint(0, 3))]]
         if habits.mixed and rng.random() < 0.3:
-            value = rng.choice([*TAGS, None])
-            return lambda tx: tx.set(s, "k/tags", value)
+            return ["set", s, "k/tags", to_wire(rng.choice([*TAGS, None]))]
         kind = rng.random()
         if kind < 0.5:
-            text = self._value(node)
-            return lambda tx: tx.set(s, "k/title", text)
+            self._values += 1
+            return ["set", s, "k/title", to_wire(f"{node.name}:{self._values}")]
         if kind < 0.7:
-            number = rng.randrange(20)
-            return lambda tx: tx.set(s, "k/size", number)
+            return ["set", s, "k/size", to_wire(rng.randrange(20))]
         if kind < 0.9:
-            other = Ref(rng.choice(self.subjects))
-            return lambda tx: tx.set(s, "k/owner", other)
-        predicate = rng.choice(["k/title", "k/size", "k/owner"])
-        return lambda tx: tx.set(s, predicate, None)
+            return ["set", s, "k/owner", to_wire(Ref(rng.choice(self.subjects)))]
+        return ["set", s, rng.choice(["k/title", "k/size", "k/owner"]), to_wire(None)]
+
+
+def _write(tx: Transaction, operations: list[Any]) -> None:
+    for name, *place, wire in operations:
+        try:
+            if name == "delete":
+                tx.delete(wire)
+            elif name == "assign":
+                tx.assign(*place, [from_wire(*pair) for pair in wire])
+            else:
+                getattr(tx, name)(*place, from_wire(*wire))
+        except DeletedError:
+            continue

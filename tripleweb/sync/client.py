@@ -34,6 +34,7 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
+from tripleweb.sync.order import Arrivals, in_time
 from tripleweb.sync.outbox import ClientLimits, Step, fates_of, merged, pushes, shares
 from tripleweb.sync.records import LocalCommit, LocalState, Pending
 from tripleweb.transaction import Transaction
@@ -49,15 +50,6 @@ class Update:
     commit: LocalCommit | None = None
     receipts: list[Receipt] = field(default_factory=list)
     frame: ServerFrame | None = None  # rows and failed subscriptions, for whoever subscribed
-
-
-@dataclass(slots=True)
-class Loaded:
-    """What has come of a subscription so far: places up to `upto`, of how many."""
-
-    registers: list[messages.WireRegister] = field(default_factory=list)
-    upto: int = 0
-    of: int = 0
 
 
 class ClientCore:
@@ -99,12 +91,9 @@ class ClientCore:
         self.incarnation = nano_id(random_bytes, 12)
         self._random_bytes = random_bytes
         self._live: set[str] = set()  # triples subscriptions that came to life on this connection
-        self._parts: list[messages.WireRegister] = []
-        self._loads: dict[str, Loaded] = {}  # what has come of subscriptions of which not all is here
-        self._forget: list[tuple[str, str]] = []  # of parts
-        self._ending: dict[
-            str, int
-        ] = {}  # unsubscribed, as often: what comes of it until it has ended is of before
+        self._arrivals = Arrivals()
+        self.progress = self._arrivals.progress
+        self._said = 0  # frames since hello, pings aside
         self._hello_due = False
         self._hello_ms = 0  # when hello left, by our clock
         self._sent = 0  # highest number pushed on this connection
@@ -171,7 +160,14 @@ class ClientCore:
 
     def subscribe(self, subscription: Subscription) -> None:
         """Asks for data; kept over reconnects until `unsubscribe`. A name stands for one thing."""
-        self.subscriptions[subscription.id] = subscription
+        before = self.subscriptions.get(name := subscription.id)
+        self.subscriptions[name] = subscription
+        if (
+            before is None
+            or messages.is_whole(before)
+            or messages.said(before) != messages.said(subscription)
+        ):
+            self._arrivals.changes(name)
         if self._introduced:
             self._queue.append(messages.Subscribe(self._with_cursor(subscription)))
 
@@ -179,10 +175,8 @@ class ClientCore:
         subscription = self.subscriptions.pop(name, None)
         if subscription is not None and self._introduced:
             self._queue.append(messages.Unsubscribe(name))
-            if subscription.kind == "triples" and messages.LINEAGE in self.features:
-                self._ending[name] = self._ending.get(name, 0) + 1
         self._live.discard(name)
-        self._loads.pop(name, None)
+        self._arrivals.changes(name)
         if subscription is not None and (self.ticket or not messages.is_whole(subscription)):
             self.cursors.pop(name, None)  # what it brought will be forgotten
 
@@ -218,15 +212,15 @@ class ClientCore:
         self._hello_due = True
         self._ahead = None
         self._live.clear()
-        self._ending.clear()
-        self._parts.clear()
-        self._forget.clear()
+        self._arrivals.begin()
         self._queue.clear()
 
     def _hello(self, now_ms: int) -> Hello:
         self._hello_due = False
         self._hello_ms = now_ms
         self._confirmed = self.decided
+        self._said = 0
+        self._arrivals.begin(self.subscriptions.values())
         return Hello(
             (PROTOCOL, PROTOCOL),
             self.replica,
@@ -243,7 +237,7 @@ class ClientCore:
     def _with_cursor(self, subscription: Subscription) -> Subscription:
         at = self.cursors.get(subscription.id)
         subscription.cursor = None if at is None or subscription.kind != "triples" else (self.epoch, at)
-        subscription.have = self._loads[subscription.id].upto if subscription.id in self._loads else 0
+        subscription.have = self.progress(subscription.id)[0]
         return subscription
 
     def frames_to_send(self, now_ms: int) -> list[ClientFrame]:
@@ -257,6 +251,14 @@ class ClientCore:
             if self.decided > self._confirmed:
                 self._confirmed = self.decided
                 frames.append(messages.Confirm(self.decided))
+        for frame in frames:
+            if not isinstance(frame, Hello | messages.Ping):
+                self._said += 1
+                frame.n = self._said
+                if isinstance(frame, messages.Subscribe):
+                    self._arrivals.sent(frame.subscription.id, frame.n)
+                elif isinstance(frame, messages.Unsubscribe):
+                    self._arrivals.sent(frame.id, frame.n)
         return frames
 
     @property
@@ -285,7 +287,7 @@ class ClientCore:
                 return self._poke(frame, now_ms)
         elif isinstance(frame, Part):
             if self.state == "online":
-                self._part(frame)
+                self._arrivals.part(frame)
         elif isinstance(frame, Welcome):
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
@@ -294,11 +296,11 @@ class ClientCore:
             self.reason = frame.message
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
                 return self._rekey()
-        elif isinstance(frame, messages.Failed) and frame.code == messages.ENDED:
-            self._ending[frame.id] = self._ending.get(frame.id, 0) - 1
-            if self._ending[frame.id] <= 0:
-                del self._ending[frame.id]
-        else:
+        elif self.state == "online":
+            if isinstance(frame, messages.Rows):
+                self._arrivals.rows(frame)
+            else:
+                self._arrivals.awaited.discard(frame.id)
             return Update(frame=frame)
         return Update()
 
@@ -309,32 +311,9 @@ class ClientCore:
         if low <= high and (high - low <= self._doubt_ms or not low <= self.offset_ms <= high):
             self.offset_ms, self._doubt_ms = (low + high) // 2, high - low
 
-    def _part(self, part: Part) -> None:
-        if not part.id:
-            if part.anew:
-                self._parts.clear()
-                self._forget.clear()
-            self._parts.extend(part.registers)
-            self._forget.extend(part.forget)
-            return
-        if part.id in self._ending:
-            return
-        load = self._loads.get(part.id)
-        if part.start == 0 and (load is None or load.upto > 0):
-            load = self._loads[part.id] = Loaded()
-        if load is None or load.upto != part.start:
-            raise ProtocolError(
-                "order", f"a part from {part.start} of {part.id!r} does not go on where it stood"
-            )
-        load.registers.extend(part.registers)
-        load.upto, load.of = part.upto, part.of
-
-    def progress(self, name: str) -> tuple[int, int]:
-        """(places that have come of a subscription, places there are, as far as is known)."""
-        load = self._loads.get(name)
-        return (0, 0) if load is None else (load.upto, load.of)
-
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
+        if self.state != "connecting" or self._hello_due:
+            raise ProtocolError("order", "a welcome came that nothing had asked for")
         self._measure(self._hello_ms, welcome.now, now_ms)
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
         self.server_id = welcome.server
@@ -350,13 +329,10 @@ class ClientCore:
         return Update(commit=LocalCommit(meta={"server": welcome.server, "user": welcome.user}))
 
     def _poke(self, poke: Poke, now_ms: int) -> Update:
-        for name in [name for name in poke.cursors if self._is_old(name, poke.cursors[name])]:
-            del poke.cursors[name]
         self._check_joins(poke)
         try:
-            loaded = () if poke.reset else [n for n in poke.cursors if n in self._loads]
-            come = [self._loads[name].registers for name in loaded]
-            parts = [messages.register_from_wire(wire) for wires in (self._parts, *come) for wire in wires]
+            come, gone = self._arrivals.take(poke, not self.epoch)
+            parts = [messages.register_from_wire(wire) for wire in come]
             committed = [messages.decode_committed(body) for body in poke.transactions]
             entries = []
             for entry in committed:
@@ -372,6 +348,7 @@ class ClientCore:
         if any(r.number in self.outbox and self.outbox[r.number].id != r.id for r in poke.receipts):
             return self._rekey()  # the number was used by a copy of this replica
         full = poke.reset or (messages.LINEAGE not in self.features and None in poke.cursors.values())
+        told = [(in_time(receipt, self._stood(poke)), time, current) for receipt, time, current in told]
         update, step = Update(), Step()
         # the server's clock is at least where it was when it decided this
         latest = max([0, *(entry.at for entry in committed), *(receipt.at for receipt in poke.receipts)])
@@ -391,11 +368,7 @@ class ClientCore:
             step.touched.update(dict.fromkeys(change.key for change in changes))
         if not full:
             self._take_shares(parts, step)
-        self._drop([*self._forget, *poke.forget], step)
-        self._parts.clear()
-        self._forget.clear()
-        for name in poke.cursors:
-            self._loads.pop(name, None)
+        self._drop([*gone, *poke.forget], step)
         self._put_pending_on_top(step, full)
         self._stand_at(poke, full)
         while self.decided + 1 < self.next and self.decided + 1 not in self.outbox:
@@ -450,22 +423,17 @@ class ClientCore:
             self.epoch, self.at = poke.epoch, 0
         self.at = max(self.at, poke.seq)
         for name, base in poke.cursors.items():
-            if name in self.subscriptions and name not in self._ending:
+            if name in self.subscriptions:
                 self._live.add(name)
                 if base is None:
                     self.cursors.pop(name, None)
         for name in sorted(self._live):
             self.cursors[name] = max(self.cursors.get(name, 0), poke.seq)
 
-    def _is_old(self, name: str, since: int | None) -> bool:
-        """True if a query was asked for, given up and asked for again, and this was said of the first time."""
-        one = self.subscriptions.get(name)
-        return (
-            one is not None and None is not since and name not in self.cursors and not messages.is_whole(one)
-        )
-
     def _check_joins(self, poke: Poke) -> None:
-        """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged."""
+        """A poke fits if it starts where each of its subscriptions stands, or before: what overlaps is merged. Nothing
+        that belongs to it is missing."""
+        self._arrivals.poke(poke, self.subscriptions, self.outbox)
         if not poke.reset and self.ticket and (poke.epoch != self.epoch or poke.since > self.at):
             raise ProtocolError(
                 "order", f"this replica stands at {self.at}, a poke from {poke.since} has a gap"
@@ -474,8 +442,15 @@ class ClientCore:
             since = poke.cursors.get(name, poke.since)
             at = self.cursors.get(name)
             stands = at is not None and poke.epoch == self.epoch and (since is None or since <= at)
-            if name in self.subscriptions and since is not None and not stands:
+            is_its_own = name in self.subscriptions and not self._arrivals.is_of_another(name, poke)
+            if is_its_own and since is not None and not stands:
                 raise ProtocolError("order", f"{name!r} stands at {at}, a poke from {since} has a gap")
+
+    def _stood(self, poke: Poke) -> int:
+        """Up to where the server's word is here already."""
+        if self.ticket:
+            return self.at
+        return max((self.cursors.get(name, 0) for name in self._live | poke.cursors.keys()), default=0)
 
     def _settle(
         self, pending: Pending, receipt: Receipt, time: int, current: list[Change], step: Step, full: bool
@@ -499,7 +474,8 @@ class ClientCore:
         else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
             self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
         if receipt.outcome == "applied":
-            step.counted += [c._replace(time=time) for c in pending.changes if c.slot == COUNTER]
+            if parse_stamp(receipt.stamp)[1] == self.replica:  # else a copy had pushed it, and counts it
+                step.counted += [c._replace(time=time) for c in pending.changes if c.slot == COUNTER]
             step.last = time
             if time < pending.time:
                 step.ahead = receipt
@@ -518,6 +494,7 @@ class ClientCore:
                     step.touched[key] = None
                 else:
                     gone.append(key)
+                    step.shares.add(key)
             elif held is not None and held.stamp == (pending.time, self.replica):
                 gone.append(key)
         revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
@@ -633,7 +610,7 @@ class ClientCore:
             "clock": self.clock.last,
         }
         self.ticket = ""
-        self._loads.clear()
+        self._arrivals.loads.clear()
         self._introduce()
         return Update(net(deltas), commit)
 

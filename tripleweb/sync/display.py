@@ -51,6 +51,7 @@ class Display:
             0
         ].query  # with its rules, which read triples, too
         self.sent: list[Any] | None = None
+        self.count = 0  # frames of rows
         self.stale = True
         self.running = False
 
@@ -78,18 +79,25 @@ class Display:
         frame = self._difference(rows, list(result.columns), epoch, seq)
         if frame is not None and len(encode(frame)) > FRAME_BYTES_MAX:
             self.sent = None
+            self.count -= 1
             return Failed(self.id, "limits", f"these {len(rows):,} rows are larger than a frame may be")
         return frame
 
     def _difference(self, rows: list[Any], columns: list[str], epoch: str, seq: int) -> Rows | None:
         before, self.sent = self.sent, rows
         if before is None or (self.query.order_by and before != rows):
-            return Rows(self.id, epoch, seq, True, columns, rows, [])
+            return self._rows(epoch, seq, True, columns, rows, [])
         old, new = (Counter(tuple(row) for row in several) for several in (before, rows))
         added, removed = list((new - old).elements()), list((old - new).elements())
         if not added and not removed:
             return None
-        return Rows(self.id, epoch, seq, False, columns, [list(r) for r in added], [list(r) for r in removed])
+        return self._rows(epoch, seq, False, columns, [list(r) for r in added], [list(r) for r in removed])
+
+    def _rows(
+        self, epoch: str, seq: int, reset: bool, columns: list[str], added: list[Any], removed: list[Any]
+    ) -> Rows:
+        self.count += 1
+        return Rows(self.id, epoch, seq, reset, columns, added, removed, self.count)
 
 
 class Displays:

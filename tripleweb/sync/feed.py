@@ -16,10 +16,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from tripleweb.change import COUNTER, DELETED, Change
 from tripleweb.datalog.needed import Place
 from tripleweb.sync.display import Display, DisplayLimits
 from tripleweb.sync.messages import Part, Poke, Receipt, ServerFrame
+from tripleweb.sync.order import Count
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest
 from tripleweb.sync.tail import FrameLimits, Log, Shared, Tail, Told, pokes, told
@@ -185,6 +188,11 @@ class Feed:
     displays: dict[str, Display] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)  # of all of its subscriptions, in bytes
     entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
+    heard: Count = field(default_factory=Count)  # frames since its hello, pings aside
+    made: int = 0  # frames for it alone, since its hello: they count themselves
+    within: dict[int, int] = field(
+        default_factory=dict
+    )  # seq -> parts of that transaction that it was told, likewise
     news: deque[News] = field(default_factory=deque)
     gone: int = -1  # the seq of the latest of them that says what is to be forgotten
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
@@ -194,10 +202,17 @@ class Feed:
     round: int = 0  # how often all began from nothing; older loads are void
     is_reload_due: bool = False  # the load that begins from nothing has not begun
     reset: bool = False  # the next poke replaces what is there
-    is_fresh: bool = False  # there is nothing there
+    is_fresh: bool = False  # there is nothing there: it takes what has come of loads with the reset
     is_nudged: bool = False  # there shall be one, even if it has nothing to tell
     paused: bool = False
     is_over: bool = False
+
+    def put(self, batch: int, part: Part) -> None:
+        """A part for it alone, for when a commit is durable."""
+        self.made += 1
+        part.n = self.made
+        part.heard = self.heard.last if part.id else 0
+        self.out.append((batch, part))
 
     def refusal(self, limits: ReaderLimits) -> str:
         """Why it may have no more subscriptions; "" if it may have those that it has."""
@@ -252,6 +267,7 @@ class Feed:
             or self.is_nudged
             or (self.seq < durable_seq if self.whole else self.news and self.news[0][0] <= durable_seq)
         ):
+            loads: list[Part] = []
             since, least = self.seq, self.loaded
             reach = tail.reach(since, durable_seq, limits) if self.whole else durable_seq
             upto, said = told(since, reach, receipts, limits, least)
@@ -266,23 +282,33 @@ class Feed:
                 untold = receipts[len(said)].seq if len(said) < len(receipts) else durable_seq + 1
                 upto, tells, loads, forget = self._drain(upto, least, untold, limits)
                 said = [receipt for receipt in said if receipt.seq <= upto]
-                made += loads
             entering = self.entering
-            if self.is_fresh and self.reset:  # what has come of loads already is not what this replaces
-                entering = {}
             while len(forget) > limits.part_registers:
                 made.append(Part([], forget=forget[: limits.part_registers]))
                 forget = forget[limits.part_registers :]
-            poke = Poke(log.epoch, since, upto, entering, [], said, forget, self.reset)
+            poke = Poke(log.epoch, since, upto, entering, [], said, forget, self.reset, parts=len(loads))
             if self.reset and self.holding is not None and not self.whole:
                 poke.ticket = self.holding.ticket
-            made += pokes(poke, tells, limits)
+            made += map(self._counted, (*loads, *pokes(poke, tells, limits)))
+            self.within = {seq: n for seq, n in self.within.items() if seq >= upto}
             self.seq, self.reset, self.is_nudged, self.is_fresh = upto, False, False, False
             self.entering = {name: base for name, base in self.entering.items() if name not in entering}
             receipts = receipts[len(said) :]
         if is_common and made:
             shared.put(begin, made, tail.between(begin, durable_seq))
+        else:
+            for frame in made:
+                if isinstance(frame, Poke) or (isinstance(frame, Part) and not frame.seq):
+                    self.made += 1
+                    frame.n, frame.heard = self.made, self.heard.last if isinstance(frame, Poke) else 0
         yield from made
+
+    def _counted(self, frame: ServerFrame) -> ServerFrame:
+        """A part of a transaction, which others may be told, too, with its number here."""
+        if not isinstance(frame, Part):
+            return frame
+        n = self.within[frame.seq] = self.within.get(frame.seq, 0) + 1
+        return frame if frame.n == n else msgspec.structs.replace(frame, n=n)
 
     def _drain(
         self, upto: int, least: int, untold: int, limits: FrameLimits

@@ -69,7 +69,7 @@ class Loads:
         for part in parts(registers, self.limits):
             if is_void():
                 break
-            feed.out.append((self.log.last_batch(), part))
+            feed.put(self.log.last_batch(), part)
             self.due[feed] = None
             yield
         feed.loads -= 1
@@ -87,7 +87,7 @@ class Loads:
                 load.again.clear()
             for piece in self._pieces(load, places):
                 piece.id = name
-                feed.out.append((self.log.last_batch(), piece))
+                feed.put(self.log.last_batch(), piece)
             self.due[feed] = None
             is_whole = load.sent == len(places) and not load.again
             if is_whole and not feed.gone_again(load.interest, places):
@@ -117,7 +117,7 @@ class Loads:
     def reach(self, feed: Feed) -> None:
         """What has been sent to a feed is of now: its next poke comes as far."""
         feed.loaded = self.log.seq
-        feed.out.append((self.log.last_batch(), Part([])))
+        feed.put(self.log.last_batch(), Part([]))
         self.due[feed] = None
 
     # -- slices ------------------------------------------------------------------------------------------------

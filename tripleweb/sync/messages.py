@@ -74,8 +74,7 @@ Parts with an `id` are kept aside until the poke that brings this subscription t
 have the places from `start` to `upto` of those that are to be sent, `of` by what is known now. Where a connection ends
 in the middle, the next hello says how many the client has (`have` of the subscription), and the load goes on there.
 
-An id stands for one thing as long as the connection lasts; unsubscribed, it has `failed` with the code `ended`, and
-what comes of it before that is of no account. From then on the connection is told each change of a place that one of
+From then on the connection is told each change of a place that one of
 its subscriptions needs or needed, a transaction without the changes of other places; a place that comes to be needed
 comes whole, in parts before the poke of the transaction that made it so. Instead of a query a subscription may have
 `predicates`, and brings all that has one of them (`"user/"`: one of a kind). What a replica pushes counts as asked for,
@@ -102,6 +101,18 @@ What there is in an app, by predicate and number of triples, is asked by
     < {"t":"rows","id":"top","epoch":"e1","seq":44,"reset":true,"columns":["n"],"added":[[["s","Ada"]]],"removed":[]}
     < {"t":"failed","id":"top","code":"query","message":"..."}
     > {"t":"unsubscribe","id":"top"}
+
+**Nothing is missing.** A stream loses nothing; should a proxy or a fault of ours lose, repeat or overtake a frame, then
+that is noticed, and answered by closing and saying hello again. What a client sends after its hello (pings aside)
+counts itself in `n`, from 1. So does what a server makes for one connection alone, parts and pokes in one count (a poke
+that others are sent, too, has none: its `since` says what is missing), and of a display each frame of rows. Parts that
+belong to a transaction tell its `seq`, and count themselves within it; a poke says how many of those `parts` it has,
+which are of transactions from `since` to `seq`. The first poke after a welcome brings to life what hello has listed
+of the whole app; receipts come in the order of their numbers, and one whose `seq` lies behind where the
+client stands has come too late for its `current`: the client loads again. Parts
+with an `id` and pokes that have an `n` say how many frames of the client were `heard` before: what is said of a
+subscription that has ended, or has ended and come again since, does not bring it to life. An end that does not count
+(`n` and `parts` left out) is believed.
 
 **Receipts.** `outcome` is `applied` or `rejected` (then `reason` is one of `permission limits invalid guard`).
 `lost` lists changes that lost on arrival: `[index, reason, by]`, the reason being `newer`, `reset` or `deleted`. Where
@@ -140,7 +151,6 @@ from tripleweb.ids import BYTES_MAX, check_id, check_predicate
 from tripleweb.terms import TEXT_BYTES_MAX, Ref, Value, from_wire, kind, normalise, slot, to_wire
 
 PROTOCOL = 1
-ENDED = "ended"  # of what was unsubscribed
 LINEAGE = "lineage"  # the feature of loading what queries need
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000
@@ -262,24 +272,29 @@ class Hello(msgspec.Struct, tag_field="t", tag="hello", omit_defaults=True):
     at: Cursor | None = None
 
 
-class Push(msgspec.Struct, tag_field="t", tag="push"):
+class Push(msgspec.Struct, tag_field="t", tag="push", omit_defaults=True):
     transactions: list[PushedTransaction]
+    n: int = 0
 
 
-class Confirm(msgspec.Struct, tag_field="t", tag="confirm"):
+class Confirm(msgspec.Struct, tag_field="t", tag="confirm", omit_defaults=True):
     number: int
+    n: int = 0
 
 
-class Subscribe(msgspec.Struct, tag_field="t", tag="subscribe"):
+class Subscribe(msgspec.Struct, tag_field="t", tag="subscribe", omit_defaults=True):
     subscription: Subscription
+    n: int = 0
 
 
-class Unsubscribe(msgspec.Struct, tag_field="t", tag="unsubscribe"):
+class Unsubscribe(msgspec.Struct, tag_field="t", tag="unsubscribe", omit_defaults=True):
     id: str
+    n: int = 0
 
 
-class Describe(msgspec.Struct, tag_field="t", tag="describe"):
+class Describe(msgspec.Struct, tag_field="t", tag="describe", omit_defaults=True):
     id: str
+    n: int = 0
 
 
 class Ping(msgspec.Struct, tag_field="t", tag="ping"):
@@ -309,6 +324,9 @@ class Part(msgspec.Struct, tag_field="t", tag="part", omit_defaults=True):
     of: int = 0
     forget: list[tuple[str, str]] = []
     anew: bool = False
+    seq: int = 0
+    n: int = 0
+    heard: int = 0
 
 
 class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):
@@ -321,9 +339,12 @@ class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):
     forget: list[tuple[str, str]] = []
     reset: bool = False
     ticket: str = ""
+    parts: int = 0
+    n: int = 0
+    heard: int = 0
 
 
-class Rows(msgspec.Struct, tag_field="t", tag="rows"):
+class Rows(msgspec.Struct, tag_field="t", tag="rows", omit_defaults=True):
     id: str
     epoch: str
     seq: int
@@ -331,6 +352,7 @@ class Rows(msgspec.Struct, tag_field="t", tag="rows"):
     columns: list[str]
     added: list[list[tuple[str, str | int | float | bool | None]]]
     removed: list[list[tuple[str, str | int | float | bool | None]]]
+    n: int = 0
 
 
 class Failed(msgspec.Struct, tag_field="t", tag="failed"):

@@ -96,7 +96,7 @@ class Readers:
             feed.loaded = self.log.seq
             # what is said of earlier writes comes with the reset, which ends what it says something of
             batch = max([self.log.last_batch(), *(batch for batch, _ in feed.receipts)])
-            feed.out.append((batch, Part([])))
+            feed.put(batch, Part([]))
         if not known:
             held.feed = feed
             return
@@ -122,7 +122,7 @@ class Readers:
         came = {place for one in here for place in one.since(since)}
         came.update(holding.own.since(since - 1))
         for part in parts(self.loads.registers(sorted(came)), self.limits):
-            feed.out.append((self.log.last_batch(), part))
+            feed.put(self.log.last_batch(), part)
             feed.loaded, feed.is_nudged = self.log.seq, True
         holding.load_again(self.tail.between(since, self.log.seq))
         for news in missed(holding, since, self.tail.between(since, self.log.seq), self._holds):
@@ -281,8 +281,6 @@ class Readers:
         feed.sizes.pop(name, None)
         if (display := feed.displays.pop(name, None)) is not None:
             self._hide(display)
-        elif feed.holding is not None:
-            self._fail(feed, name, messages.ENDED, "as it was asked")
         if name in feed.whole:
             del feed.whole[name]
             if not feed.whole:
@@ -411,7 +409,7 @@ class Readers:
                 load.again.update(dict.fromkeys(places))
             if not loads:
                 feeds.append(one.feed)
-        if feeds and (frames := list(parts(self.loads.registers(places), self.limits))):
+        if feeds and (frames := list(parts(self.loads.registers(places), self.limits, seq))):
             for feed in feeds:
                 self._news(feed, (seq, Come(places, frames)))
 
@@ -457,7 +455,7 @@ class Readers:
         feed.round += 1
         feed.news.clear()  # until now: the load has it
         feed.seq = self.log.seq
-        feed.out.append((self.log.last_batch(), Part([], anew=True)))
+        feed.put(self.log.last_batch(), Part([], anew=True))
         registers = self.store.registers()
         if (holding := feed.holding) is not None and not feed.whole:
             places = dict.fromkeys(

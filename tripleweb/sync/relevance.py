@@ -151,11 +151,13 @@ class Relevance:
         return float(sum(map(self._store.count, self._names(interest))))
 
     def held(self, interest: Interest) -> Iterator[Place]:
-        """The places that it holds: of a coarse one those where there is something."""
+        """The places that it holds: of a coarse one those where there is something, or was."""
         yield from interest.places
-        for name in self._names(interest):
-            for subject in dict.fromkeys(subject for subject, _ in self._store.scan(name)):
-                yield subject, name
+        coarse = interest.coarse
+        if coarse is None or coarse:
+            yield from self._store.places(
+                lambda name: coarse is None or name in coarse or f"{kind_of(name)}/" in coarse
+            )
 
     def _names(self, interest: Interest) -> list[str]:
         """The predicates of a coarse interest."""

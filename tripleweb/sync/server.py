@@ -181,6 +181,8 @@ class TenantCore:
         elif not link.replica:
             if not link.rekeying:
                 raise ProtocolError("order", f"the first frame is hello, not {type(frame).__name__.lower()}")
+        elif link.feed.heard.skips(frame.n):
+            raise ProtocolError("order", f"frame {frame.n} came where {link.feed.heard.last} was due")
         elif isinstance(frame, messages.Push):
             for pushed in frame.transactions:
                 self._push(link, pushed, now_ms)

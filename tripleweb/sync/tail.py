@@ -148,13 +148,13 @@ class Shared:
         self._held[since] = frames, {entry.replica for entry in entries}
 
 
-def parts(registers: Iterable[Change], limits: FrameLimits) -> Iterator[Part]:
-    """Registers in frames of bounded size."""
-    part, size = Part([]), 0
+def parts(registers: Iterable[Change], limits: FrameLimits, seq: int = 0) -> Iterator[Part]:
+    """Registers in frames of bounded size. Those of a transaction, whose `seq` is given, count themselves."""
+    part, size = Part([], seq=seq, n=1 if seq else 0), 0
     for register in registers:
         if part.registers and (size > limits.frame_bytes or len(part.registers) >= limits.part_registers):
             yield part
-            part, size = Part([]), 0
+            part, size = Part([], seq=seq, n=part.n + 1 if seq else 0), 0
         part.registers.append(messages.register_to_wire(register))
         size += messages.wire_bytes(register)
     if part.registers:
@@ -168,7 +168,9 @@ def pokes(poke: Poke, entries: Iterable[Told], limits: FrameLimits) -> Iterator[
         body = entry.body
         size += len(body)
         if len(body) > limits.frame_bytes // 2 or size > 2 * limits.frame_bytes:
-            yield from parts(entry.registers, limits)
+            for part in parts(entry.registers, limits, entry.entry.seq):
+                poke.parts += 1
+                yield part
             body = entry.without([])
         poke.transactions.append(msgspec.Raw(body))
     if poke.reset:  # the load has it all

@@ -1,0 +1,165 @@
+"""Whether a frame is missing, came twice or was overtaken: what both sides count, and what came of it so far.
+
+A stream does none of that; a proxy, a relay or a fault of ours might. Then it is noticed before anything is applied,
+and answered by closing the connection and saying hello again. An end that does not count (0) is believed. Parts are
+kept here until the poke that they belong to has come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+import msgspec
+
+from tripleweb.errors import ProtocolError
+from tripleweb.sync.messages import Part, Poke, Receipt, Rows, Subscription, WireRegister, is_whole
+
+_UNSENT = 1 << 53
+
+
+class Count:
+    """Frames that number themselves from 1."""
+
+    def __init__(self) -> None:
+        self.last = 0
+
+    def skips(self, n: int) -> bool:
+        """Takes the next frame; True if one before it is missing, or it came before."""
+        self.last += 1
+        return n not in (0, self.last)
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What has come of a subscription so far: places up to `upto`, of how many."""
+
+    registers: list[WireRegister] = field(default_factory=list)
+    upto: int = 0
+    of: int = 0
+    heard: int = 0  # what the server had heard when it sent the last of it
+
+
+class Arrivals:
+    """What came to a client since its hello; what has come of subscriptions of which not all is here stays beyond."""
+
+    def __init__(self) -> None:
+        self.loads: dict[str, Loaded] = {}
+        self.asked: dict[str, int] = {}  # by which frame a subscription came or ended
+        self.begin()
+
+    def begin(self, subscriptions: Iterable[Subscription] = ()) -> None:
+        """A hello lists these. The first poke brings those of the whole app to life."""
+        self.loads = {
+            name: load for name, load in self.loads.items() if not self._is_earlier(name, load.heard)
+        }
+        self.asked.clear()
+        self.awaited = {one.id for one in subscriptions if one.kind == "triples" and is_whole(one)}
+        self._parts: list[WireRegister] = []
+        self._forget: list[tuple[str, str]] = []
+        self._parts_of: list[int] = []  # the transactions that told parts belong to
+        self._told: dict[int, Count] = {}  # likewise
+        self._own = Count()  # what was made for this connection alone
+        self._rows: dict[str, int] = {}  # display -> the number of its last rows
+
+    def changes(self, name: str) -> None:
+        """A subscription comes or ends, with the next frame that says so."""
+        self.asked[name] = _UNSENT
+        self.awaited.discard(name)
+
+    def sent(self, name: str, n: int) -> None:
+        """This frame says that a subscription comes or ends."""
+        if self.asked.get(name) == _UNSENT:  # else it asks again for what is on its way
+            self.asked[name] = n
+
+    def _is_earlier(self, name: str, heard: int) -> bool:
+        """True if what the server had heard is that a subscription was there before it came (again) or ended."""
+        return heard < self.asked.get(name, 0)
+
+    def is_of_another(self, name: str, poke: Poke) -> bool:
+        """True if what a poke says of this subscription was said before it ended, or came again."""
+        return poke.n > 0 and self._is_earlier(name, poke.heard)
+
+    def part(self, part: Part) -> None:
+        counted = self._told.setdefault(part.seq, Count()) if part.seq else self._own
+        if (part.seq or part.n) and counted.skips(part.n):
+            raise ProtocolError("order", f"part {part.n} of {part.seq} came where {counted.last} was due")
+        if part.seq:
+            self._parts_of.append(part.seq)
+        if not part.id:
+            if part.anew:
+                self._parts.clear()
+                self._forget.clear()
+                self.loads.clear()
+            self._parts.extend(part.registers)
+            self._forget.extend(part.forget)
+            return
+        heard = part.heard if part.n else _UNSENT
+        load = self.loads.get(part.id)
+        is_other = (
+            load is not None
+            and self._is_earlier(part.id, load.heard)
+            and not self._is_earlier(part.id, heard)
+        )
+        if part.start == 0 and (load is None or load.upto > 0 or is_other):
+            load = self.loads[part.id] = Loaded()
+        if load is None or load.upto != part.start:
+            raise ProtocolError(
+                "order", f"a part from {part.start} of {part.id!r} does not go on where it stood"
+            )
+        load.registers.extend(part.registers)
+        load.upto, load.of, load.heard = part.upto, part.of, heard
+
+    def rows(self, rows: Rows) -> None:
+        """Rows follow on those before them, or are the first of a subscription."""
+        due = self._rows.get(rows.id, 0) + 1
+        if rows.n not in (0, due) and not (rows.n == 1 and rows.reset):
+            raise ProtocolError("order", f"rows {rows.n} of {rows.id!r} came where {due} were due")
+        self._rows[rows.id] = rows.n
+
+    def poke(self, poke: Poke, subscribed: Mapping[str, Subscription], outbox: Collection[int]) -> None:
+        """Nothing that belongs to a poke is missing."""
+        if poke.n and self._own.skips(poke.n):
+            raise ProtocolError("order", f"poke {poke.n} came where {self._own.last} was due")
+        within = sum(1 for seq in self._parts_of if poke.since <= seq <= poke.seq)
+        if poke.parts != len(self._parts_of) or within != poke.parts:
+            raise ProtocolError("order", f"a poke of {poke.parts} parts came with those of {self._parts_of}")
+        missing = sorted(name for name in self.awaited if name in subscribed and name not in poke.cursors)
+        if missing:
+            raise ProtocolError("order", f"the first poke does not bring {missing} to life")
+        self.awaited.clear()
+        told = [receipt.number for receipt in poke.receipts if receipt.number in outbox]
+        if told != list(islice(outbox, len(told))):
+            raise ProtocolError("order", f"receipts {told} came where {next(iter(outbox))} was due")
+
+    def take(self, poke: Poke, is_fresh: bool) -> tuple[list[WireRegister], list[tuple[str, str]]]:
+        """The registers that came for a poke, and what is to be forgotten with it; they are kept no longer. A reset
+        makes what came of loads void, unless there is nothing yet (`is_fresh`) that it could replace."""
+        come, gone = list(self._parts), list(self._forget)
+        for name in list(poke.cursors):
+            load = self.loads.pop(name, None)
+            if load is not None and (is_fresh or not poke.reset):
+                come += load.registers
+            if self.is_of_another(name, poke):  # it is here; that it lives is said of another
+                del poke.cursors[name]
+        for name in [name for name, n in self.asked.items() if poke.n and n <= poke.heard]:
+            if name in self.loads and self.loads[name].heard < self.asked[name]:
+                del self.loads[name]
+        self._parts.clear()
+        self._forget.clear()
+        self._parts_of.clear()
+        self._told = {seq: count for seq, count in self._told.items() if seq >= poke.seq}
+        return come, gone
+
+    def progress(self, name: str) -> tuple[int, int]:
+        """(places that have come of a subscription, places there are, as far as is known)."""
+        load = self.loads.get(name)
+        return (0, 0) if load is None or self._is_earlier(name, load.heard) else (load.upto, load.of)
+
+
+def in_time(receipt: Receipt, stood: int) -> Receipt:
+    """A receipt, without what it says of the registers if the client stands beyond the point of which that is true."""
+    if receipt.seq >= stood or not (receipt.current or receipt.absent):
+        return receipt
+    return msgspec.structs.replace(receipt, current=[], absent=[], reload=True)
