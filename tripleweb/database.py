@@ -565,11 +565,10 @@ class _Host:
     """A database as its live frames need it; see `live.LiveHost`. It keeps the database alive with them."""
 
     def __init__(self, database: Database) -> None:
-        session = database._session
+        session = self._session = database._session
         self.lock = session.lock
         self.submit = session.submit
         self.wait_for = session.wait_for
-        self._session = session
         self._database = database
         self._loading = database._loading
 

@@ -137,7 +137,7 @@ class ServerNode:
         for interest_ in list(readers.relevance._interests.values()):
             if interest_.needed is not None and interest_ not in readers._swept:
                 readers._swept.add(interest_)
-                readers._evaluations.append((interest_, bound(readers._sweep, interest_)))
+                readers.loads.evaluations.append((interest_, bound(readers._sweep, interest_)))
         self.pump()
 
     def receive(self, connection: Connection, data: bytes) -> None:

@@ -34,8 +34,8 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
-from tripleweb.sync.order import Arrivals, in_time
-from tripleweb.sync.outbox import ClientLimits, Step, fates_of, merged, pushes, shares
+from tripleweb.sync.order import Arrivals, in_time, opened
+from tripleweb.sync.outbox import ClientLimits, Step, fates_of, merged, pushes, shares, stored_key
 from tripleweb.sync.records import LocalCommit, LocalState, Pending
 from tripleweb.transaction import Transaction
 
@@ -320,9 +320,7 @@ class ClientCore:
         self.features = welcome.features
         self.clock.tolerance_ms = max(self.limits.tolerance_ms, welcome.tolerance)
         first = next(iter(self.outbox), self.next)
-        if (
-            welcome.rekey or first > welcome.last + 1
-        ):  # a copy; or the server has forgotten some of our numbers
+        if welcome.rekey or first > welcome.last + 1:  # a copy, or the server has forgotten some numbers
             return self._rekey()
         self.state = "online"
         self._sent = welcome.last
@@ -330,28 +328,14 @@ class ClientCore:
 
     def _poke(self, poke: Poke, now_ms: int) -> Update:
         self._check_joins(poke)
-        try:
-            come, gone = self._arrivals.take(poke, not self.epoch)
-            parts = [messages.register_from_wire(wire) for wire in come]
-            committed = [messages.decode_committed(body) for body in poke.transactions]
-            entries = []
-            for entry in committed:
-                stamp = parse_stamp(entry.stamp)
-                entries.append([messages.change_from_wire(wire, *stamp) for wire in entry.changes])
-            told = [
-                (r, parse_stamp(r.stamp)[0], [messages.register_from_wire(wire) for wire in r.current])
-                for r in poke.receipts
-                if r.triples_stood is not None  # or it raises
-            ]
-        except ValueError as error:
-            raise ProtocolError("malformed", str(error)) from None
+        come, gone = self._arrivals.take(poke, not self.epoch)
+        parts, entries, told, latest = opened(poke, come)
         if any(r.number in self.outbox and self.outbox[r.number].id != r.id for r in poke.receipts):
             return self._rekey()  # the number was used by a copy of this replica
         full = poke.reset or (messages.LINEAGE not in self.features and None in poke.cursors.values())
         told = [(in_time(receipt, self._stood(poke)), time, current) for receipt, time, current in told]
         update, step = Update(), Step()
         # the server's clock is at least where it was when it decided this
-        latest = max([0, *(entry.at for entry in committed), *(receipt.at for receipt in poke.receipts)])
         self.offset_ms = max(self.offset_ms, latest - now_ms)
         self._witness((change for changes in (parts, *entries) for change in changes), now_ms)
         if full:
@@ -485,7 +469,7 @@ class ClientCore:
         the load that follows, and until then nothing is shown there rather than what was rejected."""
         gone: list[Key] = []
         for change in pending.changes:
-            key = self._stored_key(change)
+            key = stored_key(change, self.replica)
             held = self.store.register(key)
             if held is not None and change.slot == COUNTER:
                 before = held.value - change.value  # type: ignore[operator]
@@ -506,7 +490,7 @@ class ClientCore:
         """Applies changes of ours over what the server said; increments only where it has set our share."""
         again = []
         for change in changes:
-            key = self._stored_key(change)
+            key = stored_key(change, self.replica)
             if change.slot != COUNTER:
                 if key in step.touched or change.time != pending.time or change.predicate == DELETED:
                     again.append(change)
@@ -542,7 +526,7 @@ class ClientCore:
             pending.changes = [change._replace(time=pending.time) for change in pending.changes]
             step.commit.pending.append(pending)
             for change in pending.changes:
-                key = self._stored_key(change)
+                key = stored_key(change, self.replica)
                 held = self.store.register(key)
                 if held is not None and held.stamp == (old, self.replica):
                     step.deltas.append(self.store.put([held._replace(time=pending.time)]))
@@ -574,7 +558,7 @@ class ClientCore:
         """Applies what is pending to the registers that the server's word has touched."""
         for pending in self.outbox.values():
             if full:
-                keys = [self._stored_key(change) for change in pending.changes]
+                keys = [stored_key(change, self.replica) for change in pending.changes]
                 step.touched.update(dict.fromkeys(keys))
                 step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
             self._put_again(pending, step, pending.changes)
@@ -613,11 +597,3 @@ class ClientCore:
         self._arrivals.loads.clear()
         self._introduce()
         return Update(net(deltas), commit)
-
-    def _stored_key(self, change: Change) -> Key:
-        """The register that a change of ours stands in: an increment in our share."""
-        return (
-            change.subject,
-            change.predicate,
-            COUNTER + self.replica if change.slot == COUNTER else change.slot,
-        )

@@ -13,7 +13,10 @@ from itertools import islice
 
 import msgspec
 
+from tripleweb.change import Change
+from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError
+from tripleweb.sync import messages
 from tripleweb.sync.messages import Part, Poke, Receipt, Rows, Subscription, WireRegister, is_whole
 
 _UNSENT = 1 << 53
@@ -163,3 +166,26 @@ def in_time(receipt: Receipt, stood: int) -> Receipt:
     if receipt.seq >= stood or not (receipt.current or receipt.absent):
         return receipt
     return msgspec.structs.replace(receipt, current=[], absent=[], reload=True)
+
+
+def opened(
+    poke: Poke, come: Iterable[WireRegister]
+) -> tuple[list[Change], list[list[Change]], list[tuple[Receipt, int, list[Change]]], int]:
+    """What came with a poke: registers that were loaded, the changes of each transaction, receipts with their times and
+    with the registers that they tell of, and the latest time at which the server decided any of it. Raises
+    `ProtocolError` for what cannot be read."""
+    try:
+        parts = [messages.register_from_wire(wire) for wire in come]
+        committed = [messages.decode_committed(body) for body in poke.transactions]
+        entries = []
+        for entry in committed:
+            stamp = parse_stamp(entry.stamp)
+            entries.append([messages.change_from_wire(wire, *stamp) for wire in entry.changes])
+        told = [
+            (r, parse_stamp(r.stamp)[0], [messages.register_from_wire(wire) for wire in r.current])
+            for r in poke.receipts
+            if r.triples_stood is not None  # or it raises
+        ]
+    except ValueError as error:
+        raise ProtocolError("malformed", str(error)) from None
+    return parts, entries, told, max([0, *(one.at for one in committed), *(one.at for one in poke.receipts)])

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tripleweb.change import Change, Key
+from tripleweb.change import COUNTER, Change, Key
 from tripleweb.clock import TOLERANCE_MS, parse_stamp, stamp_text, unpack
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
@@ -107,3 +107,9 @@ def merged(parts: list[Change]) -> list[Change]:
     store = Store()
     store.apply(parts)
     return list(store.registers())
+
+
+def stored_key(change: Change, replica: str) -> Key:
+    """The register that a change of ours stands in: an increment in our share."""
+    slot = COUNTER + replica if change.slot == COUNTER else change.slot
+    return change.subject, change.predicate, slot
