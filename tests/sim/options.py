@@ -119,8 +119,8 @@ class Options:
             ),
             limits=Limits(
                 tolerance_ms=either(300, 5_000, 60_000, 60_000),
-                # what is copied and pushed by several is known by the tail
-                tail_max=20_000 if copies else either(5, 20, 200, 20_000),
+                # what is copied and pushed by several is known by the tail; a hello that comes twice makes a copy
+                tail_max=20_000 if copies else max(either(5, 20, 200, 20_000), 20_000 if hostile else 0),
                 poke_transactions_max=either(1, 2, 7, 2_000),
                 part_registers=either(3, 10, 500),
                 frame_bytes=either(50, 500, 4 << 20),

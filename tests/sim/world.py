@@ -150,7 +150,8 @@ class World:
             self._heal()
             self._settle()
             checks.at_the_end(self)
-            if self.options.asking:  # and after that, when what was written is long ago
+            if self.options.asking:  # when what was written is long ago, and its receipts are confirmed
+                self._until(self.now + 2_000)
                 self.server.tick(self.options.limits.held_ms + self.server.stepped_back_ms + 1)
                 self.server.sweep()
                 self._until(self.now + 2_000)
