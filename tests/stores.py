@@ -3,6 +3,7 @@ Their fixtures are in conftest.py."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import tripleweb
@@ -41,5 +42,6 @@ def level(*dbs: Database) -> None:
 
 
 def later(db: Database) -> None:
-    """What this store writes from now on is later than what others have written so far."""
-    db._session.core.clock.last += 50 << 16
+    """What this store writes from now on is later than what others have written so far, whatever their clocks are."""
+    core = db._session.core
+    core.clock.last = max(core.clock.last, (int(time.time() * 1000) + core.offset_ms) << 16) + (2_000 << 16)
