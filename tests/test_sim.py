@@ -138,7 +138,7 @@ def test_a_history_done_again_is_the_same_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "bug", [mutants.late_write_revives, mutants.receipt_cut_off], ids=lambda b: b.__name__
+    "bug", [mutants.ties_go_by_arrival, mutants.receipt_cut_off], ids=lambda b: b.__name__
 )
 def test_a_failing_history_is_shrunk(
     bug: Callable[[], list[mutants.Patch]], tmp_path: Path, capsys: pytest.CaptureFixture[str]

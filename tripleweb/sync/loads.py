@@ -17,7 +17,7 @@ from tripleweb.datalog.needed import Place
 from tripleweb.errors import BudgetError, QueryError
 from tripleweb.store import Store
 from tripleweb.sync import messages
-from tripleweb.sync.feed import Feed, Load, ReaderLimits
+from tripleweb.sync.feed import Feed, Holding, Load, ReaderLimits
 from tripleweb.sync.messages import Part
 from tripleweb.sync.relevance import Interest, Relevance
 from tripleweb.sync.tail import Log, parts
@@ -76,12 +76,12 @@ class Loads:
         self.reach(feed)
 
     def send(
-        self, feed: Feed, name: str, load: Load, is_due: Callable[[], bool], sent: Callable[[], None]
+        self, feed: Feed, holding: Holding, name: str, load: Load, sent: Callable[[], None]
     ) -> Iterator[None]:
         """Sends the places of one subscription, in parts that have whole ones. What changes meanwhile is sent again;
         where nothing is left, `sent` is told."""
         places = load.places = load.places or []
-        while is_due():
+        while holding.loads.get(name) is load:
             if load.sent == len(places):
                 places += load.again or feed.gone_again(load.interest, places)
                 load.again.clear()

@@ -199,12 +199,12 @@ class Readers:
         if refusal := feed.refusal(self.limits):
             self._fail(feed, name, "limits", refusal)
         elif subscription.kind == "triples":
-            if feed.holding is None or messages.is_whole(subscription):
-                # the cursor of one that holds some places only may be of before it was told to forget others
-                is_kept = greets or feed.holding is None
+            holding = feed.holding
+            if holding is not None and not messages.is_whole(subscription):
+                self._subscribe_query(feed, holding, subscription)
+            else:  # the cursor of who holds some places only may be of before it was told to forget others
+                is_kept = greets or holding is None
                 self._subscribe_whole(feed, subscription, subscription.cursor if is_kept else None)
-            else:
-                self._subscribe_query(feed, feed.holding, subscription)
         elif subscription.kind == "rows" and subscription.query is not None:
             try:
                 display = Display(subscription)
@@ -220,12 +220,10 @@ class Readers:
         else:
             self._fail(feed, name, "query", f"no subscription of kind {subscription.kind!r}")
 
-    def _subscribe_whole(
-        self, feed: Feed, subscription: Subscription, cursor: messages.Cursor | None
-    ) -> None:
+    def _subscribe_whole(self, feed: Feed, asked: Subscription, cursor: messages.Cursor | None) -> None:
         if not feed.whole and feed.holding is None:
             feed.seq = self.log.seq
-        feed.whole[subscription.id] = None
+        feed.whole[asked.id] = None
         self._whole[feed] = None
         feed.news.clear()
         if (
@@ -233,10 +231,10 @@ class Readers:
             and cursor[0] == self.log.epoch
             and self.tail.floor <= cursor[1] <= self.log.durable_seq
         ):
-            feed.entering[subscription.id] = cursor[1]
+            feed.entering[asked.id] = cursor[1]
             feed.seq = min(feed.seq, cursor[1])
         else:
-            feed.entering[subscription.id] = None
+            feed.entering[asked.id] = None
             feed.reset = True
             self.loads.replace(feed, self.store.registers())
 
@@ -246,16 +244,15 @@ class Readers:
             if name not in holding.loads:
                 feed.entering[name] = None
             return
+        if name in holding.interests:
+            self._leave(holding, name)
         try:
             interest = self._open(subscription)
         except (QueryError, ValueError, TypeError) as error:
             self._fail(feed, name, "query", str(error))
             return
-        before = holding.interests.get(name)
         holding.interests[name], holding.said[name] = interest, messages.said(subscription)
         interest.readers[holding] = None
-        if before is not None and before is not interest:
-            self._release(holding, before)
         holding.loads[name] = Load(interest)
         self._begin_query(feed, holding, name)
 
@@ -293,13 +290,19 @@ class Readers:
             feed.entering.pop(name, None)  # (a load of the whole app is told to its end)
 
     def _leave(self, holding: Holding, name: str) -> None:
-        """A subscription ends."""
+        """A subscription ends. If its load was sent, but has not come to life, it is not taken there: what else asks for
+        its places brings them again."""
+        feed = holding.feed
+        is_untaken = feed is not None and feed.entering.pop(name, 0) is None
         del holding.said[name]
         interest = holding.interests.pop(name)
+        places = list(self.relevance.held(interest)) if is_untaken else []
         if holding.loads.pop(name, None) is None:
             self._release(holding, interest)
         elif not any(other is interest for other in holding.interests.values()):  # nothing of it is there yet
             self._forsake(holding, interest)
+        if feed is not None and (kept := [place for place in places if holding.holds(place)]):
+            self.loads.replace(feed, self.loads.registers(kept))
 
     def _release(self, holding: Holding, interest: Interest) -> None:
         """What nothing else asks for is to be forgotten, and what is still being loaded until it has come."""
@@ -491,9 +494,7 @@ class Readers:
         else:
             load.places = load.places or places
             sent = partial(self._loaded, feed, holding, name, load)
-            self.loads.begin(
-                feed, self.loads.send(feed, name, load, lambda: holding.loads.get(name) is load, sent)
-            )
+            self.loads.begin(feed, self.loads.send(feed, holding, name, load, sent))
 
     def _loaded(self, feed: Feed, holding: Holding, name: str, load: Load) -> None:
         """All places of a load have been sent, and with the next poke it is there."""
@@ -506,7 +507,6 @@ class Readers:
 
     def _end_subscription(self, holding: Holding, name: str, failure: Failure) -> None:
         if (feed := holding.feed) is not None:
-            feed.entering.pop(name, None)
             self._fail(feed, name, *failure)
         self._leave(holding, name)
 
