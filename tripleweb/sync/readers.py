@@ -290,7 +290,7 @@ class Readers:
             feed.entering.pop(name, None)  # (a load of the whole app is told to its end)
 
     def _leave(self, holding: Holding, name: str) -> None:
-        """A subscription ends. If its load was sent, but has not come to life, it is not taken there: what else asks for
+        """A subscription ends. If its load was sent, but does not live yet, it is not taken there: what else asks for
         its places brings them again."""
         feed = holding.feed
         is_untaken = feed is not None and feed.entering.pop(name, 0) is None
