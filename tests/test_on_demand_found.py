@@ -51,6 +51,23 @@ def test_a_load_is_told_in_a_poke_that_reaches_as_far() -> None:
     assert "bob1" not in subjects(kim)
 
 
+def test_what_a_load_brought_that_ended_before_it_lived_comes_again() -> None:
+    """What it wrote there itself is followed on, and is not all that is there."""
+    peers, everything = world()
+    everything.write(lambda tx: tx.add("ada1", "post/tags", "red"))
+    peers.settle()
+    kim = asking(peers)
+    kim.ask("tags", "[:find ?t :where [_ :post/tags ?t]]")
+    kim.up()
+    while peers.server.has_work():
+        peers.server.step()  # it has been sent
+    kim.write(lambda tx: tx.add("ada1", "post/tags", "blue"))
+    kim.up()
+    kim.core.unsubscribe("tags")
+    peers.settle()
+    assert sorted(value for s, p, value in kim.triples if p == "post/tags") == ["blue", "red"]
+
+
 def test_who_is_cut_off_before_it_was_loaded_again_begins_anew() -> None:
     """What it was to forget is not remembered beyond a load of everything."""
     peers, everything = world(Limits(news_max=2, part_registers=1))
