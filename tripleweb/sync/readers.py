@@ -302,7 +302,7 @@ class Readers:
         elif not any(other is interest for other in holding.interests.values()):  # nothing of it is there yet
             self._forsake(holding, interest)
         if feed is not None and (kept := [place for place in places if holding.holds(place)]):
-            self.loads.replace(feed, self.loads.registers(kept))
+            self.loads.replace(feed, self.loads.registers(one for one in kept if holding.holds(one)))
 
     def _release(self, holding: Holding, interest: Interest) -> None:
         """What nothing else asks for is to be forgotten, and what is still being loaded until it has come."""
