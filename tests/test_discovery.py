@@ -151,7 +151,7 @@ def test_a_server_says_who_it_is_and_who_one_is() -> None:
     with WebServer(MemoryStores(), owner="ada") as server:
         info = ask(Place(server.url, server.token, "url="))
         assert (
-            (info.user, info.protocol) == ("ada", 1)
+            (info.user, info.protocol) == ("ada", 2)
             and info.server_id == server.hub.server_id
             and info.version
         )

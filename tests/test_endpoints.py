@@ -408,7 +408,7 @@ def test_a_transaction_may_come_in_pieces_and_many_triples_in_one_transaction(ad
         (b"[" * 200_000, "malformed", "line 1"),
         (b'{"t":"push","transactions":[]}', "malformed", '"replica"'),
         (b'{"t":"hello","replica":"short"}', "malformed", "not a replica id"),
-        (b'{"t":"hello","replica":"aaaaaaaaaaaa","protocol":[7,9]}', "protocol", "protocol 1"),
+        (b'{"t":"hello","replica":"aaaaaaaaaaaa","protocol":[7,9]}', "protocol", "protocol 2"),
         (b'{"t":"hello","replica":"aaaaaaaaaaaa","next":1,"confirmed":1}', "malformed", "not below"),
         (push(2, *numbers(1)), "order", "came where 1 was due"),
         (push(1, *numbers(1), stamp="x"), "malformed", "not a stamp"),
@@ -754,7 +754,7 @@ def test_a_snapshot_waits_for_its_reader_and_is_consistent(server: WebServer, ad
     connection.close()
     state = {tuple(r[:2]): r[4] for part in lines[1:-1] for r in part["registers"]}
     for tx in lines[-1]["transactions"]:
-        state.update({tuple(change[:2]): change[4] for change in tx["changes"]})
+        state.update({tuple(change[:2]): change[4] for change in tx[3]})
     assert lines[-1]["t"] == "poke"
     assert len([key for key in state if key[1] == "n/v"]) == 10_000
     assert state[("pair", "n/a")] == state[("pair", "n/b")] == lines[-1]["seq"]

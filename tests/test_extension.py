@@ -59,7 +59,7 @@ from tripleweb.storage.sqlite import SqliteStores
 from tripleweb_jupyter.extension import TripleWeb
 
 API = "api/tripleweb/v1/"
-HELLO = '{"t":"hello","protocol":[1,1],"replica":"%s","incarnation":"x","next":1,"confirmed":0,"now":0}'
+HELLO = '{"t":"hello","protocol":[2,2],"replica":"%s","incarnation":"x","next":1,"confirmed":0,"now":0}'
 DEADLINE = 30
 
 

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 API = "api/tripleweb/v1/"
 HELLO = (
-    '{"t":"hello","protocol":[1,1],"replica":"%s","incarnation":"x","next":1,"confirmed":0,"now":0,'
+    '{"t":"hello","protocol":[2,2],"replica":"%s","incarnation":"x","next":1,"confirmed":0,"now":0,'
     '"subscriptions":[{"id":"app","cursor":null}]}'
 )
 PAGES = ("api/status", API + "info", "tripleweb")

@@ -157,7 +157,7 @@ class Page:
 
     async def hello(self, **more: Any) -> Welcome:
         subscriptions = more.pop("subscriptions", [Subscription("app")])
-        await self.say(Hello((1, 1), self.replica, "x", self.number + 1, 0, 0, [], subscriptions, **more))
+        await self.say(Hello((2, 2), self.replica, "x", self.number + 1, 0, 0, [], subscriptions, **more))
         return await self.hear(Welcome)
 
     async def push(self, *values: Any, more: bool = False) -> int:

@@ -305,7 +305,7 @@ def test_frames_with_wrong_fields_are_at_most_a_protocol_error(text: str, data: 
         b'{"t":5}',
         b"[" * 100_000,
         b'{"a":' * 100_000,
-        b'{"t":"hello","protocol":[1,1],"subscriptions":' + b"[" * 100_000,
+        b'{"t":"hello","protocol":[2,2],"subscriptions":' + b"[" * 100_000,
         b'{"t":"subscribe","subscription":{"id":"x","inputs":' + b"[" * 100_000,
         b'{"t":"ping","now":1e400}',
         b'{"t":"ping","now":' + b"9" * 5_000 + b"}",

@@ -73,7 +73,7 @@ def test_a_flood_is_slowed_down_not_refused(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("tripleweb.line.asyncio.sleep", noted)
         outlets = Outlet(), Outlet()
         busy, calm = [await hub.join("app", Actor("ada"), outlet) for outlet in outlets]
-        hello = messages.encode(Hello((1, 1), "0123456789ab", "i", 1, 0, 0)).decode()
+        hello = messages.encode(Hello((2, 2), "0123456789ab", "i", 1, 0, 0)).decode()
         await busy.receive(hello)
         for number in range(29):
             await busy.receive(messages.encode(Ping(number)).decode())
@@ -96,7 +96,7 @@ def test_a_replica_that_never_confirms_is_told_to() -> None:
     peers = Peers(Limits(unconfirmed_max=5))
     ada = peers.client("ada").connect()
     conn, ada.conn = ada.conn or 0, None
-    peers.to_server(conn, messages.encode(Hello((1, 1), "0123456789ab", "i", 99, 0, peers.now_ms)))
+    peers.to_server(conn, messages.encode(Hello((2, 2), "0123456789ab", "i", 99, 0, peers.now_ms)))
     for number in range(1, 8):
         stamp = f"018bcfe56800000{number}-0123456789ab"
         pushed = PushedTransaction(number, f"tx{number}", stamp, [("e", "k/v", "", "n", number)])

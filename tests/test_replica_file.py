@@ -347,7 +347,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path, kind:
         with sqlite3.connect(path) as connection:
             connection.execute("CREATE TABLE meta (name TEXT, value)")
             if kind != "other database":
-                held = "tripleweb tenant 1" if kind == "tenant" else "tripleweb replica 2"
+                held = "tripleweb tenant 2" if kind == "tenant" else "tripleweb replica 2"
                 connection.execute("INSERT INTO meta VALUES ('_format', ?)", (held,))
         connection.close()
         if kind == "other version":

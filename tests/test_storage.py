@@ -88,9 +88,7 @@ class Tenant:
         self.seq += 1
         at = self.rng.randrange(12)  # few moments, so that stamps meet
         registers = tuple(change._replace(time=at, replica=replica) for change in changes)
-        body = Committed(
-            self.seq, "ada", 1000 + self.seq, stamp_text(at, replica), [change_to_wire(c) for c in registers]
-        )
+        body = Committed(self.seq, "ada", stamp_text(at, replica), [change_to_wire(c) for c in registers])
         entry = Entry(
             self.seq, replica, number, f"t{number}", "ada", 1000 + self.seq, encode(body), registers
         )
@@ -519,7 +517,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path, kind:
             held = {"other kind": "tripleweb replica 1", "other version": "tripleweb tenant 99"}.get(kind)
             connection.execute("INSERT INTO meta VALUES ('_format', ?)", (held,))
         connection.close()
-        said = "99.*reads.*tenant 1" if kind == "other version" else "is not a tripleweb tenant"
+        said = "99.*reads.*tenant 2" if kind == "other version" else "is not a tripleweb tenant"
     before = path.read_bytes() if path.is_file() else b""
     with pytest.raises(StorageError, match=said):
         SqliteTenant(path, "app")

@@ -93,7 +93,7 @@ class Client:
                 return frame
 
     async def hello(self) -> Welcome:
-        await self.say(Hello((1, 1), self.replica, "x", self.number + 1, 0, 0, [], [Subscription("app")]))
+        await self.say(Hello((2, 2), self.replica, "x", self.number + 1, 0, 0, [], [Subscription("app")]))
         return await self.hear(Welcome)
 
     async def push(self, *changes: Any) -> None:
@@ -215,7 +215,7 @@ def test_info(server: WebServer) -> None:
         assert answer.headers["Content-Type"].startswith("application/json")
         assert json.loads(answer.body) == {
             "version": version("tripleweb"),
-            "protocol": 1,
+            "protocol": 2,
             "server_id": server.hub.server_id,
             "user": "ada",
         }
@@ -307,7 +307,7 @@ def test_two_clients_talk(server: WebServer) -> None:
             await client.hear(Poke)
         await ada.push(("ada", "user/name", "", "s", "Ada ☃"))
         poke = await bob.hear(Poke)
-        assert json.loads(bytes(poke.transactions[0]))["changes"] == [["ada", "user/name", "", "s", "Ada ☃"]]
+        assert json.loads(bytes(poke.transactions[0]))[3] == [["ada", "user/name", "", "s", "Ada ☃"]]
         assert (await ada.hear(Poke)).receipts[0].outcome == "applied"
         assert len(server.hub.connections["app"]) == 2
         ada.socket.close()
@@ -444,7 +444,7 @@ def hostile_frames(seed: int) -> Iterator[tuple[str | bytes, bool]]:
     """(message, whether it is certainly not of the protocol)."""
     rng = random.Random(seed)
     good = [
-        '{"t":"hello","protocol":[1,1],"replica":"1234567890ab","incarnation":"x","next":1,"confirmed":0,"now":5,'
+        '{"t":"hello","protocol":[2,2],"replica":"1234567890ab","incarnation":"x","next":1,"confirmed":0,"now":5,'
         '"subscriptions":[{"id":"app","cursor":["e",3]},{"id":"r","kind":"rows","query":"[:find ?a :where [?a :b]]"}]}',
         '{"t":"push","transactions":[{"number":1,"id":"a","stamp":"018bcfe568000000-zzzzzzzzzzzz",'
         '"changes":[["a","b/c","","n",1],["a","b/d","c:","n",2.5],["a","b/e","*","",null]]}]}',

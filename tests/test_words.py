@@ -278,5 +278,5 @@ def test_the_last_resort_between_equal_stamps_is_an_order(a, b, c) -> None:
 def test_committed_round_trips() -> None:
     from tripleweb.sync.messages import Committed
 
-    entry = Committed(3, "ada", 17, "0" * 16 + "-a", [("e", "k/a", "", "n", 1.5)])
+    entry = Committed(3, "ada", "0" * 16 + "-a", [("e", "k/a", "", "n", 1.5)])
     assert decode_committed(encode(entry)) == entry

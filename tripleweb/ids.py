@@ -33,6 +33,8 @@ def check_id(text: object, what: str = "id") -> str:
     Traceback (most recent call last):
     ValueError: an id must not be empty
     """
+    if type(text) is str and 0 < len(text) <= BYTES_MAX and text.isascii() and text.isprintable():
+        return text  # nearly always
     if not isinstance(text, str):
         raise TypeError(f"{_a(what)} is text, not {type(text).__name__}: {text!r:.80}")
     if not text:

@@ -47,9 +47,7 @@ class _Server:
     async def write(self, replica: str, number: int) -> None:
         self.seq += 1
         change = Change(f"e{number % 1000}", "user/age", "", number, NOW + self.seq, replica)
-        body = Committed(
-            self.seq, "ada", 1, stamp_text(change.time, replica), [change_to_wire(change)], number, "V1StGXR8"
-        )
+        body = Committed(self.seq, "ada", stamp_text(change.time, replica), [change_to_wire(change)])
         commit = self.building
         commit.entries.append(Entry(self.seq, replica, number, "V1StGXR8", "ada", 1, encode(body), (change,)))
         commit.receipts.append(
@@ -123,7 +121,7 @@ def _tenant(path: Path) -> dict[str, float]:
     for seq, start in enumerate(range(0, REGISTERS, 60), 1):
         piece = [change._replace(time=NOW + seq) for change in changes[start : start + 60]]
         body = Committed(
-            seq, "ada", 1, stamp_text(NOW + seq, "0123456789ab"), [change_to_wire(c) for c in piece]
+            seq, "ada", stamp_text(NOW + seq, "0123456789ab"), [change_to_wire(c) for c in piece]
         )
         commit.entries.append(
             Entry(seq, "0123456789ab", seq, "V1StGXR8", "ada", 1, encode(body), tuple(piece))

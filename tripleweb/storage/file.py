@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from tripleweb.errors import StorageError, StoreLockedError
 
@@ -212,6 +213,18 @@ class DatabaseFile:
                 connection.execute("COMMIT")
             except BaseException as error:
                 self._undo(error, begun)
+                if isinstance(error, sqlite3.Error):
+                    raise StorageError(f"{self.path}: {error}") from error
+                raise
+
+    def execute(self, statement: str, values: Sequence[Any]) -> None:
+        """One statement, which is a transaction by itself."""
+        with self._lock:
+            connection = self._ready()
+            try:
+                connection.execute(statement, values)
+            except BaseException as error:
+                self._undo(error, begun=True)
                 if isinstance(error, sqlite3.Error):
                     raise StorageError(f"{self.path}: {error}") from error
                 raise

@@ -33,12 +33,12 @@ from tripleweb.errors import ProtocolError, StorageError
 from tripleweb.ids import check_app, nano_id
 from tripleweb.storage import TAIL, App
 from tripleweb.storage.file import DatabaseFile, OwnerLock, delete_database
-from tripleweb.sync.messages import change_from_wire, decode_committed
+from tripleweb.sync.messages import change_from_wire, decode_committed, encode
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 from tripleweb.terms import Ref, Value, date_text, kind, parse_date
 
 T = TypeVar("T")
-TENANT_FORM = "tripleweb tenant 1"
+TENANT_FORM = "tripleweb tenant 2"
 TENANT_TABLES = """
 CREATE TABLE log (seq INTEGER PRIMARY KEY, replica TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL,
     "by" TEXT NOT NULL, at INTEGER NOT NULL, body BLOB NOT NULL);
@@ -50,6 +50,32 @@ CREATE TABLE triples (subject TEXT NOT NULL, predicate TEXT NOT NULL, object, ob
     slot TEXT NOT NULL, deleted INTEGER NOT NULL, seq INTEGER NOT NULL, tx TEXT NOT NULL, author TEXT NOT NULL,
     PRIMARY KEY (subject, predicate, slot))"""
 TAIL_BYTES_MAX = 16 << 20
+# Every step of SQLite's lets go of the interpreter's lock, and getting it back from a busy event loop takes up to 5 ms;
+# so a commit is one statement, whatever is in it, and its rows are taken apart in here: `log`, `receipts` and
+# `replicas` are rows as JSON, which say where in `bodies` theirs begins and how long it is.
+TAKING = """
+CREATE TEMP VIEW commits AS
+    SELECT NULL AS log, NULL AS receipts, NULL AS replicas, NULL AS bodies, NULL AS seq, NULL AS time;
+CREATE TEMP TRIGGER taking INSTEAD OF INSERT ON commits BEGIN
+    INSERT INTO log (seq, replica, number, id, "by", at, body)
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+            json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+            substr(NEW.bodies, json_extract(value, '$[6]'), json_extract(value, '$[7]'))
+        FROM json_each(NEW.log);
+    INSERT INTO receipts (replica, number, id, body)
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+            substr(NEW.bodies, json_extract(value, '$[3]'), json_extract(value, '$[4]'))
+        FROM json_each(NEW.receipts);
+    INSERT OR REPLACE INTO replicas (replica, user, last, confirmed, time)
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+            json_extract(value, '$[3]'), json_extract(value, '$[4]')
+        FROM json_each(NEW.replicas);
+    DELETE FROM receipts WHERE rowid IN (
+        SELECT receipts.rowid FROM json_each(NEW.replicas) CROSS JOIN receipts
+        WHERE receipts.replica = json_extract(value, '$[0]') AND receipts.number <= json_extract(value, '$[3]'));
+    UPDATE meta SET value = NEW.seq WHERE name = 'seq';
+    UPDATE meta SET value = NEW.time WHERE name = 'time';
+END"""
 
 _ENTRY = 'SELECT seq, replica, number, id, "by", at, body FROM log '
 _PUT_TRIPLES = """
@@ -102,6 +128,7 @@ class SqliteTenant:
                     )
             with self._file.reading() as connection:
                 connection.create_function("outranks", 4, _outranks, deterministic=True)
+                connection.executescript(TAKING)
                 self._epoch = str(self._file.meta("epoch"))
                 self._seq, self._folded, self._part = (
                     int(str(self._file.meta(name))) for name in ("seq", "folded", "folded_part")
@@ -185,28 +212,8 @@ class SqliteTenant:
     def commit(self, commit: Commit) -> None:
         try:
             self._file.ease()
-            with self._file.transaction() as connection:
-                self._check_continues(commit)
-                _insert(
-                    connection,
-                    'INSERT INTO log (seq, replica, number, id, "by", at, body) VALUES ',
-                    [(e.seq, e.replica, e.number, e.id, e.by, e.at, e.body) for e in commit.entries],
-                )
-                _insert(
-                    connection, "INSERT INTO receipts (replica, number, id, body) VALUES ", commit.receipts
-                )
-                rows = commit.replicas.items()
-                connection.executemany(
-                    "INSERT INTO replicas (replica, user, last, confirmed, time) VALUES (?, ?, ?, ?, ?)"
-                    " ON CONFLICT (replica) DO UPDATE SET user = excluded.user, last = excluded.last,"
-                    " confirmed = excluded.confirmed, time = excluded.time",
-                    [(replica, row.user, row.last, row.confirmed, row.time) for replica, row in rows],
-                )
-                connection.executemany(
-                    "DELETE FROM receipts WHERE replica = ? AND number <= ?",
-                    [(replica, row.confirmed) for replica, row in rows],
-                )
-                self._file.set_meta({"seq": commit.seq, "time": commit.time})
+            self._check_continues(commit)
+            self._file.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?)", _packed(commit))
         except BaseException as error:
             self._file.fail(f"a commit failed ({error}); open it again")
             raise
@@ -281,6 +288,27 @@ class SqliteTenant:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _packed(commit: Commit) -> tuple[str, str, str, bytes, int, int]:
+    """A row of the view `commits`."""
+    bodies: list[bytes] = []
+    log: list[tuple[int | str, ...]] = []
+    receipts: list[tuple[int | str, ...]] = []
+    at = 1  # where the next body begins, as SQLite counts
+    for e in commit.entries:
+        size = len(e.body)
+        log.append((e.seq, e.replica, e.number, e.id, e.by, e.at, at, size))
+        bodies.append(e.body)
+        at += size
+    for replica, number, tx, body in commit.receipts:
+        size = len(body)
+        receipts.append((replica, number, tx, at, size))
+        bodies.append(body)
+        at += size
+    replicas = [(name, r.user, r.last, r.confirmed, r.time) for name, r in commit.replicas.items()]
+    rows = (encode(table).decode() for table in (log, receipts, replicas))
+    return (*rows, b"".join(bodies), commit.seq, commit.time)  # type: ignore[return-value]
 
 
 def _pieces(values: Sequence[T]) -> Iterator[Sequence[T]]:

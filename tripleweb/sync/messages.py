@@ -14,10 +14,10 @@ slots mean), a *register* is the same with its stamp at the end.
 
 **Speaking.** The client speaks first:
 
-    > {"t":"hello","protocol":[1,1],"replica":"0123456789ab","incarnation":"x7","next":8,"confirmed":5,
+    > {"t":"hello","protocol":[2,2],"replica":"0123456789ab","incarnation":"x7","next":8,"confirmed":5,
     >  "now":1700000000000,"features":["lineage"],"ticket":"",
     >  "subscriptions":[{"id":"app","kind":"triples","cursor":["e1",41]}]}
-    < {"t":"welcome","protocol":1,"server":"s1","epoch":"e1","seq":44,"last":7,"user":"ada","session":"k3",
+    < {"t":"welcome","protocol":2,"server":"s1","epoch":"e1","seq":44,"last":7,"user":"ada","session":"k3",
     <  "role":"writer","now":1700000000002,"tolerance":60000,"features":["lineage"]}
 
 `next` is the number that the replica's next transaction will have, `confirmed` the number up to which it has stored
@@ -46,13 +46,14 @@ subscriptions of the connection from one consistent state to the next, receipts 
 local commit. Nothing in it is not yet durable at the server.
 
     < {"t":"poke","epoch":"e1","since":41,"seq":44,"cursors":{"app":41},
-    <  "transactions":[{"seq":44,"by":"bob","at":1700000000001,"stamp":"018bcfe568000000-zz3456789abc",
-    <    "changes":[["ada","user/name","","s","Ada"]]}],
+    <  "transactions":[[44,"bob","018bcfe568000000-zz3456789abc",[["ada","user/name","","s","Ada"]]]],
+    <  "at":1700000000001,
     <  "receipts":[{"number":7,"id":"8Jp2","outcome":"applied","stamp":"018bcfe567000000-0123456789ab","seq":43}]}
 
-A cursor is (epoch, seq); the server numbers what it accepts, in commit order. `cursors` names the subscriptions that
-come to life with this poke and the seq from which they were caught up; null: from nothing. Before such a poke come the
-registers, in any number of parts:
+A transaction is its seq, who wrote it, its stamp and its changes; without names in it, it costs a reader half as much.
+`at` is when the server accepted the latest of them. A cursor is (epoch, seq); the server numbers what it accepts, in
+commit order. `cursors` names the subscriptions that come to life with this poke and the seq from which they were caught
+up; null: from nothing. Before such a poke come the registers, in any number of parts:
 
     < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]]}
 
@@ -150,7 +151,7 @@ from tripleweb.errors import ProtocolError
 from tripleweb.ids import BYTES_MAX, check_id, check_predicate
 from tripleweb.terms import TEXT_BYTES_MAX, Ref, Value, from_wire, kind, normalise, slot, to_wire
 
-PROTOCOL = 1
+PROTOCOL = 2
 LINEAGE = "lineage"  # the feature of loading what queries need
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000
@@ -186,7 +187,7 @@ def said(subscription: Subscription) -> bytes:
     return encode(msgspec.structs.replace(subscription, cursor=None, have=0))
 
 
-class PushedTransaction(msgspec.Struct, omit_defaults=True):
+class PushedTransaction(msgspec.Struct, omit_defaults=True, gc=False):
     number: int
     id: str
     stamp: str
@@ -199,7 +200,7 @@ class PushedTransaction(msgspec.Struct, omit_defaults=True):
         return [(s, p, share if place == COUNTER else place) for s, p, place, _, _ in self.changes]
 
 
-class Receipt(msgspec.Struct, omit_defaults=True):
+class Receipt(msgspec.Struct, omit_defaults=True, gc=False):
     """What became of one transaction; see the head of this module."""
 
     number: int
@@ -247,16 +248,13 @@ class Receipt(msgspec.Struct, omit_defaults=True):
         }
 
 
-class Committed(msgspec.Struct, omit_defaults=True):
+class Committed(msgspec.Struct, array_like=True, gc=False):
     """One accepted transaction as the log keeps it and pokes carry it: the changes that took effect."""
 
     seq: int
     by: str
-    at: int
     stamp: str
     changes: list[WireChange]
-    number: int = 0
-    id: str = ""
 
 
 class Hello(msgspec.Struct, tag_field="t", tag="hello", omit_defaults=True):
@@ -272,7 +270,7 @@ class Hello(msgspec.Struct, tag_field="t", tag="hello", omit_defaults=True):
     at: Cursor | None = None
 
 
-class Push(msgspec.Struct, tag_field="t", tag="push", omit_defaults=True):
+class Push(msgspec.Struct, tag_field="t", tag="push", omit_defaults=True, gc=False):
     transactions: list[PushedTransaction]
     n: int = 0
 
@@ -339,6 +337,7 @@ class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):
     forget: list[tuple[str, str]] = []
     reset: bool = False
     ticket: str = ""
+    at: int = 0
     parts: int = 0
     n: int = 0
     heard: int = 0

@@ -188,4 +188,4 @@ def opened(
         ]
     except ValueError as error:
         raise ProtocolError("malformed", str(error)) from None
-    return parts, entries, told, max([0, *(one.at for one in committed), *(one.at for one in poke.receipts)])
+    return parts, entries, told, max([poke.at, *(one.at for one in poke.receipts)])

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from tripleweb.change import COUNTER, Change, Key
 
 FATES_MAX = 10_000
@@ -20,8 +22,7 @@ LOST = ("superseded", "rejected")
 # -- server --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One accepted transaction in the log. `body` is the JSON of `messages.Committed`."""
 
     seq: int

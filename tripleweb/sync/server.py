@@ -22,7 +22,7 @@ import msgspec
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
-from tripleweb.ids import BYTES_MAX, nano_id
+from tripleweb.ids import BYTES_MAX, check_id, nano_id
 from tripleweb.store import Delta, Fate, Store
 from tripleweb.sync import messages
 from tripleweb.sync.feed import Conn, Feed, Holding
@@ -285,6 +285,7 @@ class TenantCore:
                 self._expel(link, f"number {pushed.number} of this replica is taken", now_ms)
             return
         try:
+            check_id(pushed.id, "id of a transaction")
             time, replica = parse_stamp(pushed.stamp)
         except ValueError as error:
             raise ProtocolError("malformed", str(error)) from None
@@ -304,8 +305,9 @@ class TenantCore:
         self._building.receipts.append((link.replica, pushed.number, pushed.id, messages.encode(receipt)))
         batch = self._building.batch
         self._receipts.setdefault(link.replica, {})[pushed.number] = (pushed.id, receipt, batch)
-        keys = [*pushed.keys(link.replica), *(wire[:3] for wire in receipt.current)]
-        self.readers.wrote(link.feed, pushed.number, keys, parse_stamp(receipt.stamp), now_ms)
+        if link.feed.holding is not None:
+            keys = [*pushed.keys(link.replica), *(wire[:3] for wire in receipt.current)]
+            self.readers.wrote(link.feed, pushed.number, keys, parse_stamp(receipt.stamp), now_ms)
         self.readers.tell_receipt(link.feed, receipt, batch)
 
     def _decide(
@@ -321,9 +323,10 @@ class TenantCore:
             if link.actor.role not in ("writer", "admin"):
                 raise PermissionError(f"a {link.actor.role} may not write")
             changes = [messages.change_from_wire(wire, time, replica) for wire in pushed.changes]
-            if len({change.key for change in changes}) != len(changes):
+            if len(changes) > 1 and len({change[:3] for change in changes}) != len(changes):
                 raise ValueError("a transaction has at most one change a slot")
-            changes = [self._total(change) if change.slot[:2] == COUNTER else change for change in changes]
+            if any(change.slot[:2] == COUNTER for change in changes):
+                changes = [self._total(c) if c.slot[:2] == COUNTER else c for c in changes]
         except (ValueError, TypeError, PermissionError) as error:
             receipt.outcome = "rejected"
             receipt.reason = "permission" if isinstance(error, PermissionError) else "invalid"
@@ -406,11 +409,8 @@ class TenantCore:
             Committed(
                 self.seq,
                 link.actor.user,
-                now_ms,
                 receipt.stamp,
                 [messages.change_to_wire(change) for change in stands],
-                receipt.number,
-                receipt.id,
             )
         )
         entry = Entry(

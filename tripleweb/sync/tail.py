@@ -173,6 +173,7 @@ def pokes(poke: Poke, entries: Iterable[Told], limits: FrameLimits) -> Iterator[
                 yield part
             body = entry.without([])
         poke.transactions.append(msgspec.Raw(body))
+        poke.at = max(poke.at, entry.entry.at)
     if poke.reset:  # the load has it all
         poke.receipts = [
             msgspec.structs.replace(r, current=[], absent=[], reload=False) for r in poke.receipts

@@ -65,7 +65,7 @@ def _commit(batch: int, size: int) -> Commit:
     for seq in range((batch - 1) * size + 1, batch * size + 1):
         change = Change(f"i{seq % 1000}", "item/score", "", seq, NOW + seq, REPLICA)
         stamp = stamp_text(change.time, REPLICA)
-        body = encode(Committed(seq, "ada", 1, stamp, [change_to_wire(change)], seq, f"{seq:021d}"))
+        body = encode(Committed(seq, "ada", stamp, [change_to_wire(change)]))
         commit.entries.append(Entry(seq, REPLICA, seq, f"{seq:021d}", "ada", 1, body, (change,)))
         receipt = encode(Receipt(seq, f"{seq:021d}", "applied", stamp, seq, 1))
         commit.receipts.append((REPLICA, seq, f"{seq:021d}", receipt))

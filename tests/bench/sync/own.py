@@ -24,9 +24,11 @@ from tripleweb.ids import nano_id, replica_id
 APP = "bench"
 
 
-class _Transaction(msgspec.Struct):
+class _Transaction(msgspec.Struct, array_like=True, gc=False):
+    seq: int
+    by: str
     stamp: str
-    changes: list[Any]  # of [subject, predicate, slot, kind, value]
+    changes: list[tuple[str, str, str, str, Any]]
 
 
 class _Receipt(msgspec.Struct):
@@ -76,7 +78,7 @@ class OwnClient(minimal.Client):
         await self.connect(port, f"/api/tripleweb/v1/apps/{APP}/sync", headers)
         hello = {
             "t": "hello",
-            "protocol": [1, 1],
+            "protocol": [2, 2],
             "replica": self.replica,
             "incarnation": "x",
             "next": 1,
