@@ -132,6 +132,7 @@ class DatabaseFile:
         self._readers: set[sqlite3.Connection] = set()
         self._wal = Path(f"{path}-wal")
         self._wal_bytes_max = WAL_BYTES_MAX
+        self._unseen = 0  # bytes written since the log's size was looked at
         _files.add(self)
         with self._errors():
             unclean = self._wal.exists() and self._wal.stat().st_size > 0
@@ -222,7 +223,8 @@ class DatabaseFile:
         with self._lock:
             connection = self._ready()
             try:
-                connection.execute(statement, values)
+                # of many, though they are one: `execute` would let go of the interpreter's lock once more for a row id
+                connection.executemany(statement, (values,))
             except BaseException as error:
                 self._undo(error, begun=True)
                 if isinstance(error, sqlite3.Error):
@@ -285,9 +287,14 @@ class DatabaseFile:
             # held up by a reader: do not try again with every commit
             self._wal_bytes_max = WAL_BYTES_MAX if frames == done else 2 * self._wal.stat().st_size
 
-    def ease(self) -> None:
+    def ease(self, written: int = WAL_BYTES_MAX) -> None:
         """A checkpoint, if the log has grown large; cheap otherwise. Done before a transaction, not after it: what
-        fails or is interrupted here must not look as if the transaction had failed."""
+        fails or is interrupted here must not look as if the transaction had failed. `written`: about so many bytes have
+        come since the last time; the log is looked at when they are many."""
+        self._unseen += written
+        if self._unseen < WAL_BYTES_MAX // 16:
+            return
+        self._unseen = 0
         with self._errors():
             size = self._wal.stat().st_size
         if size > self._wal_bytes_max:

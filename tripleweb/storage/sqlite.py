@@ -22,6 +22,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ CREATE TABLE triples (subject TEXT NOT NULL, predicate TEXT NOT NULL, object, ob
     slot TEXT NOT NULL, deleted INTEGER NOT NULL, seq INTEGER NOT NULL, tx TEXT NOT NULL, author TEXT NOT NULL,
     PRIMARY KEY (subject, predicate, slot))"""
 TAIL_BYTES_MAX = 16 << 20
+PAGES_BYTES = 32 << 10  # that even a small commit adds to the write-ahead log
 # Every step of SQLite's lets go of the interpreter's lock, and getting it back from a busy event loop takes up to 5 ms;
 # so a commit is one statement, whatever is in it, and its rows are taken apart in here: `log`, `receipts` and
 # `replicas` are rows as JSON, which say where in `bodies` theirs begins and how long it is.
@@ -211,9 +213,10 @@ class SqliteTenant:
 
     def commit(self, commit: Commit) -> None:
         try:
-            self._file.ease()
             self._check_continues(commit)
-            self._file.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?)", _packed(commit))
+            packed = _packed(commit)
+            self._file.ease(PAGES_BYTES + 2 * sum(map(len, packed[:4])))
+            self._file.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?)", packed)
         except BaseException as error:
             self._file.fail(f"a commit failed ({error}); open it again")
             raise
@@ -292,23 +295,15 @@ class SqliteTenant:
 
 def _packed(commit: Commit) -> tuple[str, str, str, bytes, int, int]:
     """A row of the view `commits`."""
-    bodies: list[bytes] = []
-    log: list[tuple[int | str, ...]] = []
-    receipts: list[tuple[int | str, ...]] = []
-    at = 1  # where the next body begins, as SQLite counts
-    for e in commit.entries:
-        size = len(e.body)
-        log.append((e.seq, e.replica, e.number, e.id, e.by, e.at, at, size))
-        bodies.append(e.body)
-        at += size
-    for replica, number, tx, body in commit.receipts:
-        size = len(body)
-        receipts.append((replica, number, tx, at, size))
-        bodies.append(body)
-        at += size
+    bodies = [entry.body for entry in commit.entries] + [body for *_, body in commit.receipts]
+    sizes = [len(body) for body in bodies]
+    begins = accumulate(sizes, initial=1)  # as SQLite counts
+    places = zip(begins, sizes, strict=False)
+    log = [(e.seq, e.replica, e.number, e.id, e.by, e.at, *next(places)) for e in commit.entries]
+    receipts = [(replica, number, tx, *next(places)) for replica, number, tx, _ in commit.receipts]
     replicas = [(name, r.user, r.last, r.confirmed, r.time) for name, r in commit.replicas.items()]
-    rows = (encode(table).decode() for table in (log, receipts, replicas))
-    return (*rows, b"".join(bodies), commit.seq, commit.time)  # type: ignore[return-value]
+    tables = (encode(log).decode(), encode(receipts).decode(), encode(replicas).decode())
+    return (*tables, b"".join(bodies), commit.seq, commit.time)
 
 
 def _pieces(values: Sequence[T]) -> Iterator[Sequence[T]]:

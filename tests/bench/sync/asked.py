@@ -74,7 +74,14 @@ class _Run:
         replica = replica_id(os.urandom)
         self.core.connect(conn, Actor(f"user {conn}"), NOW_MS)
         hello = Hello(
-            (messages.PROTOCOL,) * 2, replica, "x", 1, 0, NOW_MS, features=[messages.LINEAGE], subscriptions=list(subscriptions)
+            (messages.PROTOCOL,) * 2,
+            replica,
+            "x",
+            1,
+            0,
+            NOW_MS,
+            features=[messages.LINEAGE],
+            subscriptions=list(subscriptions),
         )
         self.core.receive(conn, hello, NOW_MS)
         return replica
