@@ -12,7 +12,7 @@ from tripleweb.change import Change
 from tripleweb.datalog.evaluate import run
 from tripleweb.errors import ProtocolError
 from tripleweb.sync import messages
-from tripleweb.sync.messages import Describe, Part, Poke, Subscription
+from tripleweb.sync.messages import Describe, Hello, Part, Poke, Subscribe, Subscription, Took
 from tripleweb.sync.server import Limits
 from tripleweb.terms import Ref
 
@@ -566,6 +566,49 @@ def test_others_are_told_while_something_large_is_loaded() -> None:
     peers.settle()
     right(peers, kim, POSTS, "ada")
     assert kim.core.is_live("mine") and kim.core.progress("mine") == (0, 0)
+
+
+def test_few_parts_of_a_load_are_on_their_way_at_once() -> None:
+    """… so that nothing else waits behind all of them."""
+    peers, everything = world(Limits(part_registers=1, window_parts=2))
+    kim = asking(peers, names=(NAMES,))
+    kim.got.clear()
+    kim.ask("mine", POSTS, "ada")
+    kim.up()
+    while peers.server.has_work() and peers.server.step():
+        pass
+    peers.down()
+    assert [part.upto for part in kim.of(Part)] == [1, 2] and not peers.server.step()
+    everything.set("bob", "user/name", "Bobby")
+    everything.up(), peers.commit(), peers.down()
+    assert ("bob", "user/name", "Bobby") in kim.triples
+    assert [frame.parts for frame in kim.up() if isinstance(frame, Took)] == [4]  # with the two of names
+    assert peers.server.step() and peers.server.step() and not peers.server.step()
+    peers.settle()
+    assert not peers.faults
+    right(peers, kim, POSTS, "ada")
+
+
+def test_who_does_not_say_what_has_come_is_sent_all_at_once() -> None:
+    peers, _ = world(Limits(part_registers=1, window_parts=2))
+    kim = peers.client("kim").connect(whole=False)
+    kim.core.frames_to_send(peers.now_ms)  # its hello, which another says for it
+    hello = Hello((2, 2), kim.core.replica, "i", 1, 0, peers.now_ms, features=[messages.LINEAGE])
+    assert kim.conn is not None
+    peers.to_server(kim.conn, messages.encode(hello))
+    peers.to_server(kim.conn, messages.encode(Subscribe(Subscription("n", query=NAMES))))
+    while peers.server.has_work() and peers.server.step():
+        pass
+    sent = [frame for conn, frame in peers.server.frames_to_send() if conn == kim.conn]
+    assert len([part for part in sent if isinstance(part, Part)]) >= 3
+
+
+def test_more_has_come_than_was_sent() -> None:
+    peers, _ = world(SMALL)
+    kim = asking(peers, names=(NAMES,))
+    assert kim.conn is not None
+    peers.to_server(kim.conn, messages.encode(Took(5)))
+    assert [fault.code for fault in peers.faults] == ["order"]
 
 
 def test_what_changes_while_it_is_loaded() -> None:

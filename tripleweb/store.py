@@ -445,15 +445,13 @@ class Store(Tables):
                 if predicate in (None, name) and row < len(column.values):
                     yield from self._registers_at(subject, column, row)
 
-    def registers_at(self, subject: str, predicate: str) -> Iterator[Change]:
+    def registers_at(self, subject: str, predicate: str) -> list[Change]:
         """Every register of one place; of a deleted entity its tombstone, which is all that is left of it."""
         grave = self._graves.get(subject)
         if grave is not None:
-            yield Change(subject, DELETED, SINGLE, True, *grave)
-            return
+            return [Change(subject, DELETED, SINGLE, True, *grave)]
         found = self._find(subject, predicate)
-        if found is not None:
-            yield from self._registers_at(subject, *found)
+        return [] if found is None else self._registers_at(subject, *found)
 
     def registers(self) -> Iterator[Change]:
         """Every register there is, graves first. May be suspended while the store changes: what was there at the

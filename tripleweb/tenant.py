@@ -35,6 +35,7 @@ from tripleweb.sync.messages import (
     Confirm,
     Fault,
     Push,
+    Took,
 )
 from tripleweb.sync.records import Commit
 from tripleweb.sync.server import Actor, Limits, TenantCore
@@ -102,7 +103,7 @@ class Host(Protocol):
         ...
 
 
-_SMALL = (Push, Confirm)  # what may be taken as it comes
+_SMALL = (Push, Confirm, Took)  # what may be taken as it comes
 
 
 @dataclass(slots=True)

@@ -412,6 +412,11 @@ def any_ticket_believed() -> list[Patch]:
     return [(Readers, "_resume", believing)]
 
 
+def loads_wait_for_ever() -> list[Patch]:
+    """The server takes no note of what has come of a load."""
+    return [(feed.Feed, "took", lambda self, parts: None)]
+
+
 # the first seed that notices it
 CAUGHT: dict[Callable[[], list[Patch]], int] = {
     resume_by_last_hlc: 0,
@@ -441,6 +446,7 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     receipts_stamp_ignored: 5,
     readers_write: 1,
     losers_not_told: 0,
+    loads_wait_for_ever: 5,
     told_of_the_past: 0,
     losses_cut_off: 10,
     missing_pushes_not_noticed: 19,

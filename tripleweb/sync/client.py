@@ -228,7 +228,7 @@ class ClientCore:
             self.next,
             self.decided,
             now_ms,
-            features=[messages.LINEAGE],
+            features=[messages.LINEAGE, messages.WINDOW],
             subscriptions=[self._with_cursor(s) for s in self.subscriptions.values()],
             ticket=self.ticket,
             at=(self.epoch, self.at) if self.epoch else None,
@@ -251,6 +251,7 @@ class ClientCore:
             if self.decided > self._confirmed:
                 self._confirmed = self.decided
                 frames.append(messages.Confirm(self.decided))
+            frames += self._arrivals.took()
         for frame in frames:
             if not isinstance(frame, Hello | messages.Ping):
                 self._said += 1

@@ -20,6 +20,7 @@ import msgspec
 
 from tripleweb.change import COUNTER, DELETED, Change
 from tripleweb.datalog.needed import Place
+from tripleweb.errors import ProtocolError
 from tripleweb.sync.display import Display, DisplayLimits
 from tripleweb.sync.messages import Part, Poke, Receipt, ServerFrame
 from tripleweb.sync.order import Count
@@ -197,6 +198,9 @@ class Feed:
     gone: int = -1  # the seq of the latest of them that says what is to be forgotten
     receipts: list[tuple[int, Receipt]] = field(default_factory=list)  # with the commit they wait for
     asked: int = 0  # what it asked for that is still to be evaluated
+    window: int = 0  # parts of loads that may be on their way to it; 0: any number
+    put_parts: int = 0  # of loads, since its hello,
+    took_parts: int = 0  # and of them those that it says have come
     loads: int = 0  # loads, and evaluations that others wait for, still running
     loaded: int = 0  # what they contain reaches up to this seq
     round: int = 0  # how often all began from nothing; older loads are void
@@ -212,7 +216,19 @@ class Feed:
         self.made += 1
         part.n = self.made
         part.heard = self.heard.last if part.id else 0
+        self.put_parts += bool(part.id)
         self.out.append((batch, part))
+
+    def took(self, parts: int) -> None:
+        """So many parts of loads have come to it. Raises `ProtocolError`."""
+        if not self.took_parts <= parts <= self.put_parts:
+            raise ProtocolError("order", f"{parts} parts came where {self.put_parts} were sent")
+        self.took_parts = parts
+
+    @property
+    def is_full(self) -> bool:
+        """True if enough of loads is on its way."""
+        return 0 < self.window <= self.put_parts - self.took_parts
 
     def refusal(self, limits: ReaderLimits) -> str:
         """Why it may have no more subscriptions; "" if it may have those that it has."""

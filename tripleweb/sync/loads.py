@@ -23,6 +23,7 @@ from tripleweb.sync.relevance import Interest, Relevance
 from tripleweb.sync.tail import Log, parts
 
 Failure = tuple[str, str]  # code and message
+Job = Iterator[bool]  # a slice each; True: nothing could be done, for it waits for its reader
 
 
 class Loads:
@@ -36,10 +37,10 @@ class Loads:
         self.relevance = relevance
         self.limits = limits
         self.due = due
-        self.jobs: deque[tuple[Feed, Iterator[None]]] = deque()
+        self.jobs: deque[tuple[Feed, Job]] = deque()
         self.evaluations: deque[tuple[Interest, Callable[[Failure | None], None]]] = deque()  # and what then
 
-    def begin(self, feed: Feed, job: Iterator[None]) -> None:
+    def begin(self, feed: Feed, job: Job) -> None:
         """Work for a connection, slice by slice."""
         self.jobs.append((feed, job))
 
@@ -62,7 +63,7 @@ class Loads:
         feed.loads += 1
         self.begin(feed, self.whole(feed, registers, lambda: feed.round != round_ or has_ended()))
 
-    def whole(self, feed: Feed, registers: Iterable[Change], is_void: Callable[[], bool]) -> Iterator[None]:
+    def whole(self, feed: Feed, registers: Iterable[Change], is_void: Callable[[], bool]) -> Job:
         """Sends registers, in parts. Changes of the meantime follow in the poke that ends the load: the feed's seq
         stays where it was when its interest was registered. A load is void when all begins from nothing, or when what
         it is for has ended: nobody follows what it would go on to send."""
@@ -71,17 +72,18 @@ class Loads:
                 break
             feed.put(self.log.last_batch(), part)
             self.due[feed] = None
-            yield
+            yield False
         feed.loads -= 1
         self.reach(feed)
 
-    def send(
-        self, feed: Feed, holding: Holding, name: str, load: Load, sent: Callable[[], None]
-    ) -> Iterator[None]:
+    def send(self, feed: Feed, holding: Holding, name: str, load: Load, sent: Callable[[], None]) -> Job:
         """Sends the places of one subscription, in parts that have whole ones. What changes meanwhile is sent again;
         where nothing is left, `sent` is told."""
         places = load.places = load.places or []
         while holding.loads.get(name) is load:
+            if feed.is_full:
+                yield True
+                continue
             if load.sent == len(places):
                 places += load.again or feed.gone_again(load.interest, places)
                 load.again.clear()
@@ -94,21 +96,24 @@ class Loads:
                 self.reach(feed)
                 sent()
                 return
-            yield
+            yield False
 
     def _pieces(self, load: Load, places: list[Place]) -> list[Part]:
         """The next places of a load. One may be larger than a part: it has come with the last of these."""
         start = load.sent
         registers: list[Change] = []
         size = 0
-        while load.sent < len(places) and size < self.limits.frame_bytes // 2:
-            more = list(self.store.registers_at(*places[load.sent]))
+        while load.sent < len(places) and size < self.limits.frame_bytes // 16:
+            more = self.store.registers_at(*places[load.sent])
             if registers and len(registers) + len(more) > self.limits.part_registers:
                 break
             registers += more
             size += sum(map(messages.wire_bytes, more))
             load.sent += 1
-        pieces = list(parts(registers, self.limits)) or [Part([])]
+        if size <= self.limits.frame_bytes and len(registers) <= self.limits.part_registers:
+            pieces = [Part([messages.register_to_wire(register) for register in registers])]
+        else:
+            pieces = list(parts(registers, self.limits))
         for piece in pieces:
             piece.start, piece.of = start, len(places)
             piece.upto = load.sent if piece is pieces[-1] else start
@@ -158,11 +163,12 @@ class Loads:
                 self.jobs.append((feed, job))
                 continue
             try:
-                next(job)
+                waits = next(job)
             except StopIteration:
                 return True
             self.jobs.append((feed, job))
-            return True
+            if not waits:
+                return True
         return False
 
 

@@ -74,6 +74,10 @@ what the query's answer depends on: places, a place being a subject with a predi
 Parts with an `id` are kept aside until the poke that brings this subscription to life; others go on meanwhile. They
 have the places from `start` to `upto` of those that are to be sent, `of` by what is known now. Where a connection ends
 in the middle, the next hello says how many the client has (`have` of the subscription), and the load goes on there.
+A client with the feature `window` says how many such parts have come since its hello, and only a few are on their way
+to it at any time, lest everything else wait behind them:
+
+    > {"t":"took","parts":3}
 
 From then on the connection is told each change of a place that one of
 its subscriptions needs or needed, a transaction without the changes of other places; a place that comes to be needed
@@ -153,6 +157,7 @@ from tripleweb.terms import TEXT_BYTES_MAX, Ref, Value, from_wire, kind, normali
 
 PROTOCOL = 2
 LINEAGE = "lineage"  # the feature of loading what queries need
+WINDOW = "window"  # that of saying what has come of a load
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000
 TRANSACTION_BYTES_MAX = 224 << 20  # of its changes; what carries them may take another frame
@@ -280,6 +285,11 @@ class Confirm(msgspec.Struct, tag_field="t", tag="confirm", omit_defaults=True):
     n: int = 0
 
 
+class Took(msgspec.Struct, tag_field="t", tag="took", omit_defaults=True):
+    parts: int
+    n: int = 0
+
+
 class Subscribe(msgspec.Struct, tag_field="t", tag="subscribe", omit_defaults=True):
     subscription: Subscription
     n: int = 0
@@ -377,7 +387,7 @@ class Fault(msgspec.Struct, tag_field="t", tag="fault", omit_defaults=True):
     wait: int = 0
 
 
-ClientFrame = Hello | Push | Confirm | Subscribe | Unsubscribe | Describe | Ping
+ClientFrame = Hello | Push | Confirm | Took | Subscribe | Unsubscribe | Describe | Ping
 ServerFrame = Welcome | Part | Poke | Rows | Failed | Described | Pong | Fault
 
 _encoder = msgspec.json.Encoder()

@@ -17,7 +17,16 @@ from tripleweb.change import Change
 from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError
 from tripleweb.sync import messages
-from tripleweb.sync.messages import Part, Poke, Receipt, Rows, Subscription, WireRegister, is_whole
+from tripleweb.sync.messages import (
+    ClientFrame,
+    Part,
+    Poke,
+    Receipt,
+    Rows,
+    Subscription,
+    WireRegister,
+    is_whole,
+)
 
 _UNSENT = 1 << 53
 
@@ -65,6 +74,7 @@ class Arrivals:
         self._told: dict[int, Count] = {}  # likewise
         self._own = Count()  # what was made for this connection alone
         self._rows: dict[str, int] = {}  # display -> the number of its last rows
+        self.came = self._took = 0  # parts of loads; those of them that the server was told of
 
     def changes(self, name: str) -> None:
         """A subscription comes or ends, with the next frame that says so."""
@@ -111,8 +121,14 @@ class Arrivals:
             raise ProtocolError(
                 "order", f"a part from {part.start} of {part.id!r} does not go on where it stood"
             )
+        self.came += 1
         load.registers.extend(part.registers)
         load.upto, load.of, load.heard = part.upto, part.of, heard
+
+    def took(self) -> list[ClientFrame]:
+        """What the server is to be told of parts of loads that have come."""
+        told, self._took = self._took, self.came
+        return [messages.Took(self.came)] if self.came > told else []
 
     def rows(self, rows: Rows) -> None:
         """Rows follow on those before them, or are the first of a subscription."""

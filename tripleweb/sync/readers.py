@@ -20,7 +20,7 @@ from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
 from tripleweb.sync.display import Display, Displays
 from tripleweb.sync.feed import Come, Conn, Feed, Gone, Holding, Load, News, ReaderLimits, missed
-from tripleweb.sync.loads import Failure, Loads, failure_of
+from tripleweb.sync.loads import Failure, Job, Loads, failure_of
 from tripleweb.sync.messages import Failed, Part, Receipt, ServerFrame, Subscription
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest, Relevance
@@ -453,7 +453,7 @@ class Readers:
             feed.loads += 1
             self.loads.begin(feed, self._reload(feed))
 
-    def _reload(self, feed: Feed) -> Iterator[None]:
+    def _reload(self, feed: Feed) -> Job:
         feed.is_reload_due = False
         feed.round += 1
         feed.news.clear()  # until now: the load has it
@@ -503,7 +503,7 @@ class Readers:
         feed.entering[name] = None
         feed.keep(places)
         # what was swept meanwhile has been sent, and is followed no more
-        self._forget(holding, [place for place in places if not load.interest.holds(*place)])
+        self._forget(holding, load.interest.lacks(places))
 
     def _end_subscription(self, holding: Holding, name: str, failure: Failure) -> None:
         if (feed := holding.feed) is not None:
@@ -556,14 +556,14 @@ class Readers:
         self._displays.close(display)
         del self._shown[display]
 
-    def _answer(self, feed: Feed, display: Display) -> Iterator[None]:
+    def _answer(self, feed: Feed, display: Display) -> Job:
         for said in self._displays.answers(display):
             if display not in self._shown:
                 return
             if said is not None:
                 feed.out.append(said)
                 self.due[feed] = None
-            yield
+            yield False
         display.running = False
 
     # -- leaving -----------------------------------------------------------------------------------------------

@@ -54,6 +54,12 @@ class Interest:
             return True
         return bool(coarse) and (predicate in coarse or f"{kind_of(predicate)}/" in coarse)
 
+    def lacks(self, places: Iterable[Place]) -> list[Place]:
+        """Those of some places which it held that it holds no more: they were swept. Of what is coarse nothing is."""
+        if self.coarse is None or self.coarse:
+            return []
+        return [place for place in places if place not in self.places]
+
     def since(self, seq: int) -> Iterator[Place]:
         """The places that came in after a commit, the latest first."""
         for place in reversed(self.places):

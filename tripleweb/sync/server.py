@@ -72,6 +72,7 @@ class Limits:
     tail_max: int = 20_000  # transactions kept in memory for those who come back
     poke_transactions_max: int = 2_000
     part_registers: int = 500
+    window_parts: int = 4  # of loads, on their way to a connection that says what has come
     frame_bytes: int = 4 << 20  # where pokes and parts are cut
     receipt_bytes_max: int = 1 << 20  # what a receipt tells of the server's registers; beyond it, load again
     lost_max: int = 10_000  # changes of which a receipt says singly that they lost
@@ -188,6 +189,8 @@ class TenantCore:
                 self._push(link, pushed, now_ms)
         elif isinstance(frame, messages.Confirm):
             self._confirm(link.replica, frame.number)
+        elif isinstance(frame, messages.Took):
+            link.feed.took(frame.parts)
         elif isinstance(frame, messages.Subscribe):
             _check_name(frame.subscription.id)
             self.readers.subscribe(link.feed, frame.subscription)
@@ -216,6 +219,7 @@ class TenantCore:
         rekey = row is not None and (row.user != link.actor.user or hello.next <= last or shortened)
         self.readers.leave(link.feed, now_ms)
         feed = Feed(conn, link.feed.out, hello.replica, paused=link.feed.paused)
+        feed.window = self.limits.window_parts if messages.WINDOW in hello.features else 0
         fresh = self.connections[conn] = _Connection(link.actor, feed, rekeying=rekey)
         if not rekey:
             self._replace(conn, hello, now_ms)

@@ -9,6 +9,8 @@ catch_up    a client that has missed so many changes of as many entities (10,000
 memory      what the server's memory grows by with each connection that hears everything
 durable     (tripleweb) the server is killed in the middle of bursts: what it had acknowledged must be there
 real        (tripleweb) real clients instead of minimal ones
+loads       (tripleweb) a client asks for 126 thousand triples while it hears others: how long that takes, and what it
+            does to the delay of what it hears; and the same content over HTTP
 subscriptions (tripleweb) 1,000 queries of few shapes, and one: see `asked.py`
 """
 
@@ -283,6 +285,29 @@ class Engine:
         }
         return figure
 
+    def loads(self) -> Figure:
+        """Quiet and busy are 100 writes a second before and during a load, both heard by who loads."""
+        figure: Figure = {}
+        with self.running() as cast:
+            cast.load(self.sizes.users, 3 * self.sizes.quiet_s)
+            writer = cast.playing["writer"]
+            writer.ask("insert", "done", n=100)
+            loader = cast.play("loader")
+            for way in ("load", "fetch"):
+                told = []
+                for _ in range(self.sizes.repetitions):
+                    loader.say(way, heard=self.sizes.paced // 6)
+                    loader.get("armed")
+                    writer.say("paced", n=self.sizes.paced // 2, rate=100)
+                    told.append(loader.get("seconds"))
+                    writer.get("done")
+                named = figure["over the socket" if way == "load" else "over HTTP"] = {
+                    name: _spread_of([d for one in told for d in one[name]]) for name in ("quiet", "busy")
+                }
+                named["median_ms"] = round(statistics.median(one["seconds"] for one in told) * 1e3, 1)
+                named["triples"] = told[-1]["triples"]
+        return figure
+
     def subscriptions(self) -> Figure:
         """Without sockets: what the core does for a change, and the bytes that leave."""
         return asked(self.sizes.asked_users, self.sizes.subscriptions, self.sizes.asked_changes)
@@ -348,7 +373,7 @@ def names() -> list[str]:
     return [name for name in found if hasattr(Engine, name)]
 
 
-ONLY_OWN = ("durable", "real", "subscriptions")
+ONLY_OWN = ("durable", "real", "loads", "subscriptions")
 
 
 def _free_port() -> int:
@@ -360,6 +385,14 @@ def _free_port() -> int:
 def _at(ordered: Sequence[int], share: float) -> float:
     """A quantile of microseconds, in milliseconds."""
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1e3, 3)
+
+
+def _spread_of(delays: list[int]) -> Figure:
+    """Of microseconds."""
+    if not delays:
+        return {"n": 0}
+    delays.sort()
+    return {"p50_ms": _at(delays, 0.5), "p99_ms": _at(delays, 0.99), "n": len(delays)}
 
 
 def _times(told: Sequence[Figure]) -> Figure:

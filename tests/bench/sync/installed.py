@@ -29,8 +29,8 @@ def _own() -> Words:
     def command(role: str, port: int, folder: Path) -> list[str]:
         if role == "server":
             return _python("tripleweb.cli", "serve", "--port", str(port), "--data", str(folder))
-        module = "tests.bench.sync.real" if role.startswith("real") else "tests.bench.sync.own"
-        return _python(module, role, str(port), str(folder))
+        module = {"real-writer": "real", "real-reader": "real", "loader": "loading"}.get(role, "own")
+        return _python(f"tests.bench.sync.{module}", role, str(port), str(folder))
 
     return command
 

@@ -76,7 +76,10 @@ class OwnClient(minimal.Client):
     async def join(self, port: int, subscribed: bool = True) -> None:
         headers = {"Authorization": f"tripleweb {self.token}"}
         await self.connect(port, f"/api/tripleweb/v1/apps/{APP}/sync", headers)
-        hello = {
+        self.send(_encode(self.hello(subscribed)))
+
+    def hello(self, subscribed: bool) -> dict[str, Any]:
+        return {
             "t": "hello",
             "protocol": [2, 2],
             "replica": self.replica,
@@ -84,14 +87,13 @@ class OwnClient(minimal.Client):
             "next": 1,
             "confirmed": 0,
             "now": time.time_ns() // 1_000_000,
-            "subscriptions": [self._subscription()] if subscribed else [],
+            "subscriptions": [self.subscription()] if subscribed else [],
         }
-        self.send(_encode(hello))
 
     async def subscribe(self) -> None:
-        self.send(_encode({"t": "subscribe", "subscription": self._subscription()}))
+        self.send(_encode({"t": "subscribe", "subscription": self.subscription()}))
 
-    def _subscription(self) -> dict[str, Any]:
+    def subscription(self) -> dict[str, Any]:
         asked = {"id": "app", "kind": "triples"}
         return asked if self.cursor is None else {**asked, "cursor": self.cursor}
 
