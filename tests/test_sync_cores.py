@@ -103,10 +103,13 @@ def test_a_bad_beginning_costs_the_connection(frame: messages.ClientFrame, code:
     peers.agree(bob)
 
 
-def pushed(number: int = 1, stamp: str = "", changes: list[Any] | None = None, **more: Any) -> Push:
+def pushed(
+    number: int = 1, stamp: str = "", changes: list[Any] | None = None, id: str | None = None, **more: Any
+) -> Push:
     stamp = stamp or stamp_text(pack(NOW_MS) + number, "0123456789ab")
     change = [("e", "k/a", "", "n", 1)] if changes is None else changes
-    return Push([messages.PushedTransaction(number, f"tx{number}", stamp, change, **more)])
+    id = f"tx{number}" if id is None else id
+    return Push([messages.PushedTransaction(number, id, stamp, change, **more)])
 
 
 @pytest.mark.parametrize(
@@ -116,6 +119,9 @@ def pushed(number: int = 1, stamp: str = "", changes: list[Any] | None = None, *
         ([pushed(1, stamp="soon")], "malformed"),
         ([pushed(1, stamp=stamp_text(5, "zzzzzzzzzzzz"))], "malformed"),
         ([pushed(1, more=True), pushed(2)], "order"),
+        ([pushed(id="")], "malformed"),
+        ([pushed(id="a\0b")], "malformed"),
+        ([pushed(id="x" * 513)], "malformed"),
     ],
 )
 def test_a_bad_push_costs_the_connection(frames: list[Push], code: str) -> None:

@@ -102,8 +102,9 @@ class Allowance:
 
     def take(self, now: float) -> float:
         """Takes one; seconds to wait before it may be used."""
-        self._since = max(self._since, now - self._full) + self._each
-        return round(max(0.0, self._since - now), 6)
+        since = now - self._full
+        self._since = since = (self._since if self._since > since else since) + self._each
+        return 0.0 if since <= now else round(since - now, 6)
 
 
 class Line:

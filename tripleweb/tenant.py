@@ -58,17 +58,21 @@ class HubLimits:
     slice_steps_max: int = 4  # evaluation steps in it, each bounded by the core
     thread_bytes: int = 32 << 10  # a larger frame is taken in a thread, not on the loop
     direct_bytes: int = 4 << 10  # a smaller one as it comes,
-    direct_max: int = 64  # so many of them between two turns of the app's task
+    direct_max: int = 200  # so many of them between two turns of the app's task
     uncommitted_bytes_max: int = 32 << 20  # taken in while a commit is on its way to the disk
     # less than `unsent_bytes_max`: whoever follows gets it in one message
     transaction_bytes_max: int = TRANSACTION_BYTES_MAX + FRAME_BYTES_MAX
     frames_burst: int = 20_000  # that a connection may send at once,
-    frames_a_second: float = 5_000  # and from then on: more is not read sooner
+    frames_a_second: float = 10_000  # and from then on: more is not read sooner
     unsent_bytes_high: int = 1 << 20  # a slower reader is paused,
     unsent_bytes_low: int = 256 << 10  # until this little is left
     unsent_bytes_max: int = 256 << 20  # more at once ends the connection
     open_s: float = 60
     commit_s: float = 60
+    patience_s: float = (
+        0.005  # that the loop waits for a commit, whose thread would else wait for the interpreter,
+    )
+    hurry_s: float = 0.1  # and, after one that took longer, does not
     confirmed_s: float = 1  # what clients have confirmed waits so long for a commit to go with
     send_s: float = 60  # for one message
     goodbye_s: float = 2  # for what is still to be sent when an app closes
@@ -133,6 +137,7 @@ class Tenant:
         self._landed: deque[tuple[Commit, Exception | None]] = deque()
         self._in_flight: Commit | None = None
         self._flight_ends = self._left_at = 0.0
+        self._hurried_until = 0.0  # no commit is waited for
         self._tick_due = self._loop.time() + hub.limits.tick_s
         self._uncommitted = 0  # bytes taken in since the last commit left
         self._has_unhurried = False  # there may be something to commit that is not urgent
@@ -406,11 +411,18 @@ class Tenant:
             assert self._storage is not None
             self._in_flight, self._uncommitted = commit, 0
             self._left_at, self._flight_ends = now, now + self.limits.commit_s
-            self._hub.writer.submit(self._storage, commit, self._note_landing)
+            flight = self._hub.writer.submit(self._storage, commit, self._note_landing)
+            if now < self._hurried_until:
+                return
+            if flight.wait(self.limits.patience_s):
+                self._land(commit, flight.error)
+            else:
+                self._hurried_until = now + self.limits.hurry_s
 
     def _note_landing(self, commit: Commit, error: Exception | None) -> None:
-        self._landed.append((commit, error))
-        self._wake.set()
+        if commit is self._in_flight:
+            self._landed.append((commit, error))
+            self._wake.set()
 
     def _land(self, commit: Commit, error: Exception | None) -> None:
         self._in_flight = None

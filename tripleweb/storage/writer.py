@@ -1,4 +1,4 @@
-"""Threads in which commits are made durable, so that an event loop never waits for a disk.
+"""Threads in which commits are made durable, so that an event loop waits for a disk as long as it likes to.
 
 An app always has the same thread, so its commits are made in the order in which they were submitted. Each ends in
 exactly one call of `post(done, commit, error)`, `post` being how the caller wants to be called from another thread
@@ -89,6 +89,25 @@ class _Lane:
             return 0
 
 
+class Flight:
+    """A commit on its way to the disk. `error`: what went wrong, once it has landed."""
+
+    __slots__ = ("_landed", "error")
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self._landed = threading.Lock()
+        self._landed.acquire()
+
+    def land(self, error: Exception | None) -> None:
+        self.error = error
+        self._landed.release()
+
+    def wait(self, seconds: float) -> bool:
+        """True if it has landed by then; to be asked once. The interpreter's lock is free meanwhile."""
+        return self._landed.acquire(timeout=seconds)
+
+
 class Writer:
     """The threads; `post(function, *arguments)` is how results come back.
 
@@ -100,11 +119,14 @@ class Writer:
         self._limit = limit
         self._lanes = [_Lane(f"tripleweb-writer-{n}", rest) for n in range(threads)]
 
-    def submit(self, storage: TenantStorage, commit: Commit, done: Done) -> None:
-        """Has `commit` made durable, then `done(commit, None)` called; `done(commit, error)` if that failed."""
+    def submit(self, storage: TenantStorage, commit: Commit, done: Done) -> Flight:
+        """Has `commit` made durable, then `done(commit, None)` called; `done(commit, error)` if that failed. Who waits
+        for the flight knows before that."""
+        flight = Flight()
 
         def job() -> None:
             error = self._tried(lambda: storage.commit(commit))
+            flight.land(error)
             self._call(done, commit, error)
             if error is not None:
                 lane.unfolded.pop(id(storage), None)
@@ -115,6 +137,7 @@ class Writer:
 
         lane = self._lane(storage)
         self._put(lane, job)
+        return flight
 
     def retire(self, storage: TenantStorage, done: Retired) -> None:
         """Closes a storage after its commits, then has `done(error or None)` called."""
