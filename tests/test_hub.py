@@ -248,10 +248,15 @@ async def test_what_comes_while_a_commit_is_out_goes_into_the_next_one() -> None
     await hub.close()
 
 
+@pytest.mark.parametrize(
+    "limits", [HubLimits(), HubLimits(burst_min=1, patience_s=1)], ids=["", "waited for"]
+)
 @on_loop
-async def test_a_failed_commit_closes_the_connections_and_the_next_client_gets_the_app_from_storage() -> None:
+async def test_a_failed_commit_closes_the_connections_and_the_next_client_gets_the_app_from_storage(
+    limits: HubLimits,
+) -> None:
     disk = Disk()
-    hub = Hub(disk)
+    hub = Hub(disk, limits=limits)
     ada, bob = await page(hub, "ada"), await page(hub, "bob")
     await ada.push("kept")
     await ada.hear_receipt(1)
@@ -270,6 +275,21 @@ async def test_a_failed_commit_closes_the_connections_and_the_next_client_gets_t
     assert (welcome.last, welcome.seq, welcome.rekey) == (1, 1, False)
     await ada.push("lost")
     assert (await ada.hear_receipt(2)).outcome == "applied"
+    await hub.close()
+
+
+@on_loop
+async def test_a_commit_that_was_waited_for_lands_once() -> None:
+    """… and the next one with it, in whatever order what was posted comes."""
+    disk = Disk()
+    hub = Hub(disk, limits=HubLimits(burst_min=1, patience_s=1))
+    ada, bob = await page(hub, "ada"), await page(hub, "bob")
+    for number in range(1, 31):
+        await ada.push(number)
+    await ada.hear_receipt(30)
+    await bob.hear(Poke, lambda poke: poke.seq == 30)
+    assert [entry.seq for commit in disk.commits for entry in commit.entries] == list(range(1, 31))
+    assert hub.counts.accepted == 30
     await hub.close()
 
 

@@ -709,6 +709,19 @@ def test_what_may_wait_is_bounded_and_stop_says_if_it_was_in_time() -> None:
     assert writer.stop() and told == [1, 2, 3, 4]
 
 
+def test_a_commit_is_waited_for_unless_the_disk_is_slow() -> None:
+    gate = Gate()
+    writer = Writer(direct)
+    slow = writer.submit(gate, Commit(1, 0, 1), lambda commit, error: None)
+    assert not writer.wait(slow, 0.2)
+    gate.open.set()
+    assert slow.wait(20) and slow.error is None
+    assert not writer.wait(slow, 0.2), "for four seconds from then on nobody is waited for"
+    other = Writer(direct)
+    assert other.wait(other.submit(gate, Commit(2, 0, 2), lambda commit, error: None), 20)
+    assert writer.stop() and other.stop()
+
+
 def test_trouble_in_the_background_is_logged_and_the_thread_lives(caplog: pytest.LogCaptureFixture) -> None:
     def closed_loop(function: Callable[..., None], *arguments: object) -> None:
         raise RuntimeError("Event loop is closed")

@@ -69,10 +69,8 @@ class HubLimits:
     unsent_bytes_max: int = 256 << 20  # more at once ends the connection
     open_s: float = 60
     commit_s: float = 60
-    patience_s: float = (
-        0.005  # that the loop waits for a commit, whose thread would else wait for the interpreter,
-    )
-    hurry_s: float = 0.1  # and, after one that took longer, does not
+    burst_min: int = 20  # transactions in a commit, for which the loop waits
+    patience_s: float = 0.005  # so long: its thread would else wait for the interpreter
     confirmed_s: float = 1  # what clients have confirmed waits so long for a commit to go with
     send_s: float = 60  # for one message
     goodbye_s: float = 2  # for what is still to be sent when an app closes
@@ -137,7 +135,6 @@ class Tenant:
         self._landed: deque[tuple[Commit, Exception | None]] = deque()
         self._in_flight: Commit | None = None
         self._flight_ends = self._left_at = 0.0
-        self._hurried_until = 0.0  # no commit is waited for
         self._tick_due = self._loop.time() + hub.limits.tick_s
         self._uncommitted = 0  # bytes taken in since the last commit left
         self._has_unhurried = False  # there may be something to commit that is not urgent
@@ -412,12 +409,9 @@ class Tenant:
             self._in_flight, self._uncommitted = commit, 0
             self._left_at, self._flight_ends = now, now + self.limits.commit_s
             flight = self._hub.writer.submit(self._storage, commit, self._note_landing)
-            if now < self._hurried_until:
-                return
-            if flight.wait(self.limits.patience_s):
+            is_burst = len(commit.receipts) >= self.limits.burst_min
+            if is_burst and self._hub.writer.wait(flight, self.limits.patience_s):
                 self._land(commit, flight.error)
-            else:
-                self._hurried_until = now + self.limits.hurry_s
 
     def _note_landing(self, commit: Commit, error: Exception | None) -> None:
         if commit is self._in_flight:
