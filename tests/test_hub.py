@@ -279,6 +279,15 @@ async def test_a_failed_commit_closes_the_connections_and_the_next_client_gets_t
 
 
 @on_loop
+async def test_a_user_has_a_name_that_can_be_kept() -> None:
+    hub = Hub(Disk())
+    with pytest.raises(ProtocolError, match="control characters"):
+        await page(hub, "ada\0bob")
+    assert not hub.lines
+    await hub.close()
+
+
+@on_loop
 async def test_a_commit_that_was_waited_for_lands_once() -> None:
     """… and the next one with it, in whatever order what was posted comes."""
     disk = Disk()

@@ -28,6 +28,7 @@ from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.storage import App, TenantStorage, TenantStores
 from tripleweb.storage import file as storage_file
 from tripleweb.storage import sqlite as storage_sqlite
+from tripleweb.storage.file import DatabaseFile
 from tripleweb.storage.memory import MemoryStores, MemoryTenant
 from tripleweb.storage.sqlite import SqliteStores, SqliteTenant, app_of, file_name
 from tripleweb.storage.writer import Writer
@@ -449,6 +450,28 @@ def test_the_write_ahead_log_stays_bounded_while_commits_rush(
         storage.commit(tenant.commit(entries=20))
     tenant.check(storage)
     storage.close()
+
+
+def test_small_transactions_after_a_large_one_make_few_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log's file stays as large as it was; what is in it does not."""
+    made: list[int] = []
+    checkpoint = DatabaseFile.checkpoint
+
+    def counted(self: DatabaseFile) -> None:
+        made.append(1)
+        checkpoint(self)
+
+    monkeypatch.setattr(DatabaseFile, "checkpoint", counted)
+    file = DatabaseFile(tmp_path / "x", "some 1", "CREATE TABLE t (b BLOB)", full=False, sole=True)
+    for size, pages in [(5 << 20, 1_300), *[(100, 5)] * 400]:
+        file.ease(pages)
+        with file.transaction() as connection:
+            connection.execute("INSERT INTO t VALUES (zeroblob(?))", (size,))
+    assert 1 <= len(made) <= 3
+    assert (tmp_path / "x-wal").stat().st_size < storage_file.WAL_BYTES_KEPT
+    file.close()
 
 
 def crash_copy(source: Path, target: Path) -> Path:

@@ -72,6 +72,26 @@ def test_the_offset_is_estimated_from_the_handshake() -> None:
     assert not ada.receipts[0].current
 
 
+def test_what_the_receipts_of_a_commit_tell_is_bounded() -> None:
+    """… however little its transactions ask: else a reader could make a commit that no disk takes."""
+    peers = Peers(Limits(told_bytes_max=20_000))
+    ada = peers.join("ada")
+    ada.set("e", "k/a", "x" * 1_000)
+    peers.settle()
+    eve = peers.join("eve", role="reader")
+    for _ in range(100):
+        eve.set("e", "k/a", 1)
+    eve.up()
+    commit = peers.server.take_commit()
+    assert commit is not None and len(commit.receipts) == 100
+    told = [messages.decode_receipt(body) for *_, body in commit.receipts]
+    assert 1 <= sum(bool(one.current) for one in told) <= 5 and told[-1].reload
+    peers.disk.commit(commit)
+    peers.server.committed(commit, peers.now_ms)
+    peers.settle()
+    peers.agree()
+
+
 def test_no_common_version() -> None:
     peers = Peers()
     ada = peers.client("ada").connect()

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tripleweb.errors import ProtocolError
-from tripleweb.ids import RandomBytes, check_app
+from tripleweb.ids import RandomBytes, check_app, check_id
 from tripleweb.line import Line, Outlet
 from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores
@@ -69,6 +69,10 @@ class Hub:
         `StorageError` if its data cannot be read, `TimeoutError`.
         """
         check_app(app)
+        try:
+            check_id(actor.user, "name of a user")
+        except ValueError as error:
+            raise ProtocolError("forbidden", str(error)) from None
         if self.lines >= self.limits.lines_max:
             raise ProtocolError(
                 "overload", f"{self.limits.lines_max:,} connections are open here; try again later"

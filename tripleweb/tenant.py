@@ -5,8 +5,8 @@ may leave, and does long work in slices between which the loop runs on. Small pu
 bounded number of them between two turns of the task, and never while the task is in the middle of its turn.
 
 Invariants: nothing leaves before what it promises is durable (the core sees to it; nothing is sent past it but
-faults); the event loop is never held for longer than a slice, whatever clients send; everything has a bound and a
-deadline. A broken protocol costs the connection. A failed or overdue commit, or an error in the core, costs the open
+faults); the event loop is never held for longer than a slice and a burst's commit (`patience_s`), whatever clients
+send; everything has a bound and a deadline. A broken protocol costs the connection. A failed or overdue commit, or an error in the core, costs the open
 app: its connections are closed, and the next client has it read from storage.
 """
 
@@ -366,11 +366,13 @@ class Tenant:
 
     def _weigh(self, line: Line, frame: ClientFrame, size: int) -> int:
         """The bytes of a frame, and of what has come of its transaction before."""
+        if not isinstance(frame, Push):
+            self._has_unhurried = self._has_unhurried or isinstance(frame, Confirm)
+            return size
         weight = line.carried + size
         self._has_unhurried = True
         self._uncommitted += size
-        is_partial = isinstance(frame, Push) and bool(frame.transactions) and frame.transactions[-1].more
-        line.carried = weight if is_partial else 0
+        line.carried = weight if frame.transactions and frame.transactions[-1].more else 0
         if weight > self.limits.transaction_bytes_max:
             self._core.exceed(line.number)
         return weight

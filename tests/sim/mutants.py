@@ -384,7 +384,8 @@ def interest_after_the_snapshot() -> list[Patch]:
     loading = feed.Holding.loading
 
     def void(self: feed.Holding, interest: Any) -> Any:
-        return [feed.Load(interest) for _ in loading(self, interest)]
+        loads, alone = loading(self, interest)
+        return [feed.Load(interest) for _ in loads], alone
 
     return [(feed.Holding, "loading", void)]
 

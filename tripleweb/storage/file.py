@@ -24,10 +24,11 @@ from typing import Any
 
 from tripleweb.errors import StorageError, StoreLockedError
 
+WAL_BYTES_MAX = 4 << 20  # a checkpoint is due after so many, about
 # The log's file shrinks to this when it starts over. More than it usually has: space that is given back and taken
 # anew each time makes syncs wait for the file system; where that tells the disk of it (`discard`), a tenth of a second.
-WAL_BYTES_KEPT = 16 << 20
-WAL_BYTES_MAX = 8 << 20
+WAL_BYTES_KEPT = 10 << 20
+PAGE_BYTES = 4 << 10
 SIDE_FILES = ("-wal", "-shm")
 
 
@@ -134,7 +135,7 @@ class DatabaseFile:
         self._readers: set[sqlite3.Connection] = set()
         self._wal = Path(f"{path}-wal")
         self._wal_bytes_max = WAL_BYTES_MAX
-        self._unseen = 0  # bytes written since the log's size was looked at
+        self._written = 0  # bytes, about, since it was looked whether a checkpoint is due
         _files.add(self)
         with self._errors():
             unclean = self._wal.exists() and self._wal.stat().st_size > 0
@@ -289,14 +290,14 @@ class DatabaseFile:
             # held up by a reader: do not try again with every commit
             self._wal_bytes_max = WAL_BYTES_MAX if frames == done else 2 * self._wal.stat().st_size
 
-    def ease(self, written: int = WAL_BYTES_MAX) -> None:
-        """A checkpoint, if the log has grown large; cheap otherwise. Done before a transaction, not after it: what
-        fails or is interrupted here must not look as if the transaction had failed. `written`: about so many bytes have
-        come since the last time; the log is looked at when they are many."""
-        self._unseen += written
-        if self._unseen < WAL_BYTES_MAX // 16:
+    def ease(self, pages: int) -> None:
+        """A checkpoint, if much has come since the last one, of which the size of the log's file says nothing; cheap
+        otherwise. Done before a transaction, not after it: what fails or is interrupted here must not look as if the
+        transaction had failed. `pages`: of the log, that it will take, about."""
+        self._written += pages * PAGE_BYTES
+        if self._written < WAL_BYTES_MAX:
             return
-        self._unseen = 0
+        self._written = 0
         with self._errors():
             size = self._wal.stat().st_size
         if size > self._wal_bytes_max:

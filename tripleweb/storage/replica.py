@@ -33,7 +33,7 @@ import msgspec
 from tripleweb.change import DELETED, Change, Key
 from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.ids import nano_id
-from tripleweb.storage.file import DatabaseFile, OwnerLock, delete_database
+from tripleweb.storage.file import PAGE_BYTES, DatabaseFile, OwnerLock, delete_database
 from tripleweb.sync.records import (
     FATES_MAX,
     LOST,
@@ -59,6 +59,7 @@ CREATE TABLE outbox (number INTEGER PRIMARY KEY, id TEXT NOT NULL, time INTEGER 
 CREATE TABLE fates (n INTEGER PRIMARY KEY, time INTEGER NOT NULL, subject TEXT NOT NULL, predicate TEXT NOT NULL,
     value TEXT NOT NULL, outcome TEXT NOT NULL, "by" TEXT NOT NULL, reason TEXT NOT NULL)"""
 CHUNK = 2_000  # registers in one row
+PAGES = 5  # of the write-ahead log, that even a small save takes
 BACKLOG_MIN = 20_000  # a log shorter than this is not worth compacting
 
 # An adopted file carries the version in its name, so that versions that do not read each other keep apart.
@@ -293,7 +294,8 @@ class ReplicaFile:
         _check_names(commit)
         fate_values = [msgspec.json.encode(fate.value).decode() for fate in commit.fates]
         meta = {name: msgspec.json.encode(value).decode() for name, value in commit.meta.items()}
-        self._file.ease()
+        size = sum(map(len, rows)) + sum(len(changes) for *_, changes in pending)
+        self._file.ease(PAGES + 2 * size // PAGE_BYTES)
         with self._file.transaction() as connection:
             first, self._saved = self._saved + 1, self._saved + len(rows)  # a number is not used twice
             if rows:
@@ -341,10 +343,11 @@ class ReplicaFile:
             generation, folded, backlog = self._generation + 1, self._saved, self._backlog
             source, count, n = iter(registers), 0, 0
             while piece := list(islice(source, CHUNK)):
+                body = encode_registers(piece)
+                self._file.ease(PAGES + len(body) // PAGE_BYTES)
                 with self._file.transaction() as connection:
                     connection.execute(
-                        "INSERT INTO chunks (generation, n, body) VALUES (?, ?, ?)",
-                        (generation, n, encode_registers(piece)),
+                        "INSERT INTO chunks (generation, n, body) VALUES (?, ?, ?)", (generation, n, body)
                     )
                 count, n = count + len(piece), n + 1
                 yield

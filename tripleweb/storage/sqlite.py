@@ -33,7 +33,7 @@ from tripleweb.clock import parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError, StorageError
 from tripleweb.ids import check_app, nano_id
 from tripleweb.storage import TAIL, App
-from tripleweb.storage.file import DatabaseFile, OwnerLock, delete_database
+from tripleweb.storage.file import PAGE_BYTES, DatabaseFile, OwnerLock, delete_database
 from tripleweb.sync.messages import change_from_wire, decode_committed, encode
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 from tripleweb.terms import Ref, Value, date_text, kind, parse_date
@@ -51,7 +51,7 @@ CREATE TABLE triples (subject TEXT NOT NULL, predicate TEXT NOT NULL, object, ob
     slot TEXT NOT NULL, deleted INTEGER NOT NULL, seq INTEGER NOT NULL, tx TEXT NOT NULL, author TEXT NOT NULL,
     PRIMARY KEY (subject, predicate, slot))"""
 TAIL_BYTES_MAX = 16 << 20
-PAGES_BYTES = 32 << 10  # that even a small commit adds to the write-ahead log
+PAGES = 8  # of the write-ahead log, that even a small commit takes
 # Every step of SQLite's lets go of the interpreter's lock, and getting it back from a busy event loop takes up to 5 ms;
 # so a commit is one statement, whatever is in it, and its rows are taken apart in here: `log`, `receipts` and
 # `replicas` are rows as JSON, which say where in `bodies` theirs begins and how long it is.
@@ -68,10 +68,12 @@ CREATE TEMP TRIGGER taking INSTEAD OF INSERT ON commits BEGIN
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
             substr(NEW.bodies, json_extract(value, '$[3]'), json_extract(value, '$[4]'))
         FROM json_each(NEW.receipts);
-    INSERT OR REPLACE INTO replicas (replica, user, last, confirmed, time)
+    INSERT INTO replicas (replica, user, last, confirmed, time)
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
             json_extract(value, '$[3]'), json_extract(value, '$[4]')
-        FROM json_each(NEW.replicas);
+        FROM json_each(NEW.replicas) WHERE true
+        ON CONFLICT (replica) DO UPDATE SET user = excluded.user, last = excluded.last,
+            confirmed = excluded.confirmed, time = excluded.time;
     DELETE FROM receipts WHERE rowid IN (
         SELECT receipts.rowid FROM json_each(NEW.replicas) CROSS JOIN receipts
         WHERE receipts.replica = json_extract(value, '$[0]') AND receipts.number <= json_extract(value, '$[3]'));
@@ -130,6 +132,9 @@ class SqliteTenant:
                     )
             with self._file.reading() as connection:
                 connection.create_function("outranks", 4, _outranks, deterministic=True)
+                connection.execute(
+                    "SELECT json_extract('[1]', '$[0]')"
+                )  # or it says here that there is no JSON
                 connection.executescript(TAKING)
                 self._epoch = str(self._file.meta("epoch"))
                 self._seq, self._folded, self._part = (
@@ -215,7 +220,8 @@ class SqliteTenant:
         try:
             self._check_continues(commit)
             packed = _packed(commit)
-            self._file.ease(PAGES_BYTES + 2 * sum(map(len, packed[:4])))
+            scattered = len({replica for replica, *_ in commit.receipts}) + len(commit.replicas)
+            self._file.ease(PAGES + scattered + 2 * sum(map(len, packed[:4])) // PAGE_BYTES)
             self._file.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?)", packed)
         except BaseException as error:
             self._file.fail(f"a commit failed ({error}); open it again")
@@ -234,6 +240,7 @@ class SqliteTenant:
             self._file.checkpoint()
             return 0
         try:
+            self._file.ease(PAGES + min(limit, self.backlog))  # each register on a page of its own, at worst
             with self._file.transaction() as connection:
                 moved, folded, part, entry = self._move(connection, limit)
                 self._file.set_meta({"folded": folded, "folded_part": part})

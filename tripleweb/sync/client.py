@@ -251,7 +251,7 @@ class ClientCore:
             if self.decided > self._confirmed:
                 self._confirmed = self.decided
                 frames.append(messages.Confirm(self.decided))
-            frames += self._arrivals.took()
+            frames += self._arrivals.took() if messages.WINDOW in self.features else ()
         for frame in frames:
             if not isinstance(frame, Hello | messages.Ping):
                 self._said += 1

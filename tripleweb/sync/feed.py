@@ -86,10 +86,11 @@ class Holding:
             return True
         return any(one.holds(*place) for name, one in self.interests.items() if name not in self.loads)
 
-    def loading(self, interest: Interest) -> list[Load]:
-        """The loads by which alone an interest is asked for; none where it is there."""
+    def loading(self, interest: Interest) -> tuple[list[Load], bool]:
+        """The loads by which an interest is asked for; True if it is there by none but them, or not at all."""
         names = [name for name, one in self.interests.items() if one is interest]
-        return [self.loads[name] for name in names] if all(name in self.loads for name in names) else []
+        loads = [self.loads[name] for name in names if name in self.loads]
+        return loads, bool(loads) and len(loads) == len(names)
 
     def has_all_coarse(self, asked: dict[str, bytes]) -> bool:
         """True if everything coarse is still asked for. Which places of it were there before is not known: it cannot

@@ -38,6 +38,7 @@ class Loads:
         self.limits = limits
         self.due = due
         self.jobs: deque[tuple[Feed, Job]] = deque()
+        self.waiting: dict[Feed, list[Job]] = {}  # until what is on its way has come
         self.evaluations: deque[tuple[Interest, Callable[[Failure | None], None]]] = deque()  # and what then
 
     def begin(self, feed: Feed, job: Job) -> None:
@@ -102,8 +103,8 @@ class Loads:
         """The next places of a load. One may be larger than a part: it has come with the last of these."""
         start = load.sent
         registers: list[Change] = []
-        size = 0
-        while load.sent < len(places) and size < self.limits.frame_bytes // 16:
+        size = 0  # at most
+        while load.sent < len(places) and size < self.limits.frame_bytes // 4:
             more = self.store.registers_at(*places[load.sent])
             if registers and len(registers) + len(more) > self.limits.part_registers:
                 break
@@ -146,6 +147,10 @@ class Loads:
             return failure_of(error)
         return None
 
+    def resume(self, feed: Feed) -> None:
+        """Some of what was on its way to a connection has come; or the connection is over, and its jobs with it."""
+        self.jobs.extend((feed, job) for job in self.waiting.pop(feed, ()))
+
     def has_work(self) -> bool:
         """True if `step` has something to do."""
         return bool(self.jobs or (self.evaluations and not self.is_heavy))
@@ -166,9 +171,10 @@ class Loads:
                 waits = next(job)
             except StopIteration:
                 return True
-            self.jobs.append((feed, job))
             if not waits:
+                self.jobs.append((feed, job))
                 return True
+            self.waiting.setdefault(feed, []).append(job)
         return False
 
 

@@ -29,7 +29,8 @@ reaches back). It does the same when a receipt carries another id than its own t
 was replaced. A client that keeps nothing says a `next` of 2**53. Whatever arrives between a hello and its welcome
 answers an earlier hello, and is ignored.
 
-**Writing.** Transactions are pushed in the order of their numbers, which have no holes; the id is random.
+**Writing.** Transactions are pushed in the order of their numbers, which have no holes; the id is random, and
+any text that may be an id (`ids.py`).
 
     > {"t":"push","transactions":[{"number":8,"id":"V1StGXR8","stamp":"018bcfe568000000-0123456789ab",
     >  "changes":[["ada","user/age","","n",37],["p1","post/likes","c:","n",1]]}]}
@@ -74,12 +75,12 @@ what the query's answer depends on: places, a place being a subject with a predi
 Parts with an `id` are kept aside until the poke that brings this subscription to life; others go on meanwhile. They
 have the places from `start` to `upto` of those that are to be sent, `of` by what is known now. Where a connection ends
 in the middle, the next hello says how many the client has (`have` of the subscription), and the load goes on there.
-A client with the feature `window` says how many such parts have come since its hello, and only a few are on their way
-to it at any time, lest everything else wait behind them:
+Where both ends have the feature `window`, the client says how many such parts have come since its hello, and only a few
+are on their way to it at any time, lest everything else wait behind them:
 
     > {"t":"took","parts":3}
 
-From then on the connection is told each change of a place that one of
+From when it lives on the connection is told each change of a place that one of
 its subscriptions needs or needed, a transaction without the changes of other places; a place that comes to be needed
 comes whole, in parts before the poke of the transaction that made it so. Instead of a query a subscription may have
 `predicates`, and brings all that has one of them (`"user/"`: one of a kind). What a replica pushes counts as asked for,

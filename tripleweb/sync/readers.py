@@ -132,6 +132,7 @@ class Readers:
     def leave(self, feed: Feed, now_ms: int) -> None:
         """A connection is gone, or begins anew."""
         feed.is_over = True
+        self.loads.resume(feed)
         self.due.pop(feed, None)
         self._whole.pop(feed, None)
         for display in feed.displays.values():
@@ -144,8 +145,7 @@ class Readers:
             self._expire(now_ms)
 
     def tick(self, now_ms: int) -> None:
-        """Forgets what was held by who has been away for long, and what was asked for by having written it; takes those
-        on who were told nothing for long, so that they stand within the tail if they are cut off."""
+        """Forgets who is long away, and what was written long ago; takes those on who would fall behind the tail."""
         self._expire(now_ms)
         for holding in self._holdings.values():
             if not holding.trim(self.tail.floor, self.limits.own_max):  # if it is cut off now it begins anew
@@ -359,10 +359,10 @@ class Readers:
                     feed = holding.feed
                     if feed is None or feed.whole:
                         continue
-                    loads = holding.loading(interest) if holding.loads and not deleted else ()
+                    loads, alone = holding.loading(interest) if holding.loads and not deleted else ((), False)
                     for load in loads:
                         load.again[subject, predicate] = None
-                    if not loads and feed is not writer:
+                    if not alone and feed is not writer:
                         reached.setdefault(feed, {})[at] = None
         made: dict[tuple[int, ...], Told] = {}
         for feed, found in reached.items():
@@ -407,10 +407,10 @@ class Readers:
         for one in readers:
             if one.feed is None or one.feed.whole:
                 continue
-            loads = one.loading(interest) if interest is not None and one.loads else ()
+            loads, alone = one.loading(interest) if interest is not None and one.loads else ((), False)
             for load in loads:
                 load.again.update(dict.fromkeys(places))
-            if not loads:
+            if not alone:
                 feeds.append(one.feed)
         if feeds and (frames := list(parts(self.loads.registers(places), self.limits, seq))):
             for feed in feeds:

@@ -75,6 +75,7 @@ class Limits:
     window_parts: int = 4  # of loads, on their way to a connection that says what has come
     frame_bytes: int = 4 << 20  # where pokes and parts are cut
     receipt_bytes_max: int = 1 << 20  # what a receipt tells of the server's registers; beyond it, load again
+    told_bytes_max: int = 64 << 20  # what all receipts of a commit tell of them, likewise
     lost_max: int = 10_000  # changes of which a receipt says singly that they lost
     unconfirmed_max: int = 100_000  # receipts that are kept for a replica
     unread_max: int = 1_000  # frames that wait for a connection that asks for more
@@ -128,6 +129,7 @@ class TenantCore:
             receipt = messages.decode_receipt(body)
             self._receipts.setdefault(replica, {})[number] = (tx_id, receipt, 0)
         self._building = Commit(1, self.seq, self.clock.last)
+        self._told_bytes = 0  # about, of registers, in the receipts of that
         self._in_flight: Commit | None = None
         self._durable_batch = 0
         self._may_send = True  # False: nothing has happened since that could let a frame leave
@@ -191,6 +193,7 @@ class TenantCore:
             self._confirm(link.replica, frame.number)
         elif isinstance(frame, messages.Took):
             link.feed.took(frame.parts)
+            self.readers.loads.resume(link.feed)
         elif isinstance(frame, messages.Subscribe):
             _check_name(frame.subscription.id)
             self.readers.subscribe(link.feed, frame.subscription)
@@ -230,7 +233,7 @@ class TenantCore:
         actor, tolerance = link.actor, self.limits.tolerance_ms
         welcome = Welcome(
             PROTOCOL, self.server_id, self.epoch, self.durable_seq, last, actor.user, actor.session, actor.role,
-            now_ms, tolerance, [messages.LINEAGE], rekey=rekey,
+            now_ms, tolerance, [messages.LINEAGE, messages.WINDOW], rekey=rekey,
         )  # fmt: skip
         self.readers.say(feed, welcome)
         if not rekey:
@@ -275,6 +278,13 @@ class TenantCore:
         if pushed.more:
             return
         beyond, link.beyond = link.beyond, False
+        try:
+            check_id(pushed.id, "id of a transaction")
+            time, replica = parse_stamp(pushed.stamp)
+        except ValueError as error:
+            raise ProtocolError("malformed", str(error)) from None
+        if replica != link.replica:
+            raise ProtocolError("malformed", f"a stamp of replica {replica!r} from replica {link.replica!r}")
         row = self.replicas.setdefault(link.replica, ReplicaRow(link.actor.user))
         if pushed.number > row.last + 1:
             raise ProtocolError("order", f"transaction {pushed.number} came where {row.last + 1} was due")
@@ -288,13 +298,6 @@ class TenantCore:
             else:  # the number is taken by another transaction: this replica is a copy
                 self._expel(link, f"number {pushed.number} of this replica is taken", now_ms)
             return
-        try:
-            check_id(pushed.id, "id of a transaction")
-            time, replica = parse_stamp(pushed.stamp)
-        except ValueError as error:
-            raise ProtocolError("malformed", str(error)) from None
-        if replica != link.replica:
-            raise ProtocolError("malformed", f"a stamp of replica {replica!r} from replica {link.replica!r}")
         known = self._tail.find(pushed.id)
         if beyond:  # what it was to set is not known here any more
             receipt = Receipt(
@@ -431,6 +434,8 @@ class TenantCore:
                 wanted[(key[0], key[1], SINGLE)] = wanted[(key[0], key[1], RESET)] = None
             elif fate is not None and fate[0] == "deleted":
                 wanted[(key[0], DELETED, SINGLE)] = None
+        # what is told in one commit is bounded, too, however little its transactions have asked
+        room = min(self.limits.receipt_bytes_max, self.limits.told_bytes_max - self._told_bytes)
         size = 0
         for key in list(wanted):
             if key[1] == DELETED and self.store.deleted(key[0]) is None:
@@ -442,9 +447,10 @@ class TenantCore:
                 size += messages.wire_bytes(register)
             else:
                 receipt.absent.append(key)
-            if size + 500 * len(receipt.absent) > self.limits.receipt_bytes_max:
+            if size + 500 * len(receipt.absent) > room:
                 receipt.current, receipt.absent, receipt.reload = [], [], True
                 return
+        self._told_bytes += size + 500 * len(receipt.absent)
 
     # -- leaving -----------------------------------------------------------------------------------------------
 
@@ -467,6 +473,7 @@ class TenantCore:
         building.seq, building.time = self.seq, self.clock.last
         building.replicas = {replica: replace(row) for replica, row in building.replicas.items()}
         self._in_flight = building
+        self._told_bytes = 0
         self._building = Commit(building.batch + 1, self.seq, self.clock.last)
         return building
 
