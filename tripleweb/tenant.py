@@ -6,8 +6,8 @@ bounded number of them between two turns of the task, and never while the task i
 
 Invariants: nothing leaves before what it promises is durable (the core sees to it; nothing is sent past it but
 faults); the event loop is never held for longer than a slice and a burst's commit (`patience_s`), whatever clients
-send; everything has a bound and a deadline. A broken protocol costs the connection. A failed or overdue commit, or an error in the core, costs the open
-app: its connections are closed, and the next client has it read from storage.
+send; everything has a bound and a deadline. A broken protocol costs the connection. A failed or overdue commit, or an
+error in the core, costs the open app: its connections are closed, and the next client has it read from storage.
 """
 
 from __future__ import annotations
