@@ -305,3 +305,26 @@ def test_who_came_and_went_again_is_remembered_from_then() -> None:
         peers.settle()
         assert not any(poke.reset for poke in kim.of(Poke))
         right(peers, kim, POSTS, "ada")
+
+
+def test_a_load_that_was_lost_comes_again_whatever_was_there_before() -> None:
+    """A restarted replica had it, went on without it, asked again, and was cut off before it came."""
+    peers, _ = world()
+    kim = asking(peers, mine=(POSTS, "ada"))
+    kim.disconnect()
+    kim.start()
+    kim.connect(whole=False)
+    kim.set("own", "post/title", "it stands further on now")
+    peers.settle()
+    kim.disconnect()
+    kim.ask("mine", POSTS, "ada")
+    kim.connect(whole=False)
+    kim.up()
+    while peers.server.has_work():
+        peers.server.step()
+    assert any(isinstance(frame, Poke) for _, frame in peers.server.frames_to_send())  # which is lost
+    kim.disconnect()
+    kim.connect(whole=False)
+    peers.settle()
+    assert not peers.faults and kim.core.is_live("mine")
+    right(peers, kim, POSTS, "ada")

@@ -74,7 +74,7 @@ class Readers:
         held = self._holdings.get(hello.replica)
         epoch, since = hello.at or ("", 0)
         asked = {one.id: one for one in wanted}
-        here = {one.id: messages.said(one) for one in wanted if one.cursor is not None}
+        here = {one.id: messages.said(one) for one in wanted if one.cursor and one.cursor[1] >= since}
         known = (
             held is not None
             and not whole
@@ -109,7 +109,7 @@ class Readers:
                 self._leave(held, name)
             elif load is not None:
                 load.sent = min(load.sent, subscription.have)
-            elif subscription.cursor is not None and interest.is_loaded:
+            elif name in here and interest.is_loaded:
                 feed.entering[name] = since
             else:
                 self._leave(held, name)
