@@ -295,7 +295,7 @@ async def test_a_commit_that_was_waited_for_lands_once() -> None:
     ada, bob = await page(hub, "ada"), await page(hub, "bob")
     for number in range(1, 31):
         await ada.push(number)
-    await ada.hear_receipt(30)
+        await ada.hear_receipt(number)
     await bob.hear(Poke, lambda poke: poke.seq == 30)
     assert [entry.seq for commit in disk.commits for entry in commit.entries] == list(range(1, 31))
     assert hub.counts.accepted == 30

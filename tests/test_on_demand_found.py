@@ -353,20 +353,6 @@ def test_what_is_about_to_be_forgotten_and_written_again_is_whole() -> None:
     assert {v for _, p, v in kim.triples if p == "post/tags"} == {"b", "c"}
 
 
-def test_an_old_word_on_a_query_asked_for_again_is_passed_over() -> None:
-    peers, _ = world()
-    kim = asking(peers, mine=(POSTS, "ada"))
-    kim.disconnect()
-    kim.connect(whole=False)
-    kim.up()
-    peers.commit()
-    kim.core.unsubscribe("mine")
-    kim.ask("mine", POSTS, "ada")
-    peers.settle()
-    assert kim.conn is not None and not peers.faults
-    right(peers, kim, POSTS, "ada")
-
-
 def test_what_one_wrote_is_followed_until_one_has_the_receipt() -> None:
     """… however much it is: the receipt brings back what stood there."""
     peers, everything = world(Limits(own_max=1))
