@@ -226,8 +226,11 @@ def test_a_fork_that_ends_leaves_its_parents_file_alone(
 
 
 def likes(db: Database, count: int) -> None:
-    """Waits until everything is decided and the counter stands at `count`."""
+    """Waits until everything is decided and the counter stands at `count`: for those who ask for it (what was only
+    written leaves a replica that takes a new identity)."""
     session = db._session
+    online(db)
+    db.live("[:find ?n . :where [_ :p/likes ?n]]")
 
     def is_there() -> bool:
         values = session.store.values("x", "p/likes")
