@@ -171,6 +171,8 @@ class Store(Tables):
             return
         column.grow(max(rows) + 1)
         values, times, replicas = column.values, column.times, column.replicas
+        for row in rows if column.mirror is not None else ():
+            column.spoil(row)
         touched: Touched = {}
         removed, added = delta.removed, delta.added
         before = Block(predicate, subjects)
@@ -506,6 +508,8 @@ def _settle(touched: Touched) -> Delta:
     removed, added = delta.removed, delta.added
     for (subject, predicate), (column, row, before) in touched.items():
         after = column.visible(row)
+        if column.mirror is not None:
+            column.spoil(row)
         if len(before) == 1 == len(after):
             old, new = before[0], after[0]
             if type(old) is type(new) and old == new:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from math import fsum
-from typing import Any
+from typing import Any, Protocol
 
 from tripleweb.change import COUNTER, RESET, SINGLE, Change, Key
 from tripleweb.clock import Stamp
@@ -21,6 +21,7 @@ from tripleweb.terms import Value, kind, slot, sort_key
 from tripleweb.view import ABSENT, Columns, View, index_key
 
 NEVER: Stamp = (-1, "")
+STALE_MIN = 1_000  # rows of a mirror that may be stale, however short its column is
 Held = tuple[Value | None, int, str]  # a register without its key: value, time, replica
 
 
@@ -55,10 +56,16 @@ class Cell:
         self.visible = tuple(sorted(shown.values(), key=_order))
 
 
+class Mirrored(Protocol):
+    """A copy of what a column shows; rows that may have changed since are its `stale` ones."""
+
+    stale: list[int]
+
+
 class Column:
     """One predicate: `values[row]` is the single value or ABSENT; rows with a cell have ABSENT here."""
 
-    __slots__ = ("cells", "index", "live", "predicate", "replicas", "times", "values")
+    __slots__ = ("cells", "index", "live", "mirror", "predicate", "replicas", "times", "values")
 
     def __init__(self, predicate: str) -> None:
         self.predicate = predicate
@@ -68,6 +75,7 @@ class Column:
         self.cells: dict[int, Cell] = {}
         self.index: dict[Any, int | set[int]] | None = None
         self.live = 0  # visible triples
+        self.mirror: Mirrored | None = None  # while somebody keeps a copy that is told what changes
 
     def grow(self, rows: int) -> None:
         missing = rows - len(self.values)
@@ -89,6 +97,8 @@ class Column:
     def assign(self, row: int, value: Value, time: int, replica: int) -> None:
         """Sets the single value of a row without a cell, and its stamp. Where there is no reverse index to keep, it
         calls nothing, so that nothing interrupts it."""
+        if self.mirror is not None:
+            self.spoil(row)  # first, so that an interrupt finds nothing half done
         old = self.values[row]
         self.values[row] = value
         self.times[row] = time
@@ -97,6 +107,14 @@ class Column:
             self.live += 1
         if self.index is not None and (type(old) is not type(value) or old != value):
             self.reindex(row, () if old is ABSENT else (old,), (value,))
+
+    def spoil(self, row: int) -> None:
+        """Tells the mirror that a row may show something else; one of which much is stale is given up."""
+        mirror = self.mirror
+        if mirror is not None:
+            mirror.stale.append(row)
+            if len(mirror.stale) > STALE_MIN + len(self.values) // 4:
+                self.mirror = None
 
     def visible(self, row: int) -> tuple[Value, ...]:
         if row >= len(self.values):
@@ -174,6 +192,7 @@ class Column:
 
     def hide(self, row: int, value: Value) -> None:
         """Takes away a value that a row shows."""
+        self.spoil(row)
         left: tuple[Value, ...] = ()
         if self.values[row] is not ABSENT:
             self.values[row] = ABSENT
@@ -189,6 +208,7 @@ class Column:
 
     def show(self, row: int, value: Value) -> bool:
         """Puts a value to what a row shows; True if it took a new cell for that, which `dissolve` takes away."""
+        self.spoil(row)
         cell = self.cells.get(row) if self.cells else None
         made = False
         if cell is not None:
@@ -207,6 +227,7 @@ class Column:
 
     def dissolve(self, row: int) -> None:
         """Takes away a cell that `show` has made."""
+        self.spoil(row)
         shown = self.cells.pop(row).visible
         assert len(shown) < 2
         self.values[row] = shown[0] if shown else ABSENT
