@@ -96,6 +96,8 @@ def check(seed: int) -> str:
         assert sum(ends.values()) == derivations, f"{rows}\n{derivations}\n{note}"
         if "(not " not in case.text():  # a negation may find an index that was not there at first
             assert facts["touched"] == executor.run(query, case.inputs).work, note
+    elif facts["executor"] == "vectorised":
+        assert facts["touched"] == executor.run(query, case.inputs).work, note
     else:
         expected = Oracle(query, case.inputs, Triples(case.triples)).bindings()
         top = [row for row in steps if not row["within"]]
@@ -106,7 +108,7 @@ def check(seed: int) -> str:
 
 def check_all(seeds: range) -> None:
     seen = {check(seed) for seed in seeds}
-    assert seen == {"compiled", "plain"}
+    assert seen >= {"compiled", "plain"}
 
 
 def test_random_queries() -> None:

@@ -26,6 +26,8 @@ from tripleweb.datalog.builtins import outward
 from tripleweb.datalog.clauses import Clause, Constant, Or, Pattern, Variable
 from tripleweb.datalog.pull import thawed
 from tripleweb.datalog.query import Aggregate, Get, Query
+from tripleweb.datalog.vectorised.columns import Column as ArrayColumn
+from tripleweb.datalog.vectorised.columns import Sheaf
 from tripleweb.ids import kind_of
 from tripleweb.schema import Schema, field_of
 from tripleweb.store import Store
@@ -38,6 +40,11 @@ PATCHED_FROM = 256  # rows; a frame of fewer is made anew as quickly
 PIECES_MAX = 64  # of a frame that is patched
 AHEAD_MAX = 64  # rows between two that stayed
 _OUTWARD = frozenset((str, int, float, bool, datetime, NoneType, list, dict))
+_MASKED: dict[str, tuple[str, Any]] = {
+    "n": ("int64", pd.arrays.IntegerArray),
+    "f": ("float64", pd.arrays.FloatingArray),
+    "b": ("bool", pd.arrays.BooleanArray),
+}
 _LETTERS: dict[type, str] = {str: "s", Ref: "s", int: "n", float: "n", bool: "b", datetime: "d"}
 
 
@@ -106,6 +113,20 @@ def _array(values: Sequence[Any], types: Collection[type], kind: str, nullable: 
     return _objects(list(map(own, values)))
 
 
+def _array_of(column: ArrayColumn, kind: str, nullable: bool, text: Any) -> Array:
+    """`_array` of a column that came as an array, which stays as it is."""
+    letter, values = column.letter, column.values
+    if letter == "s":
+        return values.copy() if is_object_dtype(text) else pd.array(values.copy(), dtype=text, copy=False)
+    if letter in _MASKED and len(values):
+        made = values.astype(_MASKED[letter][0])
+        return _MASKED[letter][1](made, np.zeros(len(made), dtype=bool)) if nullable else made
+    held = values.tolist()
+    if not set(map(type, held)) <= _OUTWARD:
+        held = list(map(outward, held))
+    return _array(held, set(map(type, held)), kind, nullable, text)
+
+
 def _objects(values: Sequence[Any]) -> Array:
     return np.fromiter(values, dtype=object, count=len(values))
 
@@ -129,7 +150,7 @@ class Sheet:
         """The frame of these rows, which nobody changes from now on. What stayed of the last ones is told by identity;
         `at_end`: what stayed is in the order of then, and what came stands behind it."""
         old, columns = self._last
-        kept = _kept(old, rows, at_end) if len(rows) >= PATCHED_FROM else None
+        kept = _kept(old, rows, at_end) if old and len(rows) >= PATCHED_FROM else None
         if kept is None:
             text = text_dtype()
             columns = [self._column(index, rows, text) for index in range(len(self._names))]
@@ -148,6 +169,9 @@ class Sheet:
 
     def _column(self, index: int, rows: Rows, text: Any) -> _Column:
         name = self._names[index]
+        if isinstance(rows, Sheaf):
+            kind, nullable = self._kinds.get(name, ""), name in self._nullable
+            return _Column(_array_of(rows.columns[index], kind, nullable, text), None)
         values, types = _values_at(rows, index)
         array = _array(values, types, self._kinds.get(name, ""), name in self._nullable, text)
         if getattr(array.dtype, "storage", "") == "pyarrow" or not types.isdisjoint((list, dict)):

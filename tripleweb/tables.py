@@ -270,6 +270,7 @@ class Tables:
         self._replica_numbers: dict[str, int] = {}
         self._tables: dict[str, Table] = {}
         self._columns: dict[str, tuple[Table, Column]] = {}  # by predicate
+        self.mirrors: Any = None  # of `datalog.vectorised`, once it was asked
 
     # -- places ------------------------------------------------------------------------------------------------
 
@@ -286,7 +287,8 @@ class Tables:
         """The table of a kind, made if need be; it stays the same as long as the store lives."""
         return self._tables.setdefault(group, Table())
 
-    def _number(self, subject: str) -> int:
+    def number(self, subject: str) -> int:
+        """The number of an entity, which gets one if need be; that it has one says nothing about it."""
         number = self.numbers.get(subject)
         if number is None:
             number = self.numbers[subject] = len(self.names)
@@ -298,7 +300,7 @@ class Tables:
         table, column = self._columns.get(predicate) or self.column(predicate)
         number = self.numbers.get(subject)
         if number is None:
-            number = self._number(subject)
+            number = self.number(subject)
         row = table.row_of.get(number)
         if row is None:
             row = table.add(number)
@@ -314,7 +316,7 @@ class Tables:
         for subject in subjects:
             number = self.numbers.get(subject)
             if number is None:
-                number = self._number(subject)
+                number = self.number(subject)
             row = row_of.get(number)
             if row is None:
                 row = table.add(number)

@@ -159,11 +159,16 @@ def predicates_of(literals: Iterable[Literal]) -> Iterator[str]:
 
 def relations_of(literals: Iterable[Literal]) -> Iterator[str]:
     """The relations that can change what these literals give."""
+    return (member.relation for member in members_of(literals))
+
+
+def members_of(literals: Iterable[Literal]) -> Iterator[Member]:
+    """The members of relations among these literals, and within negations."""
     for literal in literals:
         if isinstance(literal, Member):
-            yield literal.relation
+            yield literal
         elif isinstance(literal, Without):
-            yield from relations_of(literal.literals)
+            yield from members_of(literal.literals)
 
 
 def renamed_binding(binding: Binding, names: Mapping[str, Variable]) -> Binding:

@@ -174,8 +174,12 @@ class Scope:
     def _reverse(self, predicate: str) -> dict[Any, Any]:
         return self.store.column(predicate)[1].reverse()
 
-    def _source(self) -> Source:
+    def source(self) -> Source:
+        """The triples, as one reads them who knows the kinds of predicates."""
         return Fitting(self.store, self.kinds) if self.kinds else self.store
+
+    def _source(self) -> Source:
+        return self.source()
 
     def _less(self) -> type[Less]:
         return Less

@@ -1,9 +1,13 @@
-"""Answers once: a query over a store by generated code where that can be, else by the plain evaluator.
+"""Answers once: a query over a store by generated code, by columns, or by the plain evaluator.
 
 An `Executor` belongs to one store. It keeps what was prepared for a query, so that asking again with other inputs is a
-call; when the sizes of the columns have changed much, the order of joins is found anew. Invariant: the rows are those
-of `evaluate.run`, in whatever order where none was promised. Recursion, callables and collections among the inputs,
-and what `Unsupported` says, go to the plain evaluator.
+call; when the sizes of the columns have changed much, the order of joins is found anew. Generated code is for what
+looks at few rows: it costs next to nothing to call. What looks at many runs in numpy (`vectorised`), at a fixed price
+and a fraction of the time a row. Which of the two is told by how many rows the code is expected to touch, and what it
+touched the last time; the reverse indexes that it would need are built once the runs without them have cost as much.
+
+Invariant: the rows are those of `evaluate.run`, in whatever order where none was promised. Callables among the inputs,
+and what `Unsupported` says, go to the plain evaluator, as do rules that call themselves over little data.
 """
 
 from __future__ import annotations
@@ -11,26 +15,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tripleweb.datalog import evaluate
 from tripleweb.datalog.answer import Result, Row, answer
-from tripleweb.datalog.bodies import Body, Unsupported, predicates_of
+from tripleweb.datalog.bodies import Body, Unsupported, has_callable, members_of, predicates_of
 from tripleweb.datalog.builtins import complete, outward
 from tripleweb.datalog.captured import Relation
-from tripleweb.datalog.clauses import RULES, Binding, Rules, Variable
+from tripleweb.datalog.clauses import RULES, SOURCE, Binding, Rules, Variable
 from tripleweb.datalog.compiled import Module
 from tripleweb.datalog.evaluate import Budget
-from tripleweb.datalog.inputs import bind, prepare
-from tripleweb.datalog.maintained import Plan
+from tripleweb.datalog.inputs import bind, prepare, still
+from tripleweb.datalog.maintained import Plan, bind_inputs
 from tripleweb.datalog.plan import Program
 from tripleweb.datalog.pull import Puller
 from tripleweb.datalog.query import Aggregate, Query
 from tripleweb.store import Store
 from tripleweb.view import Fitting
 
+if TYPE_CHECKING:
+    from tripleweb.datalog.vectorised import Vectorised
+
 KEPT_MAX = 512
 GROWTH = 2  # bits: by how much a column may grow or shrink until the order is found anew
+LEAN = 16  # the plain evaluator takes so many times longer for a row than generated code, about: measured
+MANY = 3_000  # rows that generated code touches in the time that a run by columns takes at least: measured
 _PLAIN = frozenset((str, int, float))
 
 
@@ -40,9 +49,8 @@ class Finder:
     def __init__(self, plan: Plan, bodies: Sequence[tuple[Body, Sequence[str]]]) -> None:
         self.scope = plan.scope(Relation())
         self.module = Module(plan.sizes(()), self.scope.constants)
-        names = [self.module.find(body, parameters) for body, parameters in bodies]
-        functions = self.module.bind(self.scope)
-        self.functions = [functions[name] for name in names]
+        self._names = [self.module.find(body, parameters) for body, parameters in bodies]
+        self._functions: list[Any] | None = None
         self._store = plan.store
         self._predicates = sorted({name for body, _ in bodies for name in predicates_of(body.literals)})
         self._sizes = self._measure()
@@ -55,30 +63,65 @@ class Finder:
         """False once the columns have other sizes than those that the order of joins was made for."""
         return all(abs(now - then) <= GROWTH for now, then in zip(self._measure(), self._sizes, strict=True))
 
+    @property
+    def functions(self) -> list[Any]:
+        """Made when they are first called: the indexes that they look into are."""
+        if self._functions is None:
+            functions = self.module.bind(self.scope)
+            self._functions = [functions[name] for name in self._names]
+        return self._functions
+
+    @property
+    def unindexed(self) -> int:
+        """Triples that must be indexed before they can be called."""
+        columns = [self.scope.store.column(key[1])[1] for key in self.module.captures if key[0] == "REVERSE"]
+        return sum(column.live for column in columns if column.index is None)
+
 
 class Prepared:
-    """A query of single values, ready to be called with others. Raises `Unsupported`."""
+    """A query ready to be asked with other inputs. Raises `Unsupported`.
 
-    def __init__(self, store: Store, program: Program, inputs: Sequence[tuple[Binding, Any]]) -> None:
-        query = program.query
-        plan = self.plan = Plan(program, inputs, store)  # with the constants of these inputs
-        if plan.key is None:
-            raise Unsupported("recursion, callables or collections among its inputs")
-        self.query = query
+    `finder` is its generated code; None where only columns can do it: for rules that call themselves, and relations
+    among the inputs.
+    """
+
+    def __init__(
+        self, store: Store, program: Program, inputs: Sequence[tuple[Binding, Any]], many: int = MANY
+    ) -> None:
+        self.program = program
+        self.query = query = program.query
+        self.plan = Plan(program, inputs, store)  # with the constants of these inputs
+        derived = [body for _, body in self.plan.recursion.bodies()]
+        for body in (*self.plan.bodies, *derived):
+            if has_callable(body.literals):
+                raise Unsupported("callables among its inputs")
+            if any(not relation.terms for relation in members_of(body.literals)):
+                raise Unsupported("an input without variables")
         self._store = store
         self._form = query.form
-        self._constants = list(plan.constants.values())
-        names = list(plan.constants)
-        self._places = [
-            (names.index(plan.names[binding.name]) if binding.name in plan.names else -1, binding)
-            for binding, _ in inputs
-            if isinstance(binding, Variable)  # all of them, or the plan had no key
-        ]
-        finder = Finder(plan, [(replace(body, literals=body.literals[1:]), names) for body in plan.bodies])
-        self.scope, self.module, self._finds = finder.scope, finder.module, finder.functions
-        self._finder = finder
-        kinds = query.kinds
+        self._many = many
         self.width = len(inputs)
+        self._bindings = [binding for binding, _ in inputs]
+        constants = self.plan.constants or self.plan.captured
+        self._names = list(constants)
+        self._constants = list(constants.values())
+        self._places = [
+            self._names.index(name)
+            if (name := self.plan.names.get(binding.name, binding.name)) in self._names
+            else -1
+            for binding in self._bindings
+            if isinstance(binding, Variable)
+        ]
+        self.bodies = [replace(body, literals=body.literals[1:]) for body in self.plan.bodies]
+        self.finder: Finder | None = None
+        if self.plan.key is not None:
+            self.finder = Finder(self.plan, [(body, self._names) for body in self.bodies])
+        self._columns: Vectorised | None = None
+        self._touched = (
+            self.finder.module.price if self.finder is not None else inf
+        )  # rows, by generated code
+        self._owed = 0.0  # rows that runs by columns have cost while generated code waited for its indexes
+        kinds = query.kinds
         self._source = Fitting(store, kinds) if kinds else store
         self._is_plain = not (
             any(isinstance(element, Aggregate) for element in query.find)
@@ -92,22 +135,56 @@ class Prepared:
     @property
     def fits(self) -> bool:
         """As `Finder.fits`."""
-        return self._finder.fits
+        return self.finder is None or self.finder.fits
 
     def call(self, inputs: Sequence[Any], budget: Budget) -> Result:
+        if self.finder is not None:
+            constants, scalars = self._bound(inputs)
+            if self.way == "compiled":
+                return self._compiled(self.finder, constants, scalars, budget)
+            self._owed += self._many
+        return self.by_columns().call(*self.given(inputs), budget)
+
+    @property
+    def way(self) -> str:
+        """What answers it now: "compiled", "vectorised", or "plain"."""
+        if self.finder is None:
+            triples = sum(self._store.count(name) for name in self.query.predicates or ())
+            return "vectorised" if triples > self._many // LEAN else "plain"
+        is_quick = self._touched <= self._many and self.finder.unindexed <= self._owed + self._many
+        return "compiled" if is_quick else "vectorised"
+
+    def given(self, inputs: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Relation]]:
+        """(the constants of the bodies, the inputs that are single values, the others), by name."""
+        if self.finder is not None:
+            constants, scalars = self._bound(inputs)
+            return dict(zip(self._names, constants, strict=True)), scalars, {}
+        held = [still(value, self._form) for value in inputs]
+        scalars, given = bind_inputs(self.program, list(zip(self._bindings, held, strict=True)))
+        kept = dict(zip(self._names, self._constants, strict=True))
+        return kept | scalars, scalars, {name: Relation(rows.rows) for name, rows in given.items()}
+
+    def _bound(self, inputs: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """(the constants of the bodies, the inputs by name)."""
         constants = self._constants.copy()
         scalars: dict[str, Any] = {}
-        for (place, binding), given in zip(self._places, inputs, strict=True):
+        for place, binding, given in zip(self._places, self._bindings, inputs, strict=True):
+            assert isinstance(binding, Variable)  # all of them, or the plan had no key
             value = given if type(given) is str else self._value(binding, given)
             scalars[binding.name] = value
             if place >= 0:
                 constants[place] = value
-        scope = self.scope
+        return constants, scalars
+
+    def _compiled(
+        self, finder: Finder, constants: Sequence[Any], scalars: dict[str, Any], budget: Budget
+    ) -> Result:
+        scope = finder.scope
         scope.limit[0] = inf if budget.rows is None else budget.rows
         scope.allow(budget.bytes)
         scope.work[0] = work = 0
         rows: dict[Row, None] = {}
-        for find in self._finds:
+        for find in finder.functions:
             work += find(rows, *constants)
         query = self.query
         if self._is_plain and (len(rows) < 2 or query.shape in ("relation", "collection")):
@@ -116,7 +193,17 @@ class Prepared:
             puller = Puller(self._source, query.fields) if query.looks_up else None
             result = complete(answer(query, scalars, list(rows), puller))
         result.work = work + scope.work[0]
+        self._touched = max(result.work, self._touched / 2)
         return result
+
+    def by_columns(self) -> Vectorised:
+        """The query for numpy, which is imported for the first one."""
+        if self._columns is None:
+            from tripleweb.datalog.vectorised import Vectorised
+
+            scope = self.plan.scope(Relation())
+            self._columns = Vectorised(self._store, self.query, self.bodies, self.plan.recursion, scope)
+        return self._columns
 
     def _value(self, binding: Variable, given: Any) -> Any:
         rows = list(bind(binding, given, self._form))
@@ -130,7 +217,7 @@ def _outward(rows: list[Row]) -> list[Row]:
 
 
 class Executor:
-    """Queries over one store, asked once each.
+    """Queries over one store, asked once each. `many`: from so many rows on it runs by columns.
 
     >>> from tripleweb.change import Change
     >>> from tripleweb.datalog.query import parse
@@ -142,9 +229,11 @@ class Executor:
     ([('ada', 36)], [])
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, many: int = MANY) -> None:
         self.store = store
-        self._prepared: dict[int, tuple[Query, Rules | None, Prepared | str]] = {}  # by id() of the query
+        self._many = many
+        # by id() of the query and the text of the rules that came as an input
+        self._prepared: dict[tuple[int, str], tuple[Query, Rules | None, Prepared | str]] = {}
 
     def run(
         self,
@@ -155,40 +244,58 @@ class Executor:
     ) -> Result:
         """The answer now. Raises `QueryError`, `BudgetError` and what callables among the inputs raise."""
         budget = budget or Budget()
-        if RULES in query.inputs:  # other rules are another query
-            return evaluate.run(query, inputs, self.store, rules=rules, budget=budget)
-        held = self._prepared.get(id(query))
+        text, given = _parted(query, inputs)
+        held = self._prepared.get((id(query), text))
         if held is None or held[1] is not rules or not (isinstance(held[2], str) or held[2].fits):
             program, pairs = prepare(query, inputs, rules)
-            inputs = [value for _, value in pairs]  # what could be gone through once only was
-            held = self._keep(query, rules, program, pairs)
+            given = [value for _, value in pairs]  # what could be gone through once only was
+            held = self._keep(query, text, rules, program, pairs)
         prepared = held[2]
         if (
             isinstance(prepared, Prepared)
-            and len(inputs) == prepared.width
-            and not any(map(callable, inputs))
+            and len(given) == prepared.width
+            and not any(map(callable, given))
+            and prepared.way != "plain"
         ):
-            return prepared.call(inputs, budget)
-        return evaluate.run(query, inputs, self.store, rules=rules, budget=budget)
+            return prepared.call(given, budget)
+        if text:
+            given = _with_rules(query, text, given)
+        return evaluate.run(query, given, self.store, rules=rules, budget=budget)
 
     def _keep(
-        self, query: Query, rules: Rules | None, program: Program, pairs: Sequence[tuple[Binding, Any]]
+        self,
+        query: Query,
+        text: str,
+        rules: Rules | None,
+        program: Program,
+        pairs: Sequence[tuple[Binding, Any]],
     ) -> tuple[Query, Rules | None, Prepared | str]:
         prepared: Prepared | str
         try:
-            prepared = Prepared(self.store, program, pairs)
+            prepared = Prepared(self.store, program, pairs, self._many)
         except Unsupported as why:
             prepared = str(why)
         if len(self._prepared) >= KEPT_MAX:
             self._prepared.clear()
-        held = self._prepared[id(query)] = query, rules, prepared
+        held = self._prepared[id(query), text] = query, rules, prepared
         return held
-
-    def reason(self, query: Query, inputs: Sequence[Any], rules: Rules | None = None) -> str | None:
-        """Why a query goes to the plain evaluator; None if it does not."""
-        held = self.prepared(query, inputs, rules)
-        return held if isinstance(held, str) else None
 
     def prepared(self, query: Query, inputs: Sequence[Any], rules: Rules | None = None) -> Prepared | str:
         """A query made ready anew; or why it goes to the plain evaluator."""
-        return self._keep(query, rules, *prepare(query, inputs, rules))[2]
+        return self._keep(query, _parted(query, inputs)[0], rules, *prepare(query, inputs, rules))[2]
+
+
+def _parted(query: Query, inputs: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """(the text of the rules among the inputs, the other inputs)."""
+    if RULES not in query.inputs:
+        return "", inputs
+    wanted = [binding for binding in query.inputs if binding != SOURCE]
+    at = wanted.index(RULES)
+    if len(inputs) != len(wanted) or not isinstance(inputs[at], str):
+        return "", inputs  # the kept ones stand for them, or `prepare` says what is wrong
+    return inputs[at], [*inputs[:at], *inputs[at + 1 :]]
+
+
+def _with_rules(query: Query, text: str, inputs: Sequence[Any]) -> list[Any]:
+    at = [binding for binding in query.inputs if binding != SOURCE].index(RULES)
+    return [*inputs[:at], text, *inputs[at:]]

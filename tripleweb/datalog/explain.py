@@ -47,6 +47,7 @@ from tripleweb.schema import field_of
 from tripleweb.store import Store
 
 AROUND_MAX = 40  # characters of what a clause stands in
+_LITTLE = "recursion, or collections among its inputs, over little data"
 REPEATS = 20  # times that what is quick is measured again at most: the least counts
 LONG = 0.005  # seconds: what has taken so long is measured enough
 Clock = Callable[[], float]  # seconds
@@ -132,18 +133,24 @@ def explain(
     ]
     program, pairs = prepare(query, inputs, rules)
     prepared = executor.prepared(query, inputs, rules)
-    if isinstance(prepared, Prepared):
-        result, total = _timed(lambda: executor.run(query, inputs, rules, budget), clock)
-        found = list(_compiled_steps(prepared, clock))
+    name = "plain" if isinstance(prepared, str) else prepared.way
+    if isinstance(prepared, Prepared) and name != "plain":
+        given = [value for _, value in pairs]
+        result, total = _timed(lambda: prepared.call(given, budget or Budget()), clock)
+        name = prepared.way  # it may have learnt better
+        if name == "compiled":
+            found = list(_compiled_steps(prepared, clock))
+        else:
+            found = list(_vectorised_steps(prepared, given, budget or Budget(), clock))
     else:
         metered = _Metered(program, pairs, executor.store, clock)
         result, total = metered.run(budget)
         found = metered.steps
-    name, why = ("plain", prepared) if isinstance(prepared, str) else ("compiled", None)
+    why = None if name != "plain" else prepared if isinstance(prepared, str) else _LITTLE
     touched = sum(step.touched for step in found)
     # what the plain evaluator did beside is the answer's; compiled steps are counted by running them again, where a
     # negation may look up what it had to scan for before
-    left = result.work - touched if name == "plain" else 0
+    left = 0 if name == "compiled" else result.work - touched
     spent = total - sum(step.seconds for step in found)
     reads = program.query.predicates
     told = {forward(name) or name for step in found for name in step.predicates}
@@ -247,11 +254,12 @@ def _near(name: str, there: Sequence[str]) -> str:
 
 
 def _compiled_steps(prepared: Prepared, clock: Clock) -> Iterator[_Step]:
-    plan, scope = prepared.plan, prepared.scope
+    assert prepared.finder is not None
+    plan, scope = prepared.plan, prepared.finder.scope
     names, values = list(plan.constants), list(plan.constants.values())
     sizes = plan.sizes(())
     module = Module(sizes, ())
-    orders = prepared.module.orders
+    orders = prepared.finder.module.orders
     counts = [
         [module.count([literal for _, literal in ordered[:end]], names) for end in range(len(ordered) + 1)]
         for ordered in orders
@@ -272,18 +280,7 @@ def _compiled_steps(prepared: Prepared, clock: Clock) -> Iterator[_Step]:
         rows, work, seconds = measured(starts[0])
         estimates = steps(ordered, names, sizes)
         for (_, literal), estimated, name in zip(ordered, estimates, starts[1:], strict=True):
-            within = ", ".join(show(form, AROUND_MAX) for form in literal.origin[:-1])
-            step = _Step(
-                number,
-                show(literal.origin[-1], SHOWN_MAX),
-                within,
-                _access(literal, seen),
-                "compiled",
-                estimated,
-                tuple(sorted(set(predicates_of((literal,))))),
-                isinstance(literal, Triple) and joined.isdisjoint((literal.subject, literal.value)),
-                rows,
-            )
+            step = _step_of(number, literal, seen, joined, "compiled", estimated, rows)
             before, spent = work, seconds
             rows, work, seconds = measured(name)
             step.actual, step.touched, step.seconds = rows, work - before, max(0.0, seconds - spent)
@@ -291,6 +288,39 @@ def _compiled_steps(prepared: Prepared, clock: Clock) -> Iterator[_Step]:
             seen.update(outputs_of(literal))
             joined = seen.difference(names)
             yield step
+
+
+def _vectorised_steps(
+    prepared: Prepared, inputs: Sequence[Any], budget: Budget, clock: Clock
+) -> Iterator[_Step]:
+    constants, _, relations = prepared.given(inputs)
+    seen, body, given = set(constants), 0, 1
+    found = prepared.by_columns().steps(constants, relations, budget, clock)
+    for number, literal, estimated, rows, touched, seconds in found:
+        if number != body:
+            seen, body, given = set(constants), number, 1
+        step = _step_of(number, literal, seen, seen.difference(constants), "vectorised", estimated, given)
+        step.actual, step.touched, step.seconds = rows, touched, seconds
+        seen.update(outputs_of(literal))
+        given = rows
+        yield step
+
+
+def _step_of(
+    body: int, literal: Literal, seen: set[str], joined: set[str], executor: str, estimated: float, given: int
+) -> _Step:
+    origin = literal.origin or (None,)  # an input has none
+    return _Step(
+        body,
+        "" if origin[-1] is None else show(origin[-1], SHOWN_MAX),
+        ", ".join(show(form, AROUND_MAX) for form in literal.origin[:-1]),
+        _access(literal, seen),
+        executor,
+        estimated,
+        tuple(sorted(set(predicates_of((literal,))))),
+        isinstance(literal, Triple) and joined.isdisjoint((literal.subject, literal.value)),
+        given,
+    )
 
 
 def _access(literal: Literal, seen: set[str]) -> str:

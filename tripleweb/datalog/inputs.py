@@ -55,7 +55,7 @@ def prepare(
                 raise query.form.error(f"the rules for % are text, not {type(value).__name__}")
             texts.append(parse_rules(value))
         else:
-            pairs.append((binding, _still(value, query.form)))
+            pairs.append((binding, still(value, query.form)))
     return Program(query.bind_rules(*texts) if texts else query), pairs
 
 
@@ -81,16 +81,16 @@ def _check_level(level: int, form: Form) -> None:
         raise form.error(f"collections that nest more than {LEVELS_MAX} deep")
 
 
-def _still(value: Any, form: Form, level: int = 0) -> Any:
-    """An input as it is now: what the caller does with a list or a DataFrame later is not to be seen, and a generator
-    gives its items but once."""
+def still(value: Any, form: Form, level: int = 0) -> Any:
+    """An input as it is now, where what pandas takes for missing is None: what the caller does with a list or a
+    DataFrame later is not to be seen, and a generator gives its items but once."""
     if type(value) in _PLAIN or isinstance(value, _SCALARS) or callable(value):
         return value
     items = items_of(value)
     if items is None:
         return value
     _check_level(level, form)
-    held = [_still(item, form, level + 1) for item in islice(items, ITEMS_MAX + 1)]
+    held = [still(item, form, level + 1) for item in islice(items, ITEMS_MAX + 1)]
     if len(held) > ITEMS_MAX:
         raise form.error("an input without end", f"at most {ITEMS_MAX:,} items")
     return held

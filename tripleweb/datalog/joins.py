@@ -30,6 +30,7 @@ Numbered = tuple[int, Literal]  # a literal and its place in the body
 SAMPLE = 256
 DERIVED = 10_000
 STARTS_MAX = 12
+HALF = 0.5  # of the rows pass a test of which nothing is known
 
 
 class Sizes:
@@ -69,6 +70,10 @@ class Sizes:
         return max(
             1.0, column.live / max(1, distinct * 2)
         )  # a sample sees about half of the values that repeat
+
+    def share(self, literal: Literal) -> float:
+        """Which part of the rows a test leaves."""
+        return HALF
 
     def members(self, relation: str) -> int:
         """How many tuples a relation has; of one that is derived, how many it may have."""
@@ -123,7 +128,7 @@ def steps(ordered: Sequence[Numbered], known: Iterable[str], sizes: Sizes) -> li
         if isinstance(literal, Triple | Member):
             rows = max(0.01, rows * made)
         elif not any(True for _ in outputs_of(literal)):
-            rows *= 0.5
+            rows *= sizes.share(literal)
         out.append(rows)
         seen.update(outputs_of(literal))
     return out

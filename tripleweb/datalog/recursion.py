@@ -186,6 +186,11 @@ class Recursion:
         self.relations: dict[str, Relation] = {}
         self._made: dict[str, Component] = {}  # by component of the program, or by name
 
+    @property
+    def components(self) -> list[Component]:
+        """What derives the relations, in no order."""
+        return list(self._made.values())
+
     def bodies(self) -> list[tuple[str, Body]]:
         """What derives the relations, those of demands among them."""
         return [pair for component in self._made.values() for pair in component.bodies]

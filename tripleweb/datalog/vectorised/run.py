@@ -1,0 +1,256 @@
+"""A query by columns: bodies to batches, rules to fixpoints, batches to an answer.
+
+`Vectorised` belongs to one query over one store; `call` runs it with other inputs. Recursive rules are evaluated
+semi-naively: a round joins what the last one brought with everything there is. Invariants: the rows are those of the
+plain evaluator; a run that raises leaves nothing behind but mirrors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tripleweb.datalog.answer import Result, Row, answer
+from tripleweb.datalog.bodies import Body, Literal, Member, members_of, predicates_of
+from tripleweb.datalog.builtins import complete
+from tripleweb.datalog.captured import Relation, Scope
+from tripleweb.datalog.evaluate import Budget
+from tripleweb.datalog.joins import steps
+from tripleweb.datalog.pull import Puller
+from tripleweb.datalog.query import Aggregate, Query
+from tripleweb.datalog.recursion import Component, Recursion
+from tripleweb.datalog.vectorised.columns import Sheaf, column_of, distinct, is_determined, union
+from tripleweb.datalog.vectorised.groups import grouped
+from tripleweb.datalog.vectorised.mirrors import Array, mirrors_of
+from tripleweb.datalog.vectorised.relations import Tuples
+from tripleweb.datalog.vectorised.steps import Measured, Orders, Run
+from tripleweb.datalog.vectorised.vectors import Batch, Constant, Objects, Vector
+from tripleweb.store import Store
+
+Round = tuple[str, Body, int, tuple[Literal, ...]]
+
+
+class Vectorised:
+    """Bodies over a store, ready to be run; `recursion` derives the relations that are no inputs."""
+
+    def __init__(
+        self, store: Store, query: Query, bodies: Sequence[Body], recursion: Recursion, scope: Scope
+    ) -> None:
+        self.query = query
+        self.bodies = list(bodies)
+        self._store = store
+        self._scope = scope
+        self._components = _in_order(recursion)
+        derived = [body for component in self._components for _, body in component.bodies]
+        self._predicates = sorted(
+            {name for body in (*self.bodies, *derived) for name in predicates_of(body.literals)}
+        )
+        self._orders = Orders(scope)
+        members = [member for body in (*self.bodies, *derived) for member in members_of(body.literals)]
+        self._widths = {member.relation: len(member.terms) for member in members}
+        # (relation, body, place of a literal of the component's own, the other literals), by component
+        self._rounds = [
+            [
+                (name, body, at, (*body.literals[:at], *body.literals[at + 1 :]))
+                for name, body in component.bodies
+                for at, literal in enumerate(body.literals)
+                if _is_own(literal, component.makes())
+            ]
+            for component in self._components
+        ]
+        self._is_plain = not (
+            any(isinstance(element, Aggregate) for element in query.find)
+            or query.with_
+            or query.order_by
+            or query.limit is not None
+            or query.offset
+            or query.looks_up
+        )
+        self._aggregates = any(isinstance(element, Aggregate) for element in query.find) and not (
+            query.order_by or query.limit is not None or query.offset or query.looks_up
+        )
+
+    def call(
+        self,
+        constants: Mapping[str, Any],
+        scalars: Mapping[str, Any],
+        relations: Mapping[str, Relation],
+        budget: Budget,
+    ) -> Result:
+        """The answer with these values. Raises `BudgetError`."""
+        query = self.query
+        run = self._run(constants, relations, budget, is_exact=False)
+        parts: list[list[Vector]] = []
+        size, is_whole = 0, True
+        for body in self.bodies:
+            batch, determined = self._body(run, body)
+            if not batch.size:
+                continue
+            parts.append([batch.vectors[name] for name in body.head])
+            size, is_whole = size + batch.size, determined and not size
+        width = len(query.columns)
+        if not size:
+            vectors: list[Vector] = []
+        else:
+            vectors = union(parts, run.mirrors)
+            first = None if is_whole else distinct(vectors, size, run.codes)
+            if first is not None:
+                memo: dict[int, Any] = {}
+                vectors, size = [vector.take(first, memo) for vector in vectors], len(first)
+        run.touch(size)
+        columns = None
+        if size and query.shape in ("relation", "collection"):
+            if self._is_plain:
+                columns = [column_of(vector) for vector in vectors]
+            elif self._aggregates:
+                columns = grouped(query, vectors, size)
+        if columns is not None:
+            sheaf = Sheaf(columns[:width], len(columns[0].values) if columns else size)
+            result = Result(query.columns, sheaf)  # type: ignore[arg-type]
+        else:
+            rows = _rows(vectors, size)
+            puller = Puller(run.source, query.fields) if query.looks_up else None
+            result = complete(answer(query, scalars, rows, puller))
+        result.work = run.touched + self._scope.work[0]
+        return result
+
+    def steps(
+        self,
+        constants: Mapping[str, Any],
+        relations: Mapping[str, Relation],
+        budget: Budget,
+        clock: Callable[[], float],
+    ) -> Iterator[tuple[int, Literal, float, int, int, float]]:
+        """How the bodies are run: for each literal the number of its body, it, about how many rows were expected after
+        it, how many there are, how many it touched, and how long it took."""
+        run = self._run(constants, relations, budget, is_exact=False)
+        for number, body in enumerate(self.bodies, 1):
+            batch = self._start(run)
+            ordered = run.orders.of(body.literals, batch, body.head, run)
+            expected = steps(
+                [(0, literal) for literal, _ in ordered], constants, Measured(run, body.literals)
+            )
+            for (literal, later), estimated in zip(ordered, expected, strict=True):
+                before, started = run.touched, clock()
+                batch = run.step(literal, batch, later) if batch.size else batch
+                yield number, literal, estimated, batch.size, run.touched - before, clock() - started
+
+    def counts(
+        self, constants: Mapping[str, Any], relations: Mapping[str, Relation], budget: Budget
+    ) -> Counter[Row]:
+        """How many derivations each row has."""
+        run = self._run(constants, relations, budget, is_exact=True)
+        found: Counter[Row] = Counter()
+        for body in self.bodies:
+            batch, _ = self._body(run, body)
+            found.update(_rows([batch.vectors[name] for name in body.head], batch.size) if batch.size else ())
+        self.touched = run.touched + self._scope.work[0]
+        return found
+
+    def _run(
+        self, constants: Mapping[str, Any], relations: Mapping[str, Relation], budget: Budget, is_exact: bool
+    ) -> Run:
+        mirrors = mirrors_of(self._store)
+        for predicate in self._predicates:
+            mirrors.of(predicate)  # all of them before the first code is given: they may number entities
+        scope = self._scope
+        scope.limit[0] = float("inf") if budget.rows is None else budget.rows
+        scope.allow(budget.bytes)
+        scope.work[0] = 0
+        run = Run(mirrors, scope, constants, self._orders, is_exact)
+        for name, relation in relations.items():
+            if name in self._widths:
+                run.relations[name] = _given(run, relation, self._widths[name])
+        for component, rounds in zip(self._components, self._rounds, strict=True):
+            self._fixpoint(run, component, rounds)
+        return run
+
+    def _body(self, run: Run, body: Body) -> tuple[Batch, bool]:
+        """(a batch with the head's variables, whether its rows have different heads)."""
+        run.bound, run.bonds = set(), []
+        batch = self._start(run)
+        for literal, later in run.orders.of(body.literals, batch, body.head, run):
+            batch = run.step(literal, batch, later)
+            if not batch.size:
+                return batch, True
+        return batch, is_determined((*body.head, *run.constants), run.bound, run.bonds)
+
+    def _start(self, run: Run) -> Batch:
+        return Batch({name: Constant(value) for name, value in run.constants.items()}, 1)
+
+    # -- rules
+
+    def _fixpoint(self, run: Run, component: Component, rounds: Sequence[Round]) -> None:
+        """The relations of a component: what follows from nothing, and then from what came last."""
+        own = component.makes()
+        for name, body in component.bodies:
+            run.relations[name] = Tuples(len(body.head))
+        found = []
+        for name, body in component.bodies:
+            if not any(_is_own(literal, own) for literal in body.literals):
+                batch = self._start(run)
+                found.append(
+                    (name, self._heads(run, body, run.orders.of(body.literals, batch, body.head, run), batch))
+                )
+        orders: dict[int, list[tuple[Literal, set[str]]]] = {}
+        while True:
+            came: dict[str, list[Tuples]] = {}
+            for name, columns in found:
+                if columns is not None:
+                    fresh = run.relations[name].put(columns, run.codes.size)
+                    if len(fresh):
+                        came.setdefault(name, []).append(fresh)
+            if not came:
+                return
+            found = []
+            for number, (name, body, at, rest) in enumerate(rounds):
+                literal = body.literals[at]
+                assert isinstance(literal, Member)
+                for fresh in came.get(literal.relation, ()):
+                    batch = run.member(literal, self._start(run), fresh)
+                    if number not in orders:
+                        orders[number] = run.orders.of(rest, batch, body.head, run)
+                    found.append((name, self._heads(run, body, orders[number], batch)))
+
+    def _heads(
+        self, run: Run, body: Body, ordered: Sequence[tuple[Literal, set[str]]], batch: Batch
+    ) -> list[Array] | None:
+        """The codes of a body's heads, column by column; None if there are none."""
+        for literal, later in ordered:
+            if not batch.size:
+                return None
+            batch = run.step(literal, batch, later)
+        if not batch.size:
+            return None
+        return [run.codes.of(batch.vectors[name]) for name in body.head]
+
+
+def _is_own(literal: Literal, own: set[str]) -> bool:
+    return isinstance(literal, Member) and literal.relation in own
+
+
+def _in_order(recursion: Recursion) -> list[Component]:
+    """The components, those first that others read."""
+    left, out = list(recursion.components), []
+    while left:
+        made = {name for component in left for name in component.makes()}
+        ready = next(one for one in left if not (one.reads() & made) - one.makes())
+        left.remove(ready)
+        out.append(ready)
+    return out
+
+
+def _given(run: Run, relation: Relation, width: int) -> Tuples:
+    """The rows of an input as codes."""
+    rows = list(relation.members)
+    vectors = [Objects(np.fromiter([row[at] for row in rows], object, len(rows))) for at in range(width)]
+    return Tuples.of([run.codes.of(vector) for vector in vectors])
+
+
+def _rows(vectors: Sequence[Vector], size: int) -> list[Row]:
+    """Rows in the engine's values."""
+    lists = [vector.inward().tolist() for vector in vectors]
+    return list(zip(*lists, strict=True)) if lists else [()] * size
