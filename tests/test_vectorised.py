@@ -16,7 +16,6 @@ from tests.live_histories import History, _outcome, keys
 from tests.live_mixtures import Mixture
 from tripleweb.datalog import evaluate
 from tripleweb.datalog.executor import Executor, Prepared
-from tripleweb.datalog.inputs import prepare
 from tripleweb.datalog.query import parse
 from tripleweb.store import Store
 
@@ -35,8 +34,8 @@ def follow(queries: Iterable[tuple[str, list[Any]]], seed: int, steps: int, befo
     for step in range(steps):
         for text, query, inputs in parsed:
             said = f"seed {seed}, step {step}\n{text}\n{inputs[1 if '%' in text else 0 :]}"
-            wrong, result = _outcome(lambda: executor.run(query, inputs))  # noqa: B023
-            due, expected = _outcome(lambda: evaluate.run(query, inputs, store))  # noqa: B023
+            wrong, result = _outcome(lambda: executor.run(query, inputs))
+            due, expected = _outcome(lambda: evaluate.run(query, inputs, store))
             assert wrong == due, f"{said}: {wrong} where {due} was due"
             if result is None or expected is None:
                 continue

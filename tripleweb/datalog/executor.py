@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 KEPT_MAX = 512
 GROWTH = 2  # bits: by how much a column may grow or shrink until the order is found anew
 LEAN = 16  # the plain evaluator takes so many times longer for a row than generated code, about: measured
-MANY = 3_000  # rows that generated code touches in the time that a run by columns takes at least: measured
+MANY = 500  # rows that generated code touches in the time that a run by columns takes at least: measured
 _PLAIN = frozenset((str, int, float))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from math import inf
+from typing import Any
 
 from tripleweb.datalog.bodies import (
     Apply,
@@ -24,6 +25,7 @@ from tripleweb.datalog.bodies import (
 from tripleweb.datalog.builtins import inward
 from tripleweb.datalog.clauses import Variable
 from tripleweb.store import Store
+from tripleweb.tables import Column
 from tripleweb.view import ABSENT
 
 Numbered = tuple[int, Literal]  # a literal and its place in the body
@@ -40,30 +42,44 @@ class Sizes:
         self._store = store
         self._relations = relations
         self._constants = constants
-        self._fans: dict[str, float] = {}
+        self._fans: dict[tuple[str, str | None], float] = {}
 
     def count(self, predicate: str) -> int:
         return self._store.count(predicate)
 
     def fan(self, predicate: str, variable: str) -> float:
-        """How many subjects have the value of a variable: exactly, where the value and the index are there."""
+        """How many subjects have the value of a variable: exactly, where the value and the index are there; as a sample
+        has it, where the value is."""
         column = self._store.column(predicate)[1]
-        if column.index is not None and variable in self._constants:
+        if variable in self._constants and column.index is not None:
             try:
                 rows = column.index.get(self._constants[variable], ())
             except TypeError:  # a value that cannot be a key is nobody's
                 return 0.0
             return 1.0 if isinstance(rows, int) else float(len(rows))
-        if predicate not in self._fans:
-            self._fans[predicate] = self._mean_fan(predicate)
-        return self._fans[predicate]
+        key = predicate, variable if variable in self._constants else None
+        if key not in self._fans:
+            self._fans[key] = self._sampled(column, variable)
+        return self._fans[key]
 
-    def _mean_fan(self, predicate: str) -> float:
-        column = self._store.column(predicate)[1]
+    def _sampled(self, column: Column, variable: str) -> float:
+        if variable in self._constants:
+            sample = self._sample(column)
+            hits = sample.count(self._constants[variable])
+            if hits > 2:
+                return column.live * hits / len(sample)
+        return self._mean_fan(column)
+
+    @staticmethod
+    def _sample(column: Column) -> list[Any]:
+        """Some of its single values."""
+        step = max(1, len(column.values) // SAMPLE)
+        return [inward(value) for value in column.values[::step] if value is not ABSENT]
+
+    def _mean_fan(self, column: Column) -> float:
         if column.index is not None:
             return column.live / max(1, len(column.index))
-        step = max(1, len(column.values) // SAMPLE)
-        sample = [inward(value) for value in column.values[::step] if value is not ABSENT]
+        sample = self._sample(column)
         distinct = len(set(sample))
         if distinct >= len(sample) * 0.9:
             return 1.0

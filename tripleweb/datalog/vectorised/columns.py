@@ -105,7 +105,7 @@ def distinct(vectors: Sequence[Vector], size: int, codes: Codes) -> Array | None
         return None
     if not vectors:
         return np.zeros(1, dtype=np.int64)
-    whole = [integers(vector) for vector in vectors]
+    whole = [_codes(vector, size) for vector in vectors]
     texts = [vector.inward().tolist() for vector, found in zip(vectors, whole, strict=True) if found is None]
     if texts and any(len(set(held)) == size for held in texts):
         return None
@@ -119,6 +119,14 @@ def distinct(vectors: Sequence[Vector], size: int, codes: Codes) -> Array | None
     for place, row in enumerate(rows):
         seen.setdefault(row, place)
     return None if len(seen) == size else np.fromiter(seen.values(), np.int64, len(seen))
+
+
+def _codes(vector: Vector, size: int) -> Array | None:
+    """`integers`, also of a column whose values it is worth while to number."""
+    found = integers(vector)
+    if found is None and isinstance(vector, Cells) and len(vector.mirror.data) <= 2 * size:
+        found = vector.mirror.cell_codes[vector.cells]
+    return found
 
 
 def integers(vector: Vector) -> Array | None:

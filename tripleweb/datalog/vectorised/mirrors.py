@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from tripleweb.datalog.builtins import inward
+from tripleweb.datalog.vectorised.scans import Rent
 from tripleweb.tables import Column, Table, Tables
 from tripleweb.terms import FALSE, TRUE, Ref
 from tripleweb.view import ABSENT
@@ -56,7 +57,7 @@ class Places:
         """Brings it up to date; there are so many entities in all."""
         have, want = len(self.entities), len(self.table.entities)
         if have < want:
-            more = np.array(self.table.entities[have:], dtype=np.int32)
+            more = np.frombuffer(self.table.entities[have:], dtype=np.uint32).astype(np.int32)
             self.entities = np.concatenate((self.entities, more)) if have else more
         if len(self.rows) < numbers:
             grown = np.full(numbers + numbers // 8, -1, dtype=np.int32)
@@ -381,6 +382,7 @@ class Mirrors:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
+        self.rent = Rent()
         self._places: dict[int, Places] = {}  # by id() of the table
         self._names: Array = np.empty(0, dtype=object)
 
@@ -389,6 +391,11 @@ class Mirrors:
         table, column = self.tables.column(predicate)
         held = column.mirror
         return held.fresh() if isinstance(held, Mirror) else Mirror(self, table, column)
+
+    def ready(self, predicate: str) -> Mirror | None:
+        """The mirror of a predicate's column, up to date, if there is one."""
+        held = self.tables.column(predicate)[1].mirror
+        return held.fresh() if isinstance(held, Mirror) else None
 
     def places(self, group: str) -> Places:
         table = self.tables.table(group)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,9 +27,10 @@ from tripleweb.datalog.vectorised.groups import grouped
 from tripleweb.datalog.vectorised.mirrors import Array, mirrors_of
 from tripleweb.datalog.vectorised.relations import Tuples
 from tripleweb.datalog.vectorised.steps import Measured, Orders, Run
-from tripleweb.datalog.vectorised.vectors import Batch, Constant, Objects, Vector
+from tripleweb.datalog.vectorised.vectors import Batch, Constant, Objects, Renumbered, Vector
 from tripleweb.store import Store
 
+Found = TypeVar("Found")
 Round = tuple[str, Body, int, tuple[Literal, ...]]
 
 
@@ -81,6 +82,24 @@ class Vectorised:
         budget: Budget,
     ) -> Result:
         """The answer with these values. Raises `BudgetError`."""
+        return self._again(lambda: self._call(constants, scalars, relations, budget))
+
+    def _again(self, work: Callable[[], Found]) -> Found:
+        """What work gives; once more with all mirrors made where one of them numbered entities too late."""
+        try:
+            return work()
+        except Renumbered:
+            for predicate in self._predicates:
+                mirrors_of(self._store).of(predicate)
+            return work()
+
+    def _call(
+        self,
+        constants: Mapping[str, Any],
+        scalars: Mapping[str, Any],
+        relations: Mapping[str, Relation],
+        budget: Budget,
+    ) -> Result:
         query = self.query
         run = self._run(constants, relations, budget, is_exact=False)
         parts: list[list[Vector]] = []
@@ -142,6 +161,11 @@ class Vectorised:
         self, constants: Mapping[str, Any], relations: Mapping[str, Relation], budget: Budget
     ) -> Counter[Row]:
         """How many derivations each row has."""
+        return self._again(lambda: self._counts(constants, relations, budget))
+
+    def _counts(
+        self, constants: Mapping[str, Any], relations: Mapping[str, Relation], budget: Budget
+    ) -> Counter[Row]:
         run = self._run(constants, relations, budget, is_exact=True)
         found: Counter[Row] = Counter()
         for body in self.bodies:
@@ -154,8 +178,6 @@ class Vectorised:
         self, constants: Mapping[str, Any], relations: Mapping[str, Relation], budget: Budget, is_exact: bool
     ) -> Run:
         mirrors = mirrors_of(self._store)
-        for predicate in self._predicates:
-            mirrors.of(predicate)  # all of them before the first code is given: they may number entities
         scope = self._scope
         scope.limit[0] = float("inf") if budget.rows is None else budget.rows
         scope.allow(budget.bytes)

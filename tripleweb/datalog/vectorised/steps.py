@@ -23,6 +23,7 @@ from tripleweb.datalog.captured import Scope, spent, too_many
 from tripleweb.datalog.clauses import Binding, Blank, Variable, bound
 from tripleweb.datalog.inputs import bind
 from tripleweb.datalog.joins import HALF, SAMPLE, Sizes, best
+from tripleweb.datalog.vectorised import scans
 from tripleweb.datalog.vectorised.columns import Bond
 from tripleweb.datalog.vectorised.mirrors import FLAGS, Array, Mirror, Mirrors
 from tripleweb.datalog.vectorised.relations import Tuples
@@ -39,6 +40,7 @@ from tripleweb.datalog.vectorised.vectors import (
     numeric,
 )
 from tripleweb.ids import kind_of
+from tripleweb.terms import Ref
 
 TAG = "tag"  # no variable of a query is called so
 KEPT_MAX = 64
@@ -84,11 +86,16 @@ class Run:
         self.bonds: list[Bond] = []
         self._selected: dict[tuple[str, str], Array] = {}  # cells, by predicate and constant
 
+    def mirror(self, predicate: str) -> Mirror:
+        found = self.mirrors.of(predicate)
+        self.codes.check()
+        return found
+
     def selected(self, literal: Triple, value: Any) -> Array:
         """The cells that show the constant that a literal has as its value."""
         key = literal.predicate, literal.value
         if key not in self._selected:
-            self._selected[key] = self.mirrors.of(literal.predicate).select(value)
+            self._selected[key] = self.mirror(literal.predicate).select(value)
         return self._selected[key]
 
     def touch(self, rows: int) -> None:
@@ -118,10 +125,14 @@ class Run:
     # -- triples
 
     def triple(self, literal: Triple, batch: Batch, later: Collection[str]) -> Batch:
-        mirror = self.mirrors.of(literal.predicate)
-        fits = mirror.fitting(literal.kind)
         if not batch.size:
             return self._nothing(batch, literal.subject, literal.value)
+        if self.mirrors.ready(literal.predicate) is None:
+            out = self._by_rows(literal, batch, later)
+            if out is not None:
+                return out
+        mirror = self.mirror(literal.predicate)
+        fits = mirror.fitting(literal.kind)
         if literal.subject in batch:
             return self._forward(literal, batch, later, mirror, fits)
         if literal.value in batch:
@@ -172,6 +183,67 @@ class Run:
 
     def cells_of(self, mirror: Mirror, cells: Array) -> Vector:
         return Entities(self.mirrors, mirror.data[cells]) if mirror.letter == "r" else Cells(mirror, cells)
+
+    def _by_rows(self, literal: Triple, batch: Batch, later: Collection[str]) -> Batch | None:
+        """What follows from a column that has no mirror; None where it is to get one."""
+        table, column = self.mirrors.tables.column(literal.predicate)
+        rent, places = self.mirrors.rent, self.mirrors.places(kind_of(literal.predicate))
+        if literal.subject in batch:
+            if not rent.allows(column, batch.size):
+                return None
+            table.pin(column)
+            self.touch(batch.size)
+            subject = batch.vectors[literal.subject]
+            if isinstance(subject, Entities):
+                rows, _ = subject.rows(places)
+            else:
+                numbers = subject.numbers_in(self.mirrors)
+                rows = np.where(numbers >= 0, places.rows[numbers], NONE)
+            index, found, single = scans.values_at(column, rows.tolist(), literal.kind)
+            if literal.value not in batch and literal.value not in later and not self.is_exact:
+                return batch.take(np.array(sorted(set(index)), dtype=np.int64))
+            if single:
+                self.bonds.append(((literal.subject,), literal.value))
+            self.touch(len(found))
+            batch = batch.take(np.array(index, dtype=np.int64))
+            vector = self._values(found)
+            if literal.value in batch:
+                return batch.where(equal(vector, batch.vectors[literal.value], self.mirrors))
+            self.bound.add(literal.value)
+            return batch.having({literal.value: vector})
+        if literal.value not in batch:
+            return None
+        value = batch.vectors[literal.value]
+        wanted: dict[str, list[int]] = {}
+        for place, key in enumerate(value.inward().tolist()):
+            if not isinstance(key, str):
+                return None
+            wanted.setdefault(key, []).append(place)
+        is_asked = literal.subject in later or self.is_exact
+        rough = Sizes(self.scope.store, {}, self.constants)
+        if not rent.allows(
+            column, len(wanted) * rough.fan(literal.predicate, literal.value) if is_asked else 0
+        ):
+            return None
+        self.touch(len(column.values))
+        if not is_asked:
+            found_places = sorted(scans.places_shown(column, wanted, literal.kind))
+            return batch.take(np.array(found_places, dtype=np.int64))
+        index, rows_found = scans.rows_among(column, wanted, literal.kind)
+        self.touch(len(index))
+        self.bound.add(literal.subject)
+        rows = np.array(rows_found, dtype=np.int64)
+        batch = batch.take(np.array(index, dtype=np.int64))
+        return batch.having({literal.subject: Entities(self.mirrors, places=places, rows=rows)})
+
+    def _values(self, found: list[Any]) -> Vector:
+        """Values of a column as a vector."""
+        if set(map(type, found)) == {Ref}:
+            number = self.mirrors.tables.number
+            numbers = np.fromiter(map(number, found), np.int64, len(found))
+            self.codes.check()
+            return Entities(self.mirrors, numbers)
+        return Objects(np.fromiter(map(inward, found), object, len(found)))
 
     def _forward(
         self, literal: Triple, batch: Batch, later: Collection[str], mirror: Mirror, fits: Array | None
@@ -378,7 +450,7 @@ class Run:
 
     def _shown(self, predicate: str, subject: Entities) -> Array:
         """Whether entities show a value of a predicate, of the kind that it should have."""
-        mirror = self.mirrors.of(predicate)
+        mirror = self.mirror(predicate)
         rows, _ = subject.rows(self.mirrors.places(kind_of(predicate)))
         fits = mirror.fitting(self.scope.kinds.get(predicate))
         shown = np.zeros(mirror.size + 1, dtype=np.bool_)  # the last one: of no row
@@ -498,20 +570,34 @@ class Measured(Sizes):
         self._counts: dict[str, int] = {}
         self._means: dict[tuple[str, str], float] = {}
         self._shares: dict[int, float] = {}
+        rough = Sizes(run.scope.store, {}, self._constants)
+        compared = {
+            name
+            for literal in literals
+            if isinstance(literal, Apply) and literal.function in _COMPARE and literal.binding is None
+            for name in literal.arguments
+        }
         held: dict[str, Mirror] = {}
         for literal in literals:
-            if isinstance(literal, Triple):
-                mirror = held[literal.value] = run.mirrors.of(literal.predicate)
-                self._counts[literal.predicate] = len(mirror.cells)
-                constant = literal.value in self._constants
-                self._means[literal.predicate, literal.value] = (
-                    float(len(run.selected(literal, self._constants[literal.value])))
-                    if constant
-                    else mirror.fan
-                )
+            if not isinstance(literal, Triple):
+                continue
+            name, value = literal.predicate, literal.value
+            mirror = run.mirrors.ready(name)
+            if mirror is None and value in compared and value not in self._constants:
+                mirror = run.mirror(name)
+            if mirror is None:
+                self._counts[name] = run.scope.store.count(name)
+                self._means[name, value] = rough.fan(name, value)
+                continue
+            held[value] = mirror
+            self._counts[name] = len(mirror.cells)
+            constant = value in self._constants
+            self._means[name, value] = (
+                float(len(run.selected(literal, self._constants[value]))) if constant else mirror.fan
+            )
         for literal in literals:
             if isinstance(literal, Apply) and literal.binding is None and len(literal.arguments) == 2:
-                self._shares[id(literal)] = self._sampled(literal, held)
+                self._shares[id(literal)] = self._tested(literal, held)
         self.signature = (
             *(count.bit_length() for count in self._counts.values()),
             *(int(fan).bit_length() for fan in self._means.values()),
@@ -519,7 +605,7 @@ class Measured(Sizes):
             *(len(tuples).bit_length() for tuples in run.relations.values()),
         )
 
-    def _sampled(self, literal: Apply, held: Mapping[str, Mirror]) -> float:
+    def _tested(self, literal: Apply, held: Mapping[str, Mirror]) -> float:
         mirrors = [held[name] for name in literal.arguments if name in held and name not in self._constants]
         if len(mirrors) != 1 or not all(
             name in held or name in self._constants for name in literal.arguments

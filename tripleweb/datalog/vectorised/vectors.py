@@ -19,17 +19,32 @@ from tripleweb.datalog.vectorised.mirrors import EXACT, Array, Mirror, Mirrors, 
 NONE = -1  # the number of no entity
 
 
+class Renumbered(Exception):
+    """Entities got numbers while codes were given to values: the run has to begin again."""
+
+
 class Codes:
     """Numbers for values, within one run. `base`: from here on they are of values that are no entity's id."""
 
     def __init__(self, mirrors: Mirrors) -> None:
         self.mirrors = mirrors
-        self.base = len(mirrors.tables.names)
         self.more: dict[Any, int] = {}
+        self._base = -1  # until there is one of them
+
+    @property
+    def base(self) -> int:
+        if not self.more:
+            self._base = len(self.mirrors.tables.names)
+        return self._base
 
     @property
     def size(self) -> int:
         return self.base + len(self.more)
+
+    def check(self) -> None:
+        """Raises `Renumbered` where it must."""
+        if self.more and len(self.mirrors.tables.names) != self._base:
+            raise Renumbered
 
     def of(self, vector: Vector) -> Array:
         """The codes of a vector's values."""
