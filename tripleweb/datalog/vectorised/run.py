@@ -25,8 +25,9 @@ from tripleweb.datalog.recursion import Component, Recursion
 from tripleweb.datalog.vectorised.columns import Sheaf, column_of, distinct, is_determined, union
 from tripleweb.datalog.vectorised.groups import grouped
 from tripleweb.datalog.vectorised.mirrors import Array, mirrors_of
+from tripleweb.datalog.vectorised.orders import Measured, Orders
 from tripleweb.datalog.vectorised.relations import Tuples
-from tripleweb.datalog.vectorised.steps import Measured, Orders, Run
+from tripleweb.datalog.vectorised.steps import Run
 from tripleweb.datalog.vectorised.vectors import Batch, Constant, Objects, Renumbered, Vector
 from tripleweb.store import Store
 
