@@ -14,7 +14,8 @@ import pytest
 from tests.live_constructs import CONSTRUCTS, SHAPES, constructs, of_one_shape
 from tests.live_histories import History, _outcome, keys
 from tests.live_mixtures import Mixture
-from tripleweb.datalog import evaluate
+from tests.test_maintained import follow_constructs
+from tripleweb.datalog import evaluate, maintained
 from tripleweb.datalog.executor import Executor, Prepared
 from tripleweb.datalog.query import parse
 from tripleweb.store import Store
@@ -61,6 +62,14 @@ def test_every_construct(name: str) -> None:
             assert ways["vectorised"] > 0, ways
 
 
+def test_nothing_at_all() -> None:
+    """Nothing is there, or only entities without what is asked for."""
+    queries = [query for name in CONSTRUCTS for query in constructs(name)]
+    for before in (0, 1, 2):
+        ways = follow(queries, 7, steps=1, before=before)
+        assert ways["vectorised"] > 100, ways
+
+
 @pytest.mark.parametrize("line", list(filter(None, map(str.strip, SHAPES.splitlines()))))
 def test_one_shape_with_other_constants(line: str) -> None:
     store = Store()
@@ -70,6 +79,13 @@ def test_one_shape_with_other_constants(line: str) -> None:
     for text, inputs in of_one_shape(line, history.random, 30):
         ways = follow([(text, inputs)], 2, steps=2, before=30)
         assert ways["vectorised"] == 2, text
+
+
+@pytest.mark.parametrize("name", CONSTRUCTS)
+def test_live_queries_begin_by_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Derivations are counted as generated code counts them, or triggers would lose them later."""
+    monkeypatch.setattr(maintained, "MANY", -1)
+    assert follow_constructs([name], 11, steps=12)
 
 
 def mixtures(start: int, count: int) -> Ways:

@@ -94,7 +94,7 @@ class Module:
         self.functions: list[str] = []
         self.names: list[str] = []
         self.orders: list[list[Numbered]] = []  # of `run` and `find`, in turn
-        self.price = 0.0  # rows that `find` is expected to touch
+        self.price = 0.0  # rows that `find` and `run` are expected to touch
         self.kept: list[Form | Binding | None] = []
 
     def capture(self, what: str, *of: Any) -> str:
@@ -123,8 +123,9 @@ class Module:
 
     def run(self, body: Body, into: str | None = None) -> str:
         """All derivations of a body; returns the name of the function."""
-        ordered, _ = best(body.literals, self.constants, self.sizes)
+        ordered, price = best(body.literals, self.constants, self.sizes)
         self.orders.append(ordered)
+        self.price += price
         function = _Function(self, "run", ("sign",))
         for _, literal in ordered:
             function.literal(literal, None)

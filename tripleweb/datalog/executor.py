@@ -13,7 +13,6 @@ and what `Unsupported` says, go to the plain evaluator, as do rules that call th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from tripleweb.datalog.clauses import RULES, SOURCE, Binding, Rules, Variable
 from tripleweb.datalog.compiled import Module
 from tripleweb.datalog.evaluate import Budget
 from tripleweb.datalog.inputs import bind, prepare, still
-from tripleweb.datalog.maintained import Plan, bind_inputs
+from tripleweb.datalog.maintained import MANY, Plan, bind_inputs
 from tripleweb.datalog.plan import Program
 from tripleweb.datalog.pull import Puller
 from tripleweb.datalog.query import Aggregate, Query
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 KEPT_MAX = 512
 GROWTH = 2  # bits: by how much a column may grow or shrink until the order is found anew
 LEAN = 16  # the plain evaluator takes so many times longer for a row than generated code, about: measured
-MANY = 500  # rows that generated code touches in the time that a run by columns takes at least: measured
 _PLAIN = frozenset((str, int, float))
 
 
@@ -112,7 +110,7 @@ class Prepared:
             for binding in self._bindings
             if isinstance(binding, Variable)
         ]
-        self.bodies = [replace(body, literals=body.literals[1:]) for body in self.plan.bodies]
+        self.bodies = self.plan.free
         self.finder: Finder | None = None
         if self.plan.key is not None:
             self.finder = Finder(self.plan, [(body, self._names) for body in self.bodies])

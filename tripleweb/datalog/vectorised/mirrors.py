@@ -51,7 +51,7 @@ class Places:
     def __init__(self, table: Table) -> None:
         self.table = table
         self.entities: Array = np.empty(0, dtype=np.int32)
-        self.rows: Array = np.empty(0, dtype=np.int32)
+        self.rows: Array = np.full(1, -1, dtype=np.int32)  # the last one is that of no entity
 
     def fresh(self, numbers: int) -> Places:
         """Brings it up to date; there are so many entities in all."""
@@ -59,8 +59,8 @@ class Places:
         if have < want:
             more = np.frombuffer(self.table.entities[have:], dtype=np.uint32).astype(np.int32)
             self.entities = np.concatenate((self.entities, more)) if have else more
-        if len(self.rows) < numbers:
-            grown = np.full(numbers + numbers // 8, -1, dtype=np.int32)
+        if len(self.rows) <= numbers:
+            grown = np.full(numbers + numbers // 8 + 1, -1, dtype=np.int32)
             grown[: len(self.rows)] = self.rows
             self.rows = grown
         if have < want:

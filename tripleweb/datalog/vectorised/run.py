@@ -120,7 +120,7 @@ class Vectorised:
             if first is not None:
                 memo: dict[int, Any] = {}
                 vectors, size = [vector.take(first, memo) for vector in vectors], len(first)
-        run.touch(size)
+        run.answer(size)
         columns = None
         if size and query.shape in ("relation", "collection"):
             if self._is_plain:
@@ -172,6 +172,7 @@ class Vectorised:
         for body in self.bodies:
             batch, _ = self._body(run, body)
             found.update(_rows([batch.vectors[name] for name in body.head], batch.size) if batch.size else ())
+        run.answer(len(found))
         self.touched = run.touched + self._scope.work[0]
         return found
 

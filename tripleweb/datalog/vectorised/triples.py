@@ -75,6 +75,12 @@ class Matching:
         if rows > WIDE * self.scope.most[0]:
             too_many(self.scope.most)
 
+    def answer(self, rows: int) -> None:
+        """Counts rows of the answer."""
+        self.touch(rows)
+        if rows > self.scope.most[0]:
+            too_many(self.scope.most)
+
     def triple(self, literal: Triple, batch: Batch, later: Collection[str]) -> Batch:
         if not batch.size:
             return self._nothing(batch, literal.subject, literal.value)
@@ -83,6 +89,8 @@ class Matching:
             if out is not None:
                 return out
         mirror = self.mirror(literal.predicate)
+        if not len(mirror.cells):
+            return self._nothing(batch, literal.subject, literal.value)
         fits = mirror.fitting(literal.kind)
         if literal.subject in batch:
             return self._forward(literal, batch, later, mirror, fits)
