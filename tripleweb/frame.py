@@ -29,9 +29,11 @@ from tripleweb.datalog.query import Aggregate, Get, Query
 from tripleweb.datalog.vectorised.columns import Column as ArrayColumn
 from tripleweb.datalog.vectorised.columns import Sheaf
 from tripleweb.ids import kind_of
-from tripleweb.schema import Schema, field_of
+from tripleweb.schema import Field, Schema, field_of
 from tripleweb.store import Store
-from tripleweb.terms import Ref, Value
+from tripleweb.tables import Column
+from tripleweb.terms import KINDS, Ref
+from tripleweb.view import ABSENT
 from tripleweb.writes import key_names
 
 Rows = Sequence[Sequence[Any]]
@@ -386,26 +388,48 @@ def kind_frame(store: Store, schema: Schema, kind: str) -> pd.DataFrame:
     if schema.is_open:
         there_are = [predicate for predicate in store.predicates() if kind_of(predicate) == kind]
         fields = [schema.at(predicate) for predicate in there_are if field_of(predicate) != "id"]
-    columns: dict[str, dict[str, list[Value]]] = {}
-    there: set[str] = set()
-    for field in fields:
-        held = columns[field.predicate] = {}
-        for subject, value in store.scan(field.predicate):
-            if field.fits(value):
-                held.setdefault(subject, []).append(value)
-        there.update(held)
-    subjects = [subject for subject in store.entities(kind) if subject in there]
-    data = {"id": series(subjects, kind="s")}
-    for field in fields:
-        held = columns[field.predicate]
-        several = schema.is_open and any(len(values) > 1 for values in held.values())
-        if field.many or several:
-            lists = [field.read(held.get(subject, ()), several=True) or [] for subject in subjects]
+    table = store.table(kind)
+    size = len(table.entities)
+    shown = [_shown(table.columns.get(field.predicate), field, size) for field in fields]
+    there = np.zeros(size, dtype=bool)
+    for _, has, _ in shown:
+        there |= has
+    rows = np.flatnonzero(there).tolist()
+    names, entities = store.names, table.entities
+    data = {"id": series([names[entities[row]] for row in rows], kind="s")}
+    for field, (cells, _, several) in zip(fields, shown, strict=True):
+        if len(rows) < size:
+            cells = [cells[row] for row in rows]
+        if field.many or (schema.is_open and several):
+            lists = [[] if cell is None else cell if type(cell) is list else [cell] for cell in cells]
             data[field.name] = pd.Series(lists, dtype=object)
         else:
-            values = [field.read(held.get(subject, ())) for subject in subjects]
-            data[field.name] = series(values, kind=field.type, nullable=not field.required)
-    return pd.DataFrame(data, columns=list(data), index=pd.RangeIndex(len(subjects)))
+            data[field.name] = series(cells, kind=field.type, nullable=not field.required)
+    return pd.DataFrame(data, columns=list(data), index=pd.RangeIndex(len(rows)))
+
+
+def _shown(column: Column | None, field: Field, size: int) -> tuple[list[Any], Array, bool]:
+    """(what a field reads as in each row of its kind, where a value fits, whether any row shows several)."""
+    held = [] if column is None else column.values
+    has = np.zeros(size, dtype=bool)
+    has[: len(held)] = np.fromiter([value is not ABSENT for value in held], bool, len(held))
+    if field.many:
+        cells = [field.read(() if value is ABSENT else (value,)) for value in held]
+        cells += [field.read(()) for _ in range(size - len(held))]
+    else:
+        blank = field.read(())
+        cells = [blank if value is ABSENT else value for value in held]
+        cells += [blank] * (size - len(held))
+    if field.type and not {KINDS.get(each, field.type) for each in set(map(type, held))} <= {field.type}:
+        for row, value in enumerate(held):
+            if value is not ABSENT and not field.fits(value):
+                has[row], cells[row] = False, field.read(())
+    several = False
+    for row, cell in (column.cells if column is not None else {}).items():
+        has[row] = any(map(field.fits, cell.visible))
+        cells[row] = field.read(cell.visible)
+        several = several or len(cell.visible) > 1
+    return cells, has, several
 
 
 def frame_columns(frame: pd.DataFrame, id: str | Sequence[str] | None = None) -> dict[str, list[Any]]:

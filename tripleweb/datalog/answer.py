@@ -67,15 +67,15 @@ def answer(query: Query, scalars: Mapping[str, Any], rows: list[Row], puller: Pu
         wide = width + len(query.hidden)
         rows = widened(query, result.rows)
         rows = yield from filled([each for each in lookups if each.early], wide, rows, puller)
-        rows = yield from _ordered(query, rows)
+        rows = yield from ordered(query, rows)
         result.rows = yield from filled([each for each in lookups if not each.early], wide, rows, puller)
-        ordered = [column for each in lookups if each.early for column in each.columns if column < width]
+        early = [column for each in lookups if each.early for column in each.columns if column < width]
     else:
-        result.rows = yield from _ordered(query, result.rows)
+        result.rows = yield from ordered(query, result.rows)
     result.rows = yield from outward_rows(result.rows, width)
-    if query.looks_up and ordered:
+    if query.looks_up and early:
         result.rows = [
-            tuple([late_cell(cell) if at in ordered else cell for at, cell in enumerate(row)])
+            tuple([late_cell(cell) if at in early else cell for at, cell in enumerate(row)])
             for row in result.rows
         ]
     return result
@@ -148,7 +148,7 @@ def fold(element: Aggregate, scalars: Mapping[str, Any]) -> Callable[[list[Any]]
     return call
 
 
-def _ordered(query: Query, rows: list[Row]) -> Work:
+def ordered(query: Query, rows: list[Row]) -> Work:
     """By :order-by, missing last, ties by the other columns; by all columns where only some rows are wanted."""
     only_first = query.shape in ("tuple", "scalar")
     if query.order_by or query.limit is not None or query.offset or (only_first and len(rows) > 1):

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tripleweb.datalog.answer import Result, Row, answer
+from tripleweb.datalog.answer import Result, Row, answer, ordered
 from tripleweb.datalog.bodies import Body, Literal, Member, members_of, predicates_of
-from tripleweb.datalog.builtins import complete
+from tripleweb.datalog.builtins import complete, inward, outward
 from tripleweb.datalog.captured import Relation, Scope
 from tripleweb.datalog.evaluate import Budget
 from tripleweb.datalog.joins import steps
@@ -26,6 +26,7 @@ from tripleweb.datalog.vectorised.columns import Sheaf, column_of, distinct, is_
 from tripleweb.datalog.vectorised.groups import grouped
 from tripleweb.datalog.vectorised.mirrors import Array, mirrors_of
 from tripleweb.datalog.vectorised.orders import Measured, Orders
+from tripleweb.datalog.vectorised.ranks import chosen
 from tripleweb.datalog.vectorised.relations import Tuples
 from tripleweb.datalog.vectorised.steps import Run
 from tripleweb.datalog.vectorised.vectors import Batch, Constant, Objects, Renumbered, Vector
@@ -63,17 +64,9 @@ class Vectorised:
             ]
             for component in self._components
         ]
-        self._is_plain = not (
-            any(isinstance(element, Aggregate) for element in query.find)
-            or query.with_
-            or query.order_by
-            or query.limit is not None
-            or query.offset
-            or query.looks_up
-        )
-        self._aggregates = any(isinstance(element, Aggregate) for element in query.find) and not (
-            query.order_by or query.limit is not None or query.offset or query.looks_up
-        )
+        self._aggregates = any(isinstance(element, Aggregate) for element in query.find)
+        self._is_ordered = bool(query.order_by or query.limit is not None or query.offset)
+        self._is_one = query.shape in ("tuple", "scalar")
 
     def call(
         self,
@@ -84,6 +77,29 @@ class Vectorised:
     ) -> Result:
         """The answer with these values. Raises `BudgetError`."""
         return self._again(lambda: self._call(constants, scalars, relations, budget))
+
+    def _shaped(self, vectors: Sequence[Vector], size: int) -> Result | None:
+        """The result of distinct rows as columns; None where that is for `answer` to make."""
+        query = self.query
+        if not size or query.looks_up or (query.with_ and not self._aggregates):
+            return None
+        if self._aggregates:
+            columns = grouped(query, vectors, size)
+            if columns is None:
+                return None
+            sheaf = Sheaf(columns, len(columns[0].values))
+            if self._is_ordered or self._is_one:
+                rows = complete(ordered(query, [tuple(map(inward, row)) for row in sheaf.rows]))
+                return Result(query.columns, [tuple(map(outward, row)) for row in rows])
+        else:
+            if self._is_ordered or (self._is_one and size > 1):
+                places = chosen(query, vectors, size)
+                if places is None:
+                    return None
+                memo: dict[int, Array] = {}
+                vectors, size = [vector.take(places, memo) for vector in vectors], len(places)
+            sheaf = Sheaf([column_of(vector) for vector in vectors], size)
+        return Result(query.columns, sheaf.rows if self._is_one else sheaf)  # type: ignore[arg-type]
 
     def _again(self, work: Callable[[], Found]) -> Found:
         """What work gives; once more with all mirrors made where one of them numbered entities too late."""
@@ -111,7 +127,6 @@ class Vectorised:
                 continue
             parts.append([batch.vectors[name] for name in body.head])
             size, is_whole = size + batch.size, determined and not size
-        width = len(query.columns)
         if not size:
             vectors: list[Vector] = []
         else:
@@ -121,19 +136,10 @@ class Vectorised:
                 memo: dict[int, Any] = {}
                 vectors, size = [vector.take(first, memo) for vector in vectors], len(first)
         run.answer(size)
-        columns = None
-        if size and query.shape in ("relation", "collection"):
-            if self._is_plain:
-                columns = [column_of(vector) for vector in vectors]
-            elif self._aggregates:
-                columns = grouped(query, vectors, size)
-        if columns is not None:
-            sheaf = Sheaf(columns[:width], len(columns[0].values) if columns else size)
-            result = Result(query.columns, sheaf)  # type: ignore[arg-type]
-        else:
-            rows = _rows(vectors, size)
+        result = self._shaped(vectors, size)
+        if result is None:
             puller = Puller(run.source, query.fields) if query.looks_up else None
-            result = complete(answer(query, scalars, rows, puller))
+            result = complete(answer(query, scalars, _rows(vectors, size), puller))
         result.work = run.touched + self._scope.work[0]
         return result
 
