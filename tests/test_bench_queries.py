@@ -139,6 +139,8 @@ def test_the_first_execution_is_told_apart() -> None:
     figure = figure_of(line, [["a"]])
     assert figure["agrees"] and (figure["first_ms"], figure["hot_ms"], figure["n"]) == (9.0, 2.0, 3)
     assert figure_of({**line, "ms": [9.0]}, [["a"]])["hot_ms"] == 9.0
+    slow = figure_of({**line, "ms": [9.0, 5.0, 2.0, 2.0, 7.0, 2.0]}, [["a"]])
+    assert (slow["hot_ms"], slow["cold_n"], slow["warming_ms"]) == (2.0, 2, 10.0)
     assert figure_of({**line, "columns": [["b"]]}, [["a"]])["difference"]
     assert figure_of({"figure": "Q0", "error": "no"}, [["a"]]) == {"error": "no"}
 

@@ -135,6 +135,8 @@ def integers(vector: Vector) -> Array | None:
         return vector.numbers
     if isinstance(vector, Cells) and vector.mirror.letter in "nb":
         return vector.data
+    if isinstance(vector, Objects) and vector.values.dtype.kind == "i":
+        return vector.values
     if isinstance(vector, Constant):
         return np.zeros(len(vector), dtype=np.int64)
     return None

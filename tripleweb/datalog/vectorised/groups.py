@@ -13,7 +13,7 @@ from tripleweb.datalog.clauses import Variable
 from tripleweb.datalog.query import Aggregate, Query
 from tripleweb.datalog.vectorised.columns import Column, column_of, integers, pressed
 from tripleweb.datalog.vectorised.mirrors import EXACT, Array
-from tripleweb.datalog.vectorised.vectors import Cells, Vector
+from tripleweb.datalog.vectorised.vectors import Cells, Vector, numeric
 
 SPAN = 4  # groups are counted in an array of all keys where these are no more than so many times the rows
 
@@ -98,8 +98,12 @@ class Groups:
         return self._order
 
 
-def _whole(vector: Vector) -> Array | None:
-    return vector.data if isinstance(vector, Cells) and vector.mirror.letter == "n" else None
+def _numbers(vector: Vector) -> tuple[str, Array]:
+    """("n" for integers, "f" for floats, "" for others; the array)."""
+    found = numeric(vector)
+    if not isinstance(found, np.ndarray):
+        return "", np.empty(0)
+    return "n" if found.dtype.kind == "i" else "f", found
 
 
 def _count(groups: Groups, vector: Vector) -> Column:
@@ -115,12 +119,12 @@ def _totals(groups: Groups, values: Array) -> Array | None:
 
 
 def _sum(groups: Groups, vector: Vector) -> Column | None:
-    values = _whole(vector)
-    if values is not None:
+    letter, values = _numbers(vector)
+    if letter == "n":
         totals = _totals(groups, values)
         return None if totals is None else Column("n", totals)
-    if isinstance(vector, Cells) and vector.mirror.letter == "f":
-        parts = np.split(vector.data[groups.order], groups.starts[1:])
+    if letter == "f":
+        parts = np.split(values[groups.order], groups.starts[1:])
         try:
             return Column("f", np.fromiter(map(fsum, parts), np.float64, len(groups)))
         except OverflowError:
@@ -129,8 +133,8 @@ def _sum(groups: Groups, vector: Vector) -> Column | None:
 
 
 def _average(groups: Groups, vector: Vector) -> Column | None:
-    values = _whole(vector)
-    totals = None if values is None else _totals(groups, values)
+    letter, values = _numbers(vector)
+    totals = _totals(groups, values) if letter == "n" else None
     if totals is None:
         return None
     whole, rest = np.divmod(totals, groups.counts)
@@ -146,9 +150,8 @@ def _most(groups: Groups, vector: Vector) -> Column | None:
 
 
 def _extreme(groups: Groups, vector: Vector, pick: np.ufunc) -> Column | None:
-    if not isinstance(vector, Cells) or vector.mirror.letter not in "nf":
-        return None
-    return Column(vector.mirror.letter, pick.reduceat(vector.data[groups.order], groups.starts))
+    letter, values = _numbers(vector)
+    return Column(letter, pick.reduceat(values[groups.order], groups.starts)) if letter else None
 
 
 def _count_distinct(groups: Groups, vector: Vector) -> Column:

@@ -73,7 +73,9 @@ class Tuples:
         if self._base ** len(columns) >= 1 << WIDTH_BITS:
             return self._new_wide(columns)
         codes = packed(columns, self._base)
-        codes = np.unique(codes)
+        codes.sort()  # quicker than `unique`, which hashes
+        if len(codes) > 1:
+            codes = codes[np.concatenate(([True], codes[1:] != codes[:-1]))]
         if len(self._packed):
             at = np.searchsorted(self._packed, codes)
             at[at == len(self._packed)] = 0

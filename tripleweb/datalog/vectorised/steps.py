@@ -7,6 +7,7 @@ for all rows at once which of them have a derivation of what is within. See `tri
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from operator import add, mul
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tripleweb.datalog.builtins import FUNCTIONS, inward, truthy
 from tripleweb.datalog.captured import Scope
 from tripleweb.datalog.clauses import Binding, Blank, Variable, bound
 from tripleweb.datalog.inputs import bind
-from tripleweb.datalog.vectorised.mirrors import FLAGS, Array, Mirrors
+from tripleweb.datalog.vectorised.mirrors import EXACT, FLAGS, Array, Mirrors
 from tripleweb.datalog.vectorised.orders import COMPARED, Orders
 from tripleweb.datalog.vectorised.relations import Tuples
 from tripleweb.datalog.vectorised.triples import Matching
@@ -35,6 +36,10 @@ from tripleweb.ids import kind_of
 TAG = "tag"  # no variable of a query is called so
 WIDE = 4  # batches may have so many times the rows that an answer may have
 _EQUAL, _UNEQUAL = ("=", "=="), ("!=", "not=")
+
+
+_ARITHMETIC: dict[str, Any] = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide}
+_PLAIN: dict[str, Any] = {"+": add, "-": add, "*": mul}  # what bounds the result
 
 
 class Tags(Vector):
@@ -90,6 +95,16 @@ class Run(Matching):
             if mask is not None:
                 self.touch(batch.size)
                 return batch.where(mask)
+        if isinstance(literal.binding, Variable) and len(literal.arguments) == 2 and not literal.custom:
+            made = self.computed(literal, batch)
+            if made is not None:
+                values, there = made
+                self.touch(batch.size)
+                self._note(literal.arguments, literal.binding)
+                batch = batch if there is None else batch.where(there)
+                return self._unify(
+                    batch, literal.binding.name, Objects(values if there is None else values[there])
+                )
         arguments = [batch.vectors[name].inward().tolist() for name in literal.arguments]
         function = self.orders.function(literal)
         self.touch(batch.size)
@@ -103,6 +118,30 @@ class Run(Matching):
     def _note(self, inputs: tuple[str, ...], binding: Binding | None) -> None:
         if isinstance(binding, Variable):
             self.bonds.append((inputs, binding.name))
+
+    def computed(self, literal: Apply, batch: Batch) -> tuple[Array, Array | None] | None:
+        """(the numbers that an operation on two columns of numbers gives, where there are such; None for everywhere);
+        None where arrays cannot say it exactly."""
+        operation = _ARITHMETIC.get(literal.function)
+        a, b = (numeric(batch.vectors[name]) for name in literal.arguments)
+        if (
+            operation is None
+            or a is None
+            or b is None
+            or not (isinstance(a, np.ndarray) or isinstance(b, np.ndarray))
+        ):
+            return None
+        if not batch.size:
+            return np.empty(0, dtype=np.int64), None
+        if _is_whole(a) and _is_whole(b):
+            if literal.function == "/":
+                return None  # an integer where it divides evenly
+            most = _PLAIN[literal.function](_size(a), _size(b))
+            return (operation(a, b), None) if most <= EXACT else None
+        with np.errstate(all="ignore"):
+            values = np.asarray(operation(a, b), dtype=np.float64)
+        there = np.isfinite(values)
+        return values, None if there.all() else there
 
     def compared(self, literal: Apply, batch: Batch) -> Array | None:
         """Where a comparison of two columns holds; None where they are not of one kind that arrays can compare."""
@@ -244,6 +283,15 @@ class Run(Matching):
                 self.bound.add(name)
                 batch = batch.having({name: vector})
         return batch
+
+
+def _is_whole(numbers: Any) -> bool:
+    return numbers.dtype.kind == "i" if isinstance(numbers, np.ndarray) else type(numbers) is int
+
+
+def _size(numbers: Any) -> int:
+    """The largest absolute value."""
+    return abs(numbers) if type(numbers) is int else max(abs(int(numbers.max())), abs(int(numbers.min())))
 
 
 def _comparable(vector: Vector) -> tuple[str, Any] | None:
