@@ -45,7 +45,7 @@ from tripleweb.store import Store
 from tripleweb.terms import Value
 
 GROUP = "[group]"
-MANY = 500  # rows that generated code touches in the time that a run by columns takes at least: measured
+MANY = 400  # rows that generated code touches in the time that a run by columns takes at least: measured
 SLACK, DEAR = 16_000, 4  # rows that one trigger may look at: some, and so many times what an evaluation does
 GROWN = 4  # members of a group from which on joins come first and their constants last
 Trigger = Callable[[str, int, Any, Value, int], int]
