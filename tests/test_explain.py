@@ -97,7 +97,9 @@ def check(seed: int) -> str:
         if "(not " not in case.text():  # a negation may find an index that was not there at first
             assert facts["touched"] == executor.run(query, case.inputs).work, note
     elif facts["executor"] == "vectorised":
-        assert facts["touched"] >= facts["rows"], note  # the next run may have other arrays, and another order
+        assert facts["touched"] >= facts["rows"], (
+            note
+        )  # the next run may have other arrays, and another order
     else:
         expected = Oracle(query, case.inputs, Triples(case.triples)).bindings()
         top = [row for row in steps if not row["within"]]

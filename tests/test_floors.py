@@ -25,7 +25,9 @@ PACKAGES = {
 }
 PURE = 3  # the highest floor without clock, randomness, threads, sockets or databases
 PURE_LIBRARIES = {"msgspec", "nanoid"}
-NUMPY_ROOM = "tripleweb.datalog.vectorised"  # it alone below the frames has numpy, and is imported on first use
+NUMPY_ROOM = (
+    "tripleweb.datalog.vectorised"  # it alone below the frames has numpy, and is imported on first use
+)
 IMPURE = set(
     "_thread asyncio concurrent http multiprocessing queue random sched secrets select selectors signal "
     "socket socketserver sqlite3 ssl subprocess tempfile threading time urllib uuid".split()
