@@ -20,6 +20,7 @@ from tripleweb.datalog.vectorised.vectors import Cells, Codes, Constant, Entitie
 Row = tuple[Any, ...]
 Bond = tuple[tuple[str, ...], str]  # these variables determine that one
 _PLAIN = frozenset((str, int, float))
+REPEATED = ""  # among what is bound: rows may be there twice, so no head determines them
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,15 @@ _CLASSES: dict[str, tuple[type, ...]] = {
 }
 
 
+def alone(value: Any, among: Array) -> Any:
+    """A value to be compared with an array: numpy takes text for a fixed width, and zeros at its end for nothing."""
+    if among.dtype != object:
+        return value
+    box = np.empty((), dtype=object)
+    box[()] = value
+    return box
+
+
 class Places:
     """The rows of one kind: `entities` (row -> number of the entity) and `rows` (number -> row, -1 for none)."""
 
@@ -58,13 +67,14 @@ class Places:
         have, want = len(self.entities), len(self.table.entities)
         if have < want:
             more = np.frombuffer(self.table.entities[have:], dtype=np.uint32).astype(np.int32)
-            self.entities = np.concatenate((self.entities, more)) if have else more
+            entities = np.concatenate((self.entities, more)) if have else more
         if len(self.rows) <= numbers:
             grown = np.full(numbers + numbers // 8 + 1, -1, dtype=np.int32)
             grown[: len(self.rows)] = self.rows
             self.rows = grown
         if have < want:
-            self.rows[self.entities[have:]] = np.arange(have, want, dtype=np.int32)
+            self.rows[entities[have:]] = np.arange(have, want, dtype=np.int32)
+            self.entities = entities  # last, so that an interrupt finds nothing half done
         return self
 
 
@@ -166,6 +176,7 @@ class Mirror:
         self._cells: Array | None = None
         self._has: Array | None = None
         self._fan: float | None = None
+        self._repeats: bool | None = None
         self._fitting: dict[str, Array] = {}
 
     # -- keeping up
@@ -175,8 +186,10 @@ class Mirror:
         size = len(self.column.values)
         if self.stale or size != self.size:
             rows = sorted({*self.stale, *range(self.size, size)})
+            self.column.mirror = None  # whoever is interrupted leaves none behind
             if len(rows) > max(64, size // 4) or not self._patched(rows, size):
                 self._build()
+            self.column.mirror = self
         return self
 
     def _patched(self, rows: list[int], size: int) -> bool:
@@ -260,6 +273,17 @@ class Mirror:
             self._fitting[kind] = found
         return self._fitting[kind]
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a row shows a text and a reference to it, which are one value to a query."""
+        if self._repeats is None:
+            repeats = False
+            if self.several and self.letter == "o":
+                together = self.rows[1:] == self.rows[:-1]
+                repeats = bool((together & (self.data[1:] == self.data[:-1])).any())
+            self._repeats = repeats
+        return self._repeats
+
     def select(self, value: Any) -> Array:
         """The cells that show a value, as the engine holds it."""
         if self.order is not None:
@@ -272,7 +296,7 @@ class Mirror:
         wanted = self.as_held(value)
         if wanted is None:
             return np.empty(0, dtype=np.int64)
-        found = self.data == wanted
+        found = self.data == alone(wanted, self.data)
         if self.present is not None:
             found = found & self.present
         return np.flatnonzero(found)
@@ -348,8 +372,9 @@ class Mirror:
         if self._has is None:
             codes = self.cell_codes
             most = len(self.tables.names) if self.letter == "r" else len(self._codes or ())
-            self._has = np.zeros(most, dtype=np.bool_)
-            self._has[codes[self.cells] if len(self.cells) < len(codes) else codes] = True
+            has = np.zeros(most, dtype=np.bool_)
+            has[codes[self.cells] if len(self.cells) < len(codes) else codes] = True
+            self._has = has
         return self._has
 
     @property

@@ -34,12 +34,15 @@ class Rent:
         return paid <= 1.0 and rows * MANY <= len(column.values)
 
 
-def values_at(column: Column, rows: Sequence[int], kind: str | None) -> tuple[list[int], list[Any], bool]:
-    """(places among the rows, the values that they show there, whether no row shows several). Rows of -1 are none."""
+def values_at(
+    column: Column, rows: Sequence[int], kind: str | None
+) -> tuple[list[int], list[Any], bool, bool]:
+    """(places among the rows, the values that they show there, whether no row shows several, whether one may show a
+    value and its equal). Rows of -1 are none."""
     values, several = column.values, column.several
     places: list[int] = []
     found: list[Any] = []
-    single = True
+    single, repeats = True, False
     for place, row in enumerate(rows):
         if row < 0:
             continue
@@ -49,17 +52,21 @@ def values_at(column: Column, rows: Sequence[int], kind: str | None) -> tuple[li
             found.append(value)
         else:
             more = several(row)
-            single = single and len(more) < 2
+            if len(more) > 1:
+                single, repeats = False, repeats or len(set(more)) < len(more)
             places += repeat(place, len(more))
             found += more
     if kind is not None and any(KINDS[type(value)] != kind for value in found):
         kept = [at for at, value in enumerate(found) if KINDS[type(value)] == kind]
         places, found = [places[at] for at in kept], [found[at] for at in kept]
-    return places, found, single
+    return places, found, single, repeats
 
 
-def rows_among(column: Column, wanted: dict[str, list[int]], kind: str | None) -> tuple[list[int], list[int]]:
-    """(places, rows): every row that shows one of these texts, with each place that wants it."""
+def rows_among(
+    column: Column, wanted: dict[str, list[int]], kind: str | None
+) -> tuple[list[int], list[int], bool]:
+    """(places, rows, whether one may come twice): every row that shows one of these texts, with each place that
+    wants it; a row that shows a text and a reference to it comes with each."""
     values = column.values
     rows = [row for row, value in enumerate(values) if value in wanted]
     texts = [values[row] for row in rows]
@@ -70,20 +77,16 @@ def rows_among(column: Column, wanted: dict[str, list[int]], kind: str | None) -
         hits = [at for at, value in enumerate(shown) if value in wanted]
         rows += [in_cells[bisect_right(ends, at)] for at in hits]
         texts += [shown[at] for at in hits]
-    kinds = set(map(type, texts))
-    if kind is not None and kinds != {CLASSES[kind]}:
+    if kind is not None:
         kept = [at for at, value in enumerate(texts) if KINDS[type(value)] == kind]
         rows, texts = [rows[at] for at in kept], [texts[at] for at in kept]
-    elif len(kinds) > 1:  # "a" and a reference to it in one row are one match
-        pairs = list(dict.fromkeys(zip(rows, texts, strict=True)))
-        rows, texts = [row for row, _ in pairs], [text for _, text in pairs]
     places: list[int] = []
     out: list[int] = []
     for row, text in zip(rows, texts, strict=True):
         more = wanted[text]
         places += more
         out += repeat(row, len(more))
-    return places, out
+    return places, out, len(set(map(type, texts))) > 1
 
 
 def places_shown(column: Column, wanted: dict[str, list[int]], kind: str | None) -> list[int]:

@@ -7,16 +7,18 @@ for all rows at once which of them have a derivation of what is within. See `tri
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import islice
 from operator import add, mul
 from typing import Any
 
 import numpy as np
 
 from tripleweb.datalog.bodies import Apply, Literal, Member, Read, Triple, Without
-from tripleweb.datalog.builtins import FUNCTIONS, inward, truthy
+from tripleweb.datalog.builtins import CHUNK, FUNCTIONS, chunks, inward, truthy
 from tripleweb.datalog.captured import Scope
 from tripleweb.datalog.clauses import Binding, Blank, Variable, bound
 from tripleweb.datalog.inputs import bind
+from tripleweb.datalog.vectorised.columns import REPEATED
 from tripleweb.datalog.vectorised.mirrors import EXACT, FLAGS, Array, Mirrors
 from tripleweb.datalog.vectorised.orders import COMPARED, Orders
 from tripleweb.datalog.vectorised.relations import Tuples
@@ -34,7 +36,6 @@ from tripleweb.datalog.vectorised.vectors import (
 from tripleweb.ids import kind_of
 
 TAG = "tag"  # no variable of a query is called so
-WIDE = 4  # batches may have so many times the rows that an answer may have
 _EQUAL, _UNEQUAL = ("=", "=="), ("!=", "not=")
 
 
@@ -107,11 +108,10 @@ class Run(Matching):
                 )
         arguments = [batch.vectors[name].inward().tolist() for name in literal.arguments]
         function = self.orders.function(literal)
-        self.touch(batch.size)
-        if arguments:
-            found = [function(*row) for row in zip(*arguments, strict=True)]
-        else:
-            found = [function() for _ in range(batch.size)]
+        found: list[Any] = []
+        for part in chunks(list(zip(*arguments, strict=True)) if arguments else [()] * batch.size):
+            self.touch(len(part))
+            found += [function(*row) for row in part]
         self._note(literal.arguments, literal.binding)
         return self._result(literal.binding, found, batch)
 
@@ -176,10 +176,14 @@ class Run(Matching):
             return self._unify(batch, binding.name, Objects(np.fromiter(found, object, len(found))))
         names, index, rows = list(bound(binding)), [], []
         for place, value in enumerate(found):
-            made = list(bind(binding, value, None))
-            rows += made
-            index += [place] * len(made)
-        self.touch(len(rows))
+            made = bind(binding, value, None)
+            while part := list(islice(made, CHUNK)):
+                self.touch(len(part))
+                rows += part
+                index += [place] * len(part)
+                self.hold(len(rows))
+        if len(set(zip(index, rows, strict=True))) < len(rows):
+            self.bound.add(REPEATED)
         batch = batch.take(np.array(index, dtype=np.int64))
         vectors = [
             Objects(np.fromiter([row[at] for row in rows], object, len(rows))) for at in range(len(names))
@@ -302,7 +306,7 @@ def _comparable(vector: Vector) -> tuple[str, Any] | None:
         return "s", vector.inward()
     if isinstance(vector, Constant):
         if isinstance(vector.value, str):
-            return "s", vector.value
+            return "s", vector.inward()
         if type(vector.value).__name__ == "datetime":
             return "d", vector.value
     return None

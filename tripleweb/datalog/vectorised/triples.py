@@ -5,8 +5,8 @@ that show it (slices of an array that is sorted by value), `select` keeps rows. 
 that nobody asks for later is not bound: where only the heads of derivations matter, what is left of its literal is
 whether there is such a triple.
 
-Invariants: a batch's rows are distinct assignments of the variables bound so far, as far as `is_exact`; `bound` and
-`bonds` say which these are, and which determine others; work is counted before memory is taken, and ends in
+Invariants: a batch's rows are distinct assignments of the variables bound so far, unless REPEATED is among these;
+`bound` and `bonds` say which these are, and which determine others; work is counted before memory is taken, and ends in
 `BudgetError` beyond the limits of the scope.
 """
 
@@ -22,7 +22,7 @@ from tripleweb.datalog.builtins import inward
 from tripleweb.datalog.captured import Scope, spent, too_many
 from tripleweb.datalog.joins import Sizes
 from tripleweb.datalog.vectorised import scans
-from tripleweb.datalog.vectorised.columns import Bond
+from tripleweb.datalog.vectorised.columns import REPEATED, Bond
 from tripleweb.datalog.vectorised.mirrors import Array, Mirror, Mirrors
 from tripleweb.datalog.vectorised.vectors import (
     NONE,
@@ -72,6 +72,10 @@ class Matching:
         self.touched += rows
         if self.touched + self.scope.work[0] > self.scope.limit[0]:
             spent(self.scope.limit, self.touched)
+        self.hold(rows)
+
+    def hold(self, rows: int) -> None:
+        """Raises `BudgetError` where so many rows are more than there may be at once."""
         if rows > WIDE * self.scope.most[0]:
             too_many(self.scope.most)
 
@@ -158,11 +162,13 @@ class Matching:
             else:
                 numbers = subject.numbers_in(self.mirrors)
                 rows = np.where(numbers >= 0, places.rows[numbers], NONE)
-            index, found, single = scans.values_at(column, rows.tolist(), literal.kind)
+            index, found, single, repeats = scans.values_at(column, rows.tolist(), literal.kind)
             if literal.value not in batch and literal.value not in later and not self.is_exact:
                 return batch.take(np.array(sorted(set(index)), dtype=np.int64))
             if single:
                 self.bonds.append(((literal.subject,), literal.value))
+            if repeats:
+                self.bound.add(REPEATED)
             self.touch(len(found))
             batch = batch.take(np.array(index, dtype=np.int64))
             vector = self._values(found)
@@ -188,7 +194,9 @@ class Matching:
         if not is_asked:
             found_places = sorted(scans.places_shown(column, wanted, literal.kind))
             return batch.take(np.array(found_places, dtype=np.int64))
-        index, rows_found = scans.rows_among(column, wanted, literal.kind)
+        index, rows_found, repeats = scans.rows_among(column, wanted, literal.kind)
+        if repeats:
+            self.bound.add(REPEATED)
         self.touch(len(index))
         self.bound.add(literal.subject)
         rows = np.array(rows_found, dtype=np.int64)
@@ -251,6 +259,8 @@ class Matching:
             self.bound.add(literal.value)
         if not mirror.several:
             self.bonds.append(((literal.subject,), literal.value))
+        elif mirror.repeats:
+            self.bound.add(REPEATED)
 
     def _expanded(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tripleweb.datalog.vectorised.mirrors import EXACT, Array, Mirror, Mirrors, Places
+from tripleweb.datalog.vectorised.mirrors import EXACT, Array, Mirror, Mirrors, Places, alone
 
 NONE = -1  # the number of no entity
 
@@ -309,7 +309,10 @@ def equals(vector: Vector, value: Any, mirrors: Mirrors) -> Array:
         return nowhere if code is None else np.asarray(vector.numbers == code)
     if isinstance(vector, Cells):
         wanted = vector.mirror.as_held(value)
-        return nowhere if wanted is None else np.asarray(vector.data == wanted, dtype=np.bool_)
-    if isinstance(value, tuple | frozenset | range):
-        return np.fromiter([held == value for held in vector.inward()], np.bool_, len(vector))
-    return np.asarray(vector.inward() == value, dtype=np.bool_)
+        return (
+            nowhere
+            if wanted is None
+            else np.asarray(vector.data == alone(wanted, vector.data), dtype=np.bool_)
+        )
+    held = vector.inward()
+    return np.asarray(held == alone(value, held), dtype=np.bool_)

@@ -1,0 +1,134 @@
+"""What an attack on queries by columns found, one test each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from tests.live_histories import keys
+from tripleweb.change import Change
+from tripleweb.datalog import evaluate, maintained
+from tripleweb.datalog.evaluate import Budget
+from tripleweb.datalog.executor import Executor
+from tripleweb.datalog.query import parse
+from tripleweb.datalog.upkeep import Upkeep
+from tripleweb.datalog.vectorised.mirrors import Mirror
+from tripleweb.errors import BudgetError
+from tripleweb.store import Store
+from tripleweb.terms import Ref, Value, slot
+
+Triple = tuple[str, str, Value]
+EACH = "[:find ?e ?n :where [?e :k/n ?n]]"
+
+
+def stored(singles: Iterable[Triple], members: Iterable[Triple] = ()) -> Store:
+    store = Store()
+    store.apply([Change(*triple[:2], "", triple[2], 1, "r") for triple in singles])
+    store.apply([Change(*triple[:2], slot(triple[2]), triple[2], 1, "r") for triple in members])
+    return store
+
+
+def check(store: Store, text: str, *inputs: Any, executor: Executor | None = None) -> None:
+    """Columns say what the plain evaluator says: when they are looked at row by row, and as arrays."""
+    query = parse(text)
+    executor = executor or Executor(store, many=-1)
+    expected = Counter(keys(evaluate.run(query, inputs, store).rows))
+    for _ in range(3):
+        assert Counter(keys(executor.run(query, inputs).rows)) == expected, text
+
+
+BOTH: list[Triple] = [("e1", "k/m", "a"), ("e1", "k/m", Ref("a")), ("e2", "k/m", "a")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[:find ?e ?v :where [?e :k/m ?v]]",
+        '[:find ?e :where [?e :k/m "a"]]',
+        "[:find ?v (count ?e) :where [?e :k/m ?v]]",
+        "[:find ?e ?v :where [?e :k/n 1] [?e :k/m ?v]]",
+        "[:find ?e ?v ?f :where [?e :k/m ?v] [?f :k/m ?v]]",
+        "[:find ?e ?f :where [?f :k/s ?s] [?e :k/m ?s]]",
+    ],
+)
+def test_a_text_and_a_reference_to_it_are_one_value(text: str) -> None:
+    many = [(f"x{n}", "k/m", "z") for n in range(40)]
+    check(stored([("e1", "k/n", 1), ("e7", "k/s", "a"), *many], BOTH), text)
+
+
+@pytest.mark.parametrize("gone", BOTH[:2])
+def test_of_a_text_and_a_reference_to_it_one_goes(gone: Triple, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintained, "MANY", -1)
+    many = [(f"x{n}", "k/m", "z") for n in range(40)]
+    store = stored([("e7", "k/s", "a"), *many], BOTH)
+    upkeep = Upkeep(store)
+    live = upkeep.open("[:find ?e ?f :where [?f :k/s ?s] [?e :k/m ?s]]")
+    live.refresh()
+    upkeep.changed(store.apply([Change(*gone[:2], slot(gone[2]), None, 2, "r")]))
+    live.refresh()
+    assert sorted(live.rows) == [("e1", "e7"), ("e2", "e7")]
+
+
+def test_what_a_collection_has_twice_counts_once() -> None:
+    store = stored([("e1", "k/n", 1)])
+    check(store, "[:find (count ?x) :where [_ :k/n ?n] [(ground [[1 2] [1 3]]) [[?x _]]]]")
+    check(store, "[:find ?n ?x :where [_ :k/n ?n] [(vector ?n ?n 2) [?x ...]]]")
+
+
+@pytest.mark.parametrize("text", ["x", "x\0", "x\0\0", "", "\0"])
+def test_zeros_at_the_end_of_a_text_count(text: str) -> None:
+    store = stored([(f"e{n}", "k/s", "x" * (n % 2) + "\0" * (n // 2)) for n in range(6)])
+    check(store, "[:find ?e :in $ ?c :where [?e :k/s ?c]]", text)
+    for name in ("=", "!=", "<", ">="):
+        check(store, f"[:find ?e :in $ ?c :where [?e :k/s ?s] [({name} ?s ?c)]]", text)
+
+
+@pytest.mark.parametrize("kind", ["number", "boolean", "date", "text", "reference"])
+def test_a_text_is_looked_for_where_other_kinds_should_be(kind: str) -> None:
+    store = stored([*[(f"e{n}", "k/n", n) for n in range(100)], ("e1", "o/s", "a"), ("e200", "k/n", "a")])
+    check(store, f"[:find ?e ?f :where [?e :o/s ?s] [?f :k/n ?s] :kinds {{:k/n {kind}}}]")
+
+
+# -- interrupts and budgets
+
+
+def interrupted(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "name, several", [("_encoded", False), ("_forget", False), ("_set_rows", True), ("_forget", True)]
+)
+@pytest.mark.parametrize("count", [1, 500])
+def test_whoever_interrupts_a_query_finds_the_next_one_right(
+    name: str, several: bool, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few changed rows are looked at again, many make all anew: neither is left half done."""
+    store = stored([(f"e{n}", "k/n", n) for n in range(200)], [("e1", "k/n", 500)] if several else [])
+    executor, query = Executor(store, many=-1), parse(EACH)
+    executor.run(query, [])
+    store.apply([Change(f"f{n}", "k/s", "", "new", 2, "r") for n in range(count)])
+    store.apply([Change("e3", "k/n", "", 7, 2, "r"), Change("e2", "k/n", "", None, 2, "r")])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Mirror, name, interrupted)
+        executor.run(query, [])
+    check(store, EACH, executor=executor)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[:find ?i :where [?e :k/n ?n] [(range 0 1000000000) [?i ...]]]",
+        "[:find ?e :where [?e :k/n ?n] [(range 0 1000000000) [?i ...]] [(< ?i 0)]]",
+        "[:find ?e ?i ?j :where [?e :k/n ?n] [(range 0 100000) [?i ...]] [(range 0 100000) [?j ...]]]",
+    ],
+)
+@pytest.mark.parametrize("budget", [Budget(rows=100_000), Budget(bytes=1_000_000)])
+def test_a_budget_ends_what_a_call_would_make(text: str, budget: Budget) -> None:
+    """Before it is made, not after: a billion rows are more than a machine has."""
+    store = stored([(f"e{n}", "k/n", n) for n in range(50)])
+    with pytest.raises(BudgetError):
+        Executor(store, many=-1).run(parse(text), [], budget=budget)
