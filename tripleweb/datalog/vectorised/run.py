@@ -18,7 +18,7 @@ from tripleweb.datalog.bodies import Body, Literal, Member, members_of, predicat
 from tripleweb.datalog.builtins import complete, inward, outward
 from tripleweb.datalog.captured import Relation, Scope
 from tripleweb.datalog.evaluate import Budget
-from tripleweb.datalog.joins import steps
+from tripleweb.datalog.joins import steps as rows_expected
 from tripleweb.datalog.pull import Puller
 from tripleweb.datalog.query import Aggregate, Query
 from tripleweb.datalog.recursion import Component, Recursion
@@ -106,9 +106,12 @@ class Vectorised:
         try:
             return work()
         except Renumbered:
-            for predicate in self._predicates:
-                mirrors_of(self._store).of(predicate)
+            self._mirror()
             return work()
+
+    def _mirror(self) -> None:
+        for predicate in self._predicates:
+            mirrors_of(self._store).of(predicate)
 
     def _call(
         self,
@@ -152,11 +155,12 @@ class Vectorised:
     ) -> Iterator[tuple[int, Literal, float, int, int, float]]:
         """How the bodies are run: for each literal the number of its body, it, about how many rows were expected after
         it, how many there are, how many it touched, and how long it took."""
+        self._mirror()
         run = self._run(constants, relations, budget, is_exact=False)
         for number, body in enumerate(self.bodies, 1):
             batch = self._start(run)
             ordered = run.orders.of(body.literals, batch, body.head, run)
-            expected = steps(
+            expected = rows_expected(
                 [(0, literal) for literal, _ in ordered], constants, Measured(run, body.literals)
             )
             for (literal, later), estimated in zip(ordered, expected, strict=True):
