@@ -1,4 +1,4 @@
-"""The peers, installed outside of the checkout: in the user's cache, else in the temporary folder.
+"""The peers, and what else is kept outside of the checkout: in the user's cache, else in the temporary folder.
 
 A folder is named after what is in it (a hash of the pins), and counts only once its mark is there, so an installation
 that was interrupted is made anew.
@@ -78,7 +78,7 @@ def node_modules(pinned: Path) -> Path:
             shutil.copy(pin, folder)
         _call(["npm", "ci", "--no-audit", "--no-fund"], cwd=folder)
 
-    return _folder("node", pins, install)
+    return kept("node", pins, install)
 
 
 @cache
@@ -102,12 +102,13 @@ def python(requirements: Path) -> Path:
         _call([*pip, "-r", str(pins[0])], cwd=folder)
 
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return _folder(name, pins, install) / "bin" / "python"
+    return kept(name, pins, install) / "bin" / "python"
 
 
-def _folder(name: str, pins: Sequence[Path], install: Callable[[Path], None]) -> Path:
+def kept(name: str, pins: Sequence[Path], install: Callable[[Path], None]) -> Path:
+    """The folder that `install` fills, unless it did so before from the same pins. Raises `NotInstalled`."""
     what = hashlib.sha256(b"".join(pin.read_bytes() for pin in pins)).hexdigest()[:12]
-    folder = _home() / f"{name}-{what}"
+    folder = home() / f"{name}-{what}"
     mark = folder / "installed"
     if not mark.exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -117,7 +118,8 @@ def _folder(name: str, pins: Sequence[Path], install: Callable[[Path], None]) ->
     return folder
 
 
-def _home() -> Path:
+def home() -> Path:
+    """Where peers, data and figures are kept. Raises `NotInstalled`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for above in (cache, Path(tempfile.gettempdir())):
         try:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,27 +66,10 @@ def race(flags: Sequence[str] = ()) -> dict[str, Any]:
 def _run(engine: str, folder: Path, workload: Workload) -> dict[str, Any]:
     """One engine over one plan."""
     print(f"  {workload.plan.triples} triples: {engine} ...", file=sys.stderr, flush=True)
-    facts: dict[str, Any] = {
-        "calibration_ms": calibration_ms(),
-        "load_average": os.getloadavg()[0],
-        "figures": {},
-    }
     answers = Answers(workload)
-    began = time.monotonic()
     out = folder / f"{engine}.jsonl"
-    try:
-        words = [*command(engine), str(folder), str(out)]
-        done = subprocess.run(
-            words, cwd=ROOT, capture_output=True, text=True, timeout=ENGINE_SECONDS, check=False
-        )
-        if done.returncode:
-            facts["broken"] = f"ended with {done.returncode}: {done.stderr.strip()[-500:]}"
-    except NotInstalled as error:
-        facts["broken"] = f"not installed: {error}"
-    except subprocess.TimeoutExpired:
-        facts["broken"] = f"did not end within {ENGINE_SECONDS} s"
-    facts["seconds"] = round(time.monotonic() - began, 1)
-    for line in _lines(out):
+    facts, lines = ran(lambda: [*command(engine), str(folder), str(out)], out)
+    for line in lines:
         if "engine" in line:
             facts |= line
         else:
@@ -95,6 +78,28 @@ def _run(engine: str, folder: Path, workload: Workload) -> dict[str, Any]:
                 line, workload.plan.changes.get(name, ()), answers.expected(name)
             )
     return facts
+
+
+def ran(words: Callable[[], Sequence[str]], out: Path) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """Runs an engine's process to its end: how that went, and the lines that it told in `out`, however it ended."""
+    facts: dict[str, Any] = {
+        "calibration_ms": calibration_ms(),
+        "load_average": os.getloadavg()[0],
+        "figures": {},
+    }
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            words(), cwd=ROOT, capture_output=True, text=True, timeout=ENGINE_SECONDS, check=False
+        )
+        if done.returncode:
+            facts["broken"] = f"ended with {done.returncode}: {done.stderr.strip()[-500:]}"
+    except NotInstalled as error:
+        facts["broken"] = f"not installed: {error}"
+    except subprocess.TimeoutExpired:
+        facts["broken"] = f"did not end within {ENGINE_SECONDS} s"
+    facts["seconds"] = round(time.monotonic() - began, 1)
+    return facts, _lines(out)
 
 
 def _lines(out: Path) -> list[Mapping[str, Any]]:
