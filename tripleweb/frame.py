@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import chain, compress, count
 from types import NoneType
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +23,10 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_object_dtype
 
+try:
+    from pandas._config import using_string_dtype
+except ImportError:  # to infer it each time takes longer than all else that a small frame needs
+    using_string_dtype = None
 from tripleweb.datalog.builtins import outward
 from tripleweb.datalog.clauses import Clause, Constant, Or, Pattern, Variable
 from tripleweb.datalog.pull import thawed
@@ -38,6 +43,7 @@ from tripleweb.writes import key_names
 
 Rows = Sequence[Sequence[Any]]
 Array = Any  # of numpy or, where its dtype is pandas' own, of pandas
+KNOWN_MAX = 512  # queries
 PATCHED_FROM = 256  # rows; a frame of fewer is made anew as quickly
 PIECES_MAX = 64  # of a frame that is patched
 AHEAD_MAX = 64  # rows between two that stayed
@@ -305,6 +311,18 @@ class Columns(NamedTuple):
 
 def columns_of(parsed: Query, schema: Schema) -> Columns:
     """The columns of a query as far as its schema tells their kinds."""
+    held = _known.get(id(parsed))
+    if held is None or held[0] is not parsed or held[1] is not schema:
+        if len(_known) >= KNOWN_MAX:
+            _known.clear()
+        held = _known[id(parsed)] = parsed, schema, _columns_of(parsed, schema)
+    return held[2]
+
+
+_known: dict[int, tuple[Query, Schema, Columns]] = {}  # by id() of the query
+
+
+def _columns_of(parsed: Query, schema: Schema) -> Columns:
     letters = _letters(parsed.where, schema)
     kinds: dict[str, str] = {}
     for column, element in zip(parsed.columns, parsed.find, strict=True):
@@ -351,6 +369,13 @@ _NUMERIC = frozenset(("count", "count-distinct", "sum", "avg", "median", "varian
 
 def text_dtype() -> Any:
     """The dtype that this pandas, with its present options, infers for text."""
+    if using_string_dtype is None:
+        return pd.Series(["text"]).dtype
+    return _inferred(using_string_dtype(), pd.get_option("mode.string_storage"))
+
+
+@lru_cache
+def _inferred(*options: Any) -> Any:
     return pd.Series(["text"]).dtype
 
 

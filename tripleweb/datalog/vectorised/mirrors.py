@@ -34,7 +34,7 @@ EXACT = 1 << 53  # integers up to here are floats, too
 SAMPLE = 256
 _LETTERS: dict[type, str] = {int: "n", float: "f", bool: "b", Ref: "r", str: "s", datetime: "d"}
 _DTYPES: dict[str, Any] = {"n": np.int64, "f": np.float64, "b": np.bool_, "r": np.int32}
-_FILL = {"n": 0, "f": 0.0, "b": False, "r": ""}  # what stands where nothing is
+_FILL = {"n": 0, "f": 0.0, "b": False, "r": ABSENT}  # what stands where nothing is
 FLAGS = np.array([FALSE, TRUE], dtype=object)
 _CLASSES: dict[str, tuple[type, ...]] = {
     "s": (str,),
@@ -154,12 +154,12 @@ class Mirror:
                 letter = "o"
         if letter == "r":
             numbers = self.tables.numbers
-            for _ in range(2):
-                try:
-                    return letter, np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))
-                except KeyError:  # an entity that is not here, and may be written later
-                    for value in values:
-                        self.tables.number(str(value))
+            try:
+                return letter, np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))
+            except KeyError:  # an entity that is not here and may be written later, or nothing
+                number = self.tables.number
+                found = [0 if value is ABSENT else number(str(value)) for value in values]
+                return letter, np.array(found, dtype=np.int32)
         if letter in _DTYPES:
             return letter, np.fromiter(values, _DTYPES[letter], len(values))
         if letter == "o":

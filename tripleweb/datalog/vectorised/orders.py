@@ -44,6 +44,8 @@ class Orders:
     ) -> list[tuple[Literal, set[str]]]:
         """Literals in the order in which they are to be looked at, each with the variables that are asked for after
         it. It is found anew where sizes have changed."""
+        if len(literals) < 2:  # there is but one order, and nothing to measure
+            return list(zip(literals, needed_after(literals, wanted), strict=True))
         sizes = Measured(run, literals)
         key = (id(literals), tuple(batch.vectors), tuple(wanted), sizes.signature)
         found = self._kept.get(key)

@@ -264,6 +264,7 @@ class Run(Matching):
     def member(self, literal: Member, batch: Batch, tuples: Tuples) -> Batch:
         shared = [place for place, term in enumerate(literal.terms) if term in batch]
         new = [place for place in range(len(literal.terms)) if place not in shared]
+        found: Any
         self.touch(batch.size)
         if not len(tuples):
             return self._nothing(batch, *literal.terms)
@@ -272,6 +273,9 @@ class Run(Matching):
             if not new:
                 return batch.where(tuples.contains(keys))
             index, found = tuples.joined(shared, keys, self.touch)
+        elif batch.size == 1:
+            self.touch(len(tuples))
+            index, found = np.zeros(len(tuples), dtype=np.int64), slice(None)
         else:
             self.touch(batch.size * len(tuples))
             index = np.repeat(np.arange(batch.size), len(tuples))
@@ -282,7 +286,7 @@ class Run(Matching):
             name = literal.terms[place]
             if name in batch:  # twice in one literal
                 mask = equal(batch.vectors[name], vector, self.mirrors)
-                batch, found = batch.where(mask), found[mask]
+                batch, found = batch.where(mask), np.arange(len(tuples))[found][mask]
             else:
                 self.bound.add(name)
                 batch = batch.having({name: vector})

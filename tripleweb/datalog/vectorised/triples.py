@@ -88,11 +88,12 @@ class Matching:
     def triple(self, literal: Triple, batch: Batch, later: Collection[str]) -> Batch:
         if not batch.size:
             return self._nothing(batch, literal.subject, literal.value)
-        if self.mirrors.ready(literal.predicate) is None:
+        mirror = self.mirrors.ready(literal.predicate)
+        if mirror is None:
             out = self._by_rows(literal, batch, later)
             if out is not None:
                 return out
-        mirror = self.mirror(literal.predicate)
+            mirror = self.mirror(literal.predicate)
         if not len(mirror.cells):
             return self._nothing(batch, literal.subject, literal.value)
         fits = mirror.fitting(literal.kind)
@@ -279,18 +280,24 @@ class Matching:
             return batch.where(counts > 0)
         total = int(counts.sum())
         self.touch(total)
-        index = np.repeat(np.arange(batch.size), counts)
-        starts = np.cumsum(counts) - counts
-        cells = np.arange(total) + np.repeat(first - starts, counts)
+        if not total:
+            return self._nothing(batch, literal.subject, literal.value)
+        index = np.arange(batch.size).repeat(counts)
+        cells = np.arange(total) + (first + counts - counts.cumsum()).repeat(counts)
         if order is not None:
             cells = order[cells]
+            batch = batch.only((*later, *self.constants))  # the value has done its part
         if fits is not None:
             kept = fits[cells]
             index, cells = index[kept], cells[kept]
         batch = batch.take(index)
         if order is None:
             return self._unified(literal, batch, later, mirror, cells)
-        return self._bound(literal, batch, mirror, cells)
+        places = self.mirrors.places(kind_of(literal.predicate))
+        self.bound.add(literal.subject)
+        self._bind(literal, mirror, False)
+        subject = Entities(self.mirrors, places=places, rows=mirror.rows_of(cells))
+        return batch.having({literal.subject: subject})
 
     def _backward(
         self, literal: Triple, batch: Batch, later: Collection[str], mirror: Mirror, fits: Array | None
@@ -310,10 +317,16 @@ class Matching:
             inside = (keys >= 0) & (keys < len(has))
             return batch.where(inside & has[np.where(inside, keys, 0)] if len(has) else inside)
         order, starts = mirror.index()
-        known = (keys >= 0) & (keys < len(starts) - 1)
-        keys = np.where(known, keys, 0)
-        if len(starts) < 2:
-            return self._nothing(batch, literal.subject)
-        first = starts[keys]
-        counts = np.where(known, starts[keys + 1] - first, 0)
+        if (
+            isinstance(value, Entities)
+            and not value.is_mixed
+            and len(starts) > len(self.mirrors.tables.names)
+        ):
+            first = starts[keys]
+            counts = starts[keys + 1] - first
+        else:
+            known = (keys >= 0) & (keys < len(starts) - 1)
+            keys = np.where(known, keys, 0)
+            first = starts[keys]
+            counts = np.where(known, starts[keys + 1] - first, 0)
         return self._expanded(literal, batch, later, mirror, fits, first, counts, order)
