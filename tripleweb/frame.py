@@ -27,10 +27,10 @@ from tripleweb.datalog.clauses import Clause, Constant, Or, Pattern, Variable
 from tripleweb.datalog.pull import thawed
 from tripleweb.datalog.query import Aggregate, Get, Query
 from tripleweb.ids import kind_of
+from tripleweb.intake import key_names
 from tripleweb.schema import Schema, field_of
 from tripleweb.store import Store
 from tripleweb.terms import Ref, Value
-from tripleweb.writes import key_names
 
 Rows = Sequence[Sequence[Any]]
 Array = Any  # of numpy or, where its dtype is pandas' own, of pandas

@@ -89,7 +89,7 @@ _decode_save = msgspec.msgpack.Decoder(
 
 def encode_registers(registers: Sequence[Change]) -> bytes:
     """Registers, packed: MessagePack of their fields, the values in its own kinds and references as extension 1."""
-    return _encode(registers)
+    return _encode(list(registers))
 
 
 def decode_registers(body: bytes) -> list[Change]:
@@ -290,7 +290,7 @@ class ReplicaFile:
 
     def save(self, commit: LocalCommit) -> None:
         rows = _pieces(commit)
-        pending = [(p.number, p.id, p.time, _encode(p.changes)) for p in commit.pending]
+        pending = [(p.number, p.id, p.time, encode_registers(p.changes)) for p in commit.pending]
         _check_names(commit)
         fate_values = [msgspec.json.encode(fate.value).decode() for fate in commit.fates]
         meta = {name: msgspec.json.encode(value).decode() for name, value in commit.meta.items()}
@@ -409,7 +409,7 @@ def _pieces(commit: LocalCommit) -> list[bytes]:
     if not (commit.clear or commit.revive or registers or drop):
         return []
     if len(registers) + len(drop) <= CHUNK:
-        return [_encode((commit.clear, commit.revive, registers, drop))]
+        return [_encode((commit.clear, commit.revive, list(registers), drop))]
     rows = [_encode((commit.clear, commit.revive, (), ()))]
     for i in range(0, len(registers), CHUNK):
         rows.append(_encode((False, (), registers[i : i + CHUNK], ())))

@@ -11,7 +11,7 @@ does not join where this replica stands, not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -366,12 +366,9 @@ class ClientCore:
         if full:
             commit.clear, commit.registers = True, list(self.store.registers())
         else:
-            for key in step.touched:
-                register = self.store.register(key)
-                if register is not None:
-                    commit.registers.append(register)
-                else:
-                    commit.drop.append(key)
+            held = [(key, self.store.register(key)) for key in step.touched]
+            commit.registers = [register for _, register in held if register is not None]
+            commit.drop += [key for key, register in held if register is None]
         commit.meta = {
             "epoch": self.epoch,
             "cursors": dict(self.cursors),
@@ -487,7 +484,7 @@ class ClientCore:
         step.commit.revive.extend(revive)
         step.touched.update(dict.fromkeys(gone))
 
-    def _put_again(self, pending: Pending, step: Step, changes: list[Change]) -> None:
+    def _put_again(self, pending: Pending, step: Step, changes: Sequence[Change]) -> None:
         """Applies changes of ours over what the server said; increments only where it has set our share."""
         again = []
         for change in changes:
@@ -570,6 +567,7 @@ class ClientCore:
         stamped anew. The cursors go: the next load brings what the old identity has counted."""
         old, self.replica = self.replica, replica_id(self._random_bytes)
         commit, deltas = LocalCommit(decided=list(self.outbox)), []
+        restamped: list[Change] = []
         pending, self.outbox = self.outbox, {}
         self.next, self.decided, self._sent = 1, 0, 0
         for moved in pending.values():
@@ -580,10 +578,11 @@ class ClientCore:
                 if held is not None and held.stamp == (moved.time, old):
                     held = held._replace(replica=self.replica)
                     deltas.append(self.store.put([held]))
-                    commit.registers.append(held)
+                    restamped.append(held)
             changes = [change._replace(replica=self.replica) for change in moved.changes]
             self.outbox[self.next] = Pending(self.next, moved.id, moved.time, changes)
             self.next += 1
+        commit.registers = restamped
         commit.pending = list(self.outbox.values())
         self.cursors.clear()
         commit.meta = {

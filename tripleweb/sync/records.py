@@ -7,7 +7,7 @@ after any number of whole commits gives the state in which the last of them left
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +90,7 @@ class Pending:
     number: int
     id: str
     time: int
-    changes: list[Change]
+    changes: Sequence[Change]
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class LocalCommit:
     """One atomic step of a replica. Applied in this order: revive, registers, drop; a register with the predicate
     `_deleted` buries its entity and all the entity's other registers."""
 
-    registers: list[Change] = field(default_factory=list)  # as they now are, whatever stood there
+    registers: Sequence[Change] = field(default_factory=list)  # as they now are, whatever stood there
     drop: list[Key] = field(default_factory=list)
     revive: list[str] = field(default_factory=list)
     clear: bool = False  # forget all registers first
