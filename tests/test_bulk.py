@@ -16,13 +16,24 @@ import pandas as pd
 import pytest
 
 import tripleweb
+from tests.test_store import VALUES, check_counts_and_indexes, members, random_changes
 from tripleweb import progress as bars
 from tripleweb import t
+from tripleweb.blocks import Changes
 from tripleweb.errors import DeletedError, SchemaError, TriplewebError
 from tripleweb.frame import frame_columns
 from tripleweb.intake import are_plain_ids, taken_column, taken_ids
 from tripleweb.schema import Field
+from tripleweb.storage.packing import (
+    Unpacker,
+    decode_registers,
+    encode_apart,
+    encode_blocks,
+    encode_registers,
+)
+from tripleweb.store import Store
 from tripleweb.terms import Ref
+from tripleweb.transaction import Transaction
 
 MOMENT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 SCHEMA = tripleweb.schema(
@@ -272,6 +283,67 @@ def test_a_bar_above_100k_triples(
     frame = pd.DataFrame({"a": range(rows), "b": "x"})
     tripleweb.open().insert_frame("k", frame)
     assert bool(seen) is shown
+
+
+def test_what_is_new_in_bulk_is_no_history(tmp_path: Path) -> None:
+    """It is not written a second time; what is written over is, once it is more than what is there."""
+    frame = pd.DataFrame({"id": [f"e{i}" for i in range(5_000)], "n": range(5_000), "t": "x"})
+    frame["tags"] = [{f"t{i % 3}", "t4"} for i in range(5_000)]
+    with tripleweb.open(tmp_path / "r") as db:
+        db.insert_frame("k", frame, id="id")
+        assert not db._session.replica.due
+        count = sum(1 for _ in db._session.store.registers())
+    for round_ in range(4):
+        with tripleweb.open(tmp_path / "r") as db:
+            assert sum(1 for _ in db._session.store.registers()) == count
+            assert not db._session.replica.due
+            db.insert_frame("k", frame.assign(n=round_, t=f"y{round_}"), id="id")
+            before = told(db)
+    with tripleweb.open(tmp_path / "r") as db:
+        assert told(db) == before and not db._session.replica.due
+    size = (tmp_path / "r").stat().st_size
+    assert size < 2_500_000, size
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_registers_are_packed_and_unpacked(seed: int) -> None:
+    """In rows, in columns, in blocks, by whatever stamps; on top of what is there."""
+    rng = random.Random(seed)
+    store, there = Store(), Store()
+    for kept in (store, there):
+        kept.apply(random_changes(random.Random(seed), 20))
+    for time in range(100, 104):
+        tx = Transaction(store, time, rng.choice("ab"))
+        ids = [f"e{i}" for i in range(1, rng.choice([5, 200])) if store.deleted(f"e{i}") is None]
+        some = rng.sample(ids, max(1, len(ids) // 2))
+        tx.set_columns(some, [(p, [rng.choice(VALUES) for _ in some]) for p in ("k/a", "other/a")])
+        if rng.random() < 0.5:
+            tx.assign_column(some, rng.choice(["k/b", "k/a"]), [members(rng.sample(VALUES, 2)) for _ in some])
+        if rng.random() < 0.3:
+            tx.increment(some[0], "k/n", 2)
+        tx.commit()
+        changes = tx.changes
+        assert decode_registers(encode_registers(changes)) == list(changes), f"seed {seed}"
+        if isinstance(changes, Changes):
+            there.put(tx.registers().loose)
+            for body in encode_blocks(changes.blocks):
+                Unpacker().load(there, body)
+        else:
+            Unpacker().load(there, encode_registers(tx.registers()))
+        assert registers(there) == registers(store), f"seed {seed}"
+        again, unpacker, found = Store(), Unpacker(), list(store.registers())
+        rng.shuffle(found) if rng.random() < 0.2 else None
+        step = rng.choice([7, 150, 5_000])
+        for start in range(0, len(found), step):
+            body = encode_apart(found[start : start + step])
+            assert sorted(map(repr, decode_registers(body))) == sorted(map(repr, found[start : start + step]))
+            unpacker.load(again, body)
+        assert registers(again) == registers(store), f"seed {seed}"
+        check_counts_and_indexes(again, seed)
+
+
+def registers(store: Store) -> list[str]:
+    return sorted(map(repr, store.registers()))
 
 
 def test_missing_cells_of_a_frame_are_no_values() -> None:

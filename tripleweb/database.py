@@ -16,7 +16,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -258,8 +258,11 @@ class Database:
         with collector_at_rest(), patient_progress(f"inserting {kind}", getattr(frame, "size", 0)) as tell:
             columns = frame_columns(frame, keys)
             options: dict[str, Any] = {"id": keys, "prefix": prefix, "deleted": deleted, "tell": tell}
-            insert = partial(writes.insert_columns, random_bytes=os.urandom, **options)
-            inserted = self._session.write(lambda tx: insert(tx, self.schema, kind, columns))
+            inserted = self._session.write(
+                lambda tx: writes.insert_columns(
+                    tx, self.schema, kind, columns, random_bytes=os.urandom, **options
+                )
+            )
         if inserted.skipped:
             count = len(inserted.skipped)
             warnings.warn(

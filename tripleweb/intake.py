@@ -165,7 +165,8 @@ def _one_type(cells: Sequence[Any]) -> tuple[type | None, Sequence[Any]]:
 def _shared(cells: Sequence[Any]) -> list[Any]:
     """The cells, equal ones as one object where the column repeats itself. They are of one type but for None."""
     some = cells[:: max(1, len(cells) // SAMPLE)]
-    if len(cells) < SAMPLE or len(set(some)) > len(some) // 2:
+    again = len(some) - len(set(some))  # of n cells out of d different ones, about n² / 2d
+    if len(cells) < SAMPLE or len(some) ** 2 > again * len(cells):
         return list(cells)
     one: dict[Any, Any] = {}
     return list(map(one.setdefault, cells, cells))

@@ -95,6 +95,9 @@ class NothingHeld:
         self.sets = sets
         self._rows: dict[str, int] | None = None
 
+    def __len__(self) -> int:
+        return len(self.subjects) + (0 if self.sets is None else sum(map(len, self.sets)))
+
     def __contains__(self, key: Key) -> bool:
         if key[1] != self.predicate or (key[2] == SINGLE) is not (self.sets is None):
             return False

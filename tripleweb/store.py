@@ -185,22 +185,58 @@ class Store(Tables):
         removed += more.removed
         added += more.added
 
+    def load_column(
+        self,
+        predicate: str,
+        subjects: Sequence[str],
+        cells: Sequence[Value],
+        times: int | Sequence[int],
+        replicas: str | Sequence[str],
+    ) -> bool:
+        """What `put` does, for single values of entities, which differ; False where that has to be done one by one, for
+        something was written there, or is deleted."""
+        column, rows = self._new_places(predicate, subjects)
+        if rows and isinstance(replicas, str):
+            column.fill(rows, cells, times, self.replica_number(replicas))
+        elif rows:
+            numbers = {name: self.replica_number(name) for name in dict.fromkeys(replicas)}
+            column.fill(rows, cells, times, [numbers[name] for name in replicas])
+        return rows is not None
+
+    def load_sets(
+        self, predicate: str, subjects: Sequence[str], sets: Sequence[tuple[Value, ...]], stamp: Stamp
+    ) -> bool:
+        """What `load_column` does, for whole sets, each sorted and without repetition."""
+        column, rows = self._new_places(predicate, subjects)
+        if rows:
+            column.fill_sets(rows, sets, stamp)
+        return rows is not None
+
     def put_sets(
         self, predicate: str, subjects: Sequence[str], sets: Sequence[tuple[Value, ...]], stamp: Stamp
     ) -> Delta:
         """Assigns whole sets, each sorted and without repetition, to entities (which differ, and are not deleted) of
-        whose fields `is_untouched` is true."""
-        _, column = self.column(predicate)
-        rows = self._rows(kind_of(predicate), subjects)
-        if not rows:
-            return Delta()
-        column.grow(max(rows) + 1)
-        if column.mirror is not None:
-            column.spoil_all(rows)
-        column.fill_sets(rows, sets, stamp)
+        whose fields `untouched` is true."""
+        is_loaded = self.load_sets(predicate, subjects, sets, stamp)
+        assert is_loaded
         if self._kept is not None:
             self._kept.segments.append(NothingHeld(predicate, subjects, sets))
         return ColumnDelta([], [], [Sets(predicate, subjects, sets, *stamp)])
+
+    def _new_places(self, predicate: str, subjects: Sequence[str]) -> tuple[Column, list[int] | None]:
+        """A column and the rows of entities in it, of which a mirror is told; None if anything was ever written at one
+        of these, or one is deleted."""
+        _, column = self.column(predicate)
+        if self._graves and not self._graves.keys().isdisjoint(subjects):
+            return column, None
+        rows = self._rows(kind_of(predicate), subjects)
+        if rows:
+            column.grow(max(rows) + 1)
+            if not column.is_new(rows):
+                return column, None
+            if column.mirror is not None:
+                column.spoil_all(rows)
+        return column, rows
 
     def untouched(self, predicate: str, subjects: Sequence[str]) -> list[bool]:
         """Of which entities no register of this field was ever set."""

@@ -79,24 +79,32 @@ class Column:
 
     def is_new(self, rows: Sequence[int]) -> bool:
         """True if nothing was ever written at these rows, which are there."""
-        if self.cells:
+        if self.cells and not self.cells.keys().isdisjoint(rows):
             return False
         run = as_run(rows)
         return max(self.times[run.start : run.stop] if run else [self.times[row] for row in rows]) < 0
 
-    def fill(self, rows: Sequence[int], cells: Sequence[Any], time: int, replica: int) -> None:
-        """Sets single values at rows that are new, all with one stamp."""
-        run, values = as_run(rows), self.values
+    def fill(
+        self,
+        rows: Sequence[int],
+        cells: Sequence[Any],
+        times: int | Sequence[int],
+        replicas: int | Sequence[int],
+    ) -> None:
+        """Sets single values at rows that are new, all with one stamp or each with its own."""
+        new_times = array("q", [times]) * len(rows) if isinstance(times, int) else array("q", times)
+        new_replicas = (
+            array("I", [replicas]) * len(rows) if isinstance(replicas, int) else array("I", replicas)
+        )
+        run = as_run(rows)
         if run:
-            values[run.start : run.stop] = cells
-            self.times[run.start : run.stop] = array("q", [time]) * len(rows)
-            self.replicas[run.start : run.stop] = array("I", [replica]) * len(rows)
+            place = slice(run.start, run.stop)
+            self.values[place], self.times[place], self.replicas[place] = cells, new_times, new_replicas
         else:
-            times, replicas = self.times, self.replicas
-            for row, value in zip(rows, cells, strict=True):
-                values[row] = value
-                times[row] = time
-                replicas[row] = replica
+            for row, value, time, replica in zip(rows, cells, new_times, new_replicas, strict=True):
+                self.values[row] = value
+                self.times[row] = time
+                self.replicas[row] = replica
         self.live += len(rows)
         if self.index is not None:
             for row, value in zip(rows, cells, strict=True):

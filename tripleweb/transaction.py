@@ -18,7 +18,7 @@ from typing import Any
 from tripleweb.blocks import Block, Changes, Sets, Singles
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.errors import DeletedError
-from tripleweb.kept import Kept
+from tripleweb.kept import Kept, NothingHeld
 from tripleweb.store import Delta, Store, net
 from tripleweb.tables import Column
 from tripleweb.terms import Value, normalise, slot
@@ -137,6 +137,8 @@ class Transaction:
                 members.append(tuple(values))
             else:
                 self.assign(subject, predicate, values)
+        if len(given) == len(subjects):
+            given = subjects  # type: ignore[assignment] # one list for all columns
         if given:
             end = self.time, self.replica
             self._note([Sets(predicate, given, members, *end)])
@@ -246,6 +248,11 @@ class Transaction:
         """The registers that stood where this transaction wrote."""
         self._fold_singles()
         return self._kept
+
+    @property
+    def fresh(self) -> int:
+        """How many registers were written at once where nothing had ever been."""
+        return sum(len(segment) for segment in self._kept.segments if isinstance(segment, NothingHeld))
 
     def commit(self) -> Delta:
         """Ends the transaction; returns what it changed."""

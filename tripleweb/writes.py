@@ -248,7 +248,7 @@ def insert_columns(
         for subject, amount in zip(subjects, cells, strict=True):
             if amount is not None:
                 tx.increment(subject, field.predicate, amount)
-    return Inserted(subjects, skipped)
+    return Inserted(list(subjects), skipped)  # the transaction goes on with its own
 
 
 # -- inside ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.clock import Clock, parse_stamp
 from tripleweb.errors import ProtocolError, TriplewebError
 from tripleweb.ids import nano_id, replica_id
-from tripleweb.store import Delta, Store, net
+from tripleweb.store import Delta, net
 from tripleweb.sync import messages
 from tripleweb.sync.messages import (
     PROTOCOL,
@@ -66,8 +66,7 @@ class ClientCore:
         meta = state.meta
         self.limits = limits or ClientLimits()
         self.local = local
-        self.store = Store()
-        self.store.apply(state.registers)
+        self.store = state.content()
         self.clock = Clock(int(meta.get("clock", 0)), self.limits.tolerance_ms)
         self.replica: str = meta.get("replica") or replica_id(random_bytes)
         self.next: int = int(meta.get("next", 1))
@@ -138,7 +137,7 @@ class ClientCore:
             messages.check_size(
                 changes, self.limits.transaction_changes_max, self.limits.transaction_bytes_max
             )
-        commit = LocalCommit(registers=tx.registers())
+        commit = LocalCommit(registers=tx.registers(), fresh=tx.fresh)
         commit.meta = {"clock": self.clock.last, "replica": self.replica}
         if not self.local:
             commit.pending = [Pending(self.next, nano_id(self._random_bytes), tx.time, changes)]

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from tripleweb.change import COUNTER, Change, Key
+from tripleweb.store import Store
 
 FATES_MAX = 10_000
 LOST_MAX = 100_000
@@ -128,6 +129,7 @@ class LocalCommit:
     drop: list[Key] = field(default_factory=list)
     revive: list[str] = field(default_factory=list)
     clear: bool = False  # forget all registers first
+    fresh: int = 0  # so many of the registers, or more, are known to be the first at their places
     pending: list[Pending] = field(default_factory=list)  # new or rewritten, by number
     decided: list[int] = field(
         default_factory=list
@@ -146,3 +148,12 @@ class LocalState:
     pending: list[Pending] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    store: Store | None = None  # what `registers` are of, where they came as one
+
+    def content(self) -> Store:
+        """The registers as a store, which is the caller's from then on."""
+        if self.store is not None:
+            return self.store
+        store = Store()
+        store.apply(self.registers)
+        return store
