@@ -99,7 +99,8 @@ def net(deltas: Iterable[Delta]) -> Delta:
     if wide:  # what others do not touch need not be counted
         rest = net(delta for delta in deltas if not isinstance(delta, ColumnDelta))
         touched = [delta.predicates for delta in (rest, *wide)]
-        if sum(map(len, touched)) == len(frozenset().union(*touched)):
+        is_apart = sum(map(len, touched)) == len(frozenset().union(*touched))
+        if is_apart or not any(delta.removed for delta in deltas):  # or what came has stayed
             return ColumnDelta(
                 list(chain(rest.removed, *(delta.removed for delta in wide))),
                 list(chain(rest.added, *(delta.loose for delta in wide))),

@@ -485,8 +485,7 @@ class Store(Tables):
     def registers(self) -> Iterator[Change]:
         """Every register there is, graves first. May be suspended while the store changes: what was there at the
         start and still is is given, in its present state."""
-        for subject, grave in list(self._graves.items()):
-            yield Change(subject, DELETED, SINGLE, True, *grave)
+        yield from self.graves()
         for table in list(self._tables.values()):
             for column in list(table.columns.values()):
                 for row in range(len(column.values)):
@@ -522,6 +521,15 @@ class Store(Tables):
                 out.append(Change(subject, predicate, RESET, None, *cell.marker))
             out.extend(Change(subject, predicate, place, *held) for place, held in cell.items())
         return out
+
+    def graves(self) -> Iterator[Change]:
+        """The tombstones of deleted entities."""
+        for subject, grave in list(self._graves.items()):
+            yield Change(subject, DELETED, SINGLE, True, *grave)
+
+    def written(self) -> list[str]:
+        """The predicates that anything was ever written to, tombstones of entities aside."""
+        return list(self._columns)
 
     @property
     def has_graves(self) -> bool:

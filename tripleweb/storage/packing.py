@@ -23,13 +23,13 @@ from typing import Any
 import msgspec
 
 from tripleweb.blocks import Block, Changes, Sets, Singles
-from tripleweb.change import DELETED, RESET, SINGLE, Change, Key
+from tripleweb.change import DELETED, SINGLE, Change, Key
+from tripleweb.influx import FEW, whole_sets
 from tripleweb.store import Store
 from tripleweb.terms import Ref, Value
 
 MARK = b"\xc1"
 FRAME = 20_000  # cells in one body
-FEW = 50  # registers that are not worth columns
 
 _Row = tuple[str, str, str, Any, int, str]
 
@@ -108,31 +108,9 @@ def encode_apart(registers: Sequence[Change]) -> bytes:
         column.times = _one_or_all(times)
         column.replicas = _one_or_all(replicas)
         frames.append(_Frame(subjects, [column]))
-    rows, sets = _sets(rows)
+    rows, sets = whole_sets(rows)
     frames += _frames(sets, len(registers))
     return MARK + encode(_Body(rows, frames))
-
-
-def _sets(rows: list[Change]) -> tuple[list[Change], list[Block]]:
-    """What of some registers is no whole set, and the sets that were assigned at one stamp, in blocks."""
-    found: dict[tuple[str, int, str], tuple[list[str], list[tuple[Any, ...]]]] = {}
-    rest: list[Change] = []
-    for (subject, predicate), group in groupby(rows, itemgetter(0, 1)):
-        first, *members = list(group)
-        is_whole = first.slot == RESET and all(
-            one.value is not None and one[4:] == first[4:] and one.slot[1:2] in ":#" and one.slot[0] != "c"
-            for one in members
-        )
-        if is_whole:
-            subjects, cells = found.setdefault((predicate, *first.stamp), ([], []))
-            subjects.append(subject)
-            cells.append(tuple(one.value for one in members))
-        else:
-            rest += [first, *members]
-    blocks: list[Block] = []
-    for (predicate, time, replica), (subjects, cells) in found.items():
-        blocks.append(Sets(predicate, subjects, cells, time, replica))
-    return rest, blocks
 
 
 def _one_or_all(values: list[Any]) -> Any:

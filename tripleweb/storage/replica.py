@@ -225,6 +225,7 @@ class ReplicaFile:
                         self._backlog += count - fresh
                         continue
                     clear, revive, rows, drop = decode_save(body)
+                    self._begin_anew(clear)
                     self._backlog += 1 + len(rows) + len(drop)
                     store = apply_to(store, clear, revive, map(Change._make, rows), drop)
                 state = LocalState(
@@ -260,6 +261,11 @@ class ReplicaFile:
                 pass
         return state
 
+    def _begin_anew(self, clear: bool) -> None:
+        """What is forgotten is history from now on."""
+        if clear:
+            self._chunked, self._backlog = 0, self._backlog + self._chunked
+
     def save(self, commit: LocalCommit) -> None:
         rows = _pieces(commit)
         pending = [(p.number, p.id, p.time, encode_registers(p.changes)) for p in commit.pending]
@@ -292,8 +298,10 @@ class ReplicaFile:
                     self._sweep_fates(connection)
             if meta:
                 self._file.set_meta(meta)
-            self._chunked += commit.fresh
-            self._backlog += len(rows) + len(commit.registers) - commit.fresh + len(commit.drop)
+            fresh = len(commit.registers) if commit.clear else commit.fresh
+            self._begin_anew(commit.clear)
+            self._chunked += fresh
+            self._backlog += len(rows) + len(commit.registers) - fresh + len(commit.drop)
 
     def _sweep_fates(self, connection: sqlite3.Connection) -> None:
         """Forgets what `worth_keeping` would, once in a while: each time looks at all of them."""

@@ -160,6 +160,7 @@ class SqliteTenant:
         with ExitStack() as stack:
             connection = stack.enter_context(self._file.snapshot())
             values = dict(connection.execute("SELECT name, value FROM meta"))
+            folded = values["folded"], values["folded_part"]
             newest: list[Entry] = []
             size = 0
             for row in connection.execute(_ENTRY + "ORDER BY seq DESC LIMIT ?", (tail,)):
@@ -184,22 +185,29 @@ class SqliteTenant:
                     )
                 },
                 tail=newest[::-1],
-                registers=self._registers(connection, values["folded"], stack.pop_all()),
+                registers=self._registers(connection, *folded, newest, stack.pop_all()),
             )
 
-    def _registers(self, connection: sqlite3.Connection, folded: int, stack: ExitStack) -> Iterator[Change]:
+    def _registers(
+        self, connection: sqlite3.Connection, folded: int, part: int, known: Sequence[Entry], stack: ExitStack
+    ) -> Iterator[Change]:
+        entries = {entry.seq: entry for entry in known}
+        last, time, replica = "", 0, ""
         with stack:
             rows = connection.execute(
                 "SELECT subject, predicate, slot, object, object_type, hlc FROM triples"
             )
             try:
                 for subject, predicate, slot, held, named, hlc in rows:
-                    time, replica = int(hlc[:16], 16), hlc[17:]
+                    if hlc != last:
+                        last, time, replica = hlc, int(hlc[:16], 16), hlc[17:]
                     yield Change(subject, predicate, slot, from_columns(held, named), time, replica)
             except (ValueError, TypeError) as error:
                 raise StorageError(f"{self._file.path} is damaged: {error}") from error
             for row in connection.execute(_ENTRY + "WHERE seq > ? ORDER BY seq", (folded,)):
-                yield from self._entry(row).registers
+                entry = entries.get(row[0]) or self._entry(row)
+                yield from entry.registers[part:]  # the first of the first one are in the table
+                part = 0
 
     def _entry(self, row: Any) -> Entry:
         seq, replica, number, tx, by, at, packed = row

@@ -20,6 +20,7 @@ from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.clock import Clock, parse_stamp
 from tripleweb.errors import ProtocolError, TriplewebError
 from tripleweb.ids import nano_id, replica_id
+from tripleweb.influx import absorb, contents, replace
 from tripleweb.store import Delta, net
 from tripleweb.sync import messages
 from tripleweb.sync.messages import (
@@ -35,7 +36,7 @@ from tripleweb.sync.messages import (
     Welcome,
 )
 from tripleweb.sync.order import Arrivals, in_time, opened
-from tripleweb.sync.outbox import ClientLimits, Step, fates_of, merged, pushes, shares, stored_key
+from tripleweb.sync.outbox import ClientLimits, Step, fates_of, pushes, shares, stored_key
 from tripleweb.sync.records import LocalCommit, LocalState, Pending
 from tripleweb.transaction import Transaction
 
@@ -339,7 +340,7 @@ class ClientCore:
         self.offset_ms = max(self.offset_ms, latest - now_ms)
         self._witness((change for changes in (parts, *entries) for change in changes), now_ms)
         if full:
-            self._load(parts, step)
+            step.deltas.append(replace(self.store, parts))
         for receipt, time, current in told:
             pending = self.outbox.get(receipt.number)
             if pending is not None:
@@ -348,7 +349,7 @@ class ClientCore:
                 update.receipts.append(receipt)
         self._restamp(step, now_ms)
         for changes in entries if full else [parts, *entries]:
-            step.deltas.append(self.store.apply(changes))
+            step.deltas.append(absorb(self.store, changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
         if not full:
             self._take_shares(parts, step)
@@ -363,7 +364,7 @@ class ClientCore:
             self._introduce()
         commit = step.commit
         if full:
-            commit.clear, commit.registers = True, list(self.store.registers())
+            commit.clear, commit.registers = True, contents(self.store)
         else:
             held = [(key, self.store.register(key)) for key in step.touched]
             commit.registers = [register for _, register in held if register is not None]
@@ -528,14 +529,6 @@ class ClientCore:
                 if held is not None and held.stamp == (old, self.replica):
                     step.deltas.append(self.store.put([held._replace(time=pending.time)]))
                 step.touched[key] = None  # and where it was beaten, it may win now
-
-    def _load(self, parts: list[Change], step: Step) -> None:
-        """Replaces the whole content by the parts that were sent."""
-        parts = merged(parts)
-        keys = {register.key for register in parts}
-        gone = [register.key for register in self.store.registers() if register.key not in keys]
-        revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
-        step.deltas.append(self.store.put(parts, gone, revive))
 
     def _take_shares(self, parts: list[Change], step: Step) -> None:
         """Our own shares of counters, as they came with a load, with what was counted after it was made."""

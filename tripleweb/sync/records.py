@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from tripleweb.change import COUNTER, Change, Key
+from tripleweb.influx import loaded
 from tripleweb.store import Store
 
 FATES_MAX = 10_000
@@ -152,8 +153,4 @@ class LocalState:
 
     def content(self) -> Store:
         """The registers as a store, which is the caller's from then on."""
-        if self.store is not None:
-            return self.store
-        store = Store()
-        store.apply(self.registers)
-        return store
+        return loaded(self.registers) if self.store is None else self.store
