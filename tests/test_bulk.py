@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 
 import tripleweb
-from tests.test_store import VALUES, check_counts_and_indexes, members, random_changes
+from tests.test_store import VALUES, added, check_counts_and_indexes, members, random_changes, triples
+from tripleweb import influx, t
 from tripleweb import progress as bars
-from tripleweb import t
 from tripleweb.blocks import Changes
+from tripleweb.change import SINGLE, Change
 from tripleweb.errors import DeletedError, SchemaError, TriplewebError
 from tripleweb.frame import frame_columns
 from tripleweb.intake import are_plain_ids, taken_column, taken_ids
@@ -340,6 +341,47 @@ def test_registers_are_packed_and_unpacked(seed: int) -> None:
             unpacker.load(again, body)
         assert registers(again) == registers(store), f"seed {seed}"
         check_counts_and_indexes(again, seed)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_absorbed_is_merged(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever comes twice, is deleted, or is there already; and what is given out makes the same store again."""
+    rng = random.Random(seed)
+    monkeypatch.setattr(influx, "FEW", rng.choice([0, 3, 50]))
+    monkeypatch.setattr(influx, "SLICE", rng.choice([5, 40, 50_000]))
+    one, other, new = Store(), Store(), Store()
+    subjects = rng.choice([3, 60])
+    for time in range(3):
+        changes = random_changes(rng, rng.choice([10, 200]), subjects)
+        tx = Transaction(new, 20 + time, "t")
+        some = [f"n{time}.{i}" for i in range(30)]
+        tx.set_columns(some, [("k/a", [rng.choice(VALUES) for _ in some])])
+        tx.assign_column(some, "k/b", [members(rng.sample(VALUES, 3)) for _ in some])
+        changes += [*tx.changes, *rng.sample(list(tx.changes), 20)]
+        rng.shuffle(changes) if rng.random() < 0.3 else None
+        content = triples(other)
+        wanted, found = one.apply(changes), influx.absorb(other, changes)
+        assert registers(one) == registers(other), f"seed {seed}"
+        assert added(content, found) == triples(other), f"seed {seed}"
+        for name in ("added", "removed"):
+            assert sorted(map(repr, getattr(wanted, name))) == sorted(map(repr, getattr(found, name)))
+        check_counts_and_indexes(other, seed)
+        given = influx.contents(one)
+        assert sorted(map(repr, given)) == registers(one), f"seed {seed}"
+        for again in (influx.loaded(given), influx.loaded([*given, *rng.sample(list(given), 5)])):
+            assert registers(again) == registers(one), f"seed {seed}"
+            check_counts_and_indexes(again, seed)
+    influx.replace(new, [*influx.contents(one), *list(one.registers())[:3]])
+    assert registers(new) == registers(one), f"seed {seed}"
+    empty = Store()
+    influx.replace(empty, list(one.registers()))
+    assert registers(empty) == registers(one), f"seed {seed}"
+
+
+def test_equal_references_that_come_become_one_object() -> None:
+    changes = [Change(f"e{i}", "k/r", SINGLE, Ref(f"t{i % 3}"), 1, "a") for i in range(300)]
+    store = influx.loaded(changes)
+    assert len({id(value) for _, value in store.scan("k/r")}) == 3
 
 
 def registers(store: Store) -> list[str]:

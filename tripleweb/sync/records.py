@@ -34,7 +34,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     by: str
     at: int  # milliseconds, the server's clock
     body: bytes
-    registers: tuple[Change, ...]  # what it set: the same changes with their stamps, shares as totals
+    registers: Sequence[Change]  # what it set: the same changes with their stamps, shares as totals
 
     def keys(self, replica: str) -> set[Key]:
         """The registers that it would have set as a transaction of `replica`."""
