@@ -336,9 +336,14 @@ def test_columns_written_at_once_are_as_if_written_one_by_one(seed: int) -> None
     made: list[Transaction] = []
     columns = [random_columns(rng, Store()) for _ in range(2)]
     whole = [random_sets(rng, Store()) for _ in range(2)]
+    stood = [random_sets(rng, Store()) for _ in range(2)] + (whole if rng.random() < 0.5 else [])
     member = rng.random() < 0.3
     for store in stores:
         store.apply([change for change in past if change.predicate != DELETED])
+        for time, each in enumerate(stood, 50):
+            earlier = Transaction(store, time, "s")
+            earlier.assign_column(*each)
+            earlier.commit()
         made.append(Transaction(store, 100, "t"))
         if member:
             made[-1].add("e0", "k/a", "m")

@@ -64,6 +64,14 @@ class Cell:
         if self.shares:
             yield from self.shares.items()
 
+    def stands(self, members: tuple[Value, ...]) -> bool:
+        """True if it is closed and has nothing but these members."""
+        mine = self.members
+        if type(mine) is dict or self.single is not ABSENT or self.shares or len(mine) != len(members):
+            return False
+        pairs = zip(mine, members, strict=True)  # -0.0 is equal to 0.0, and another value
+        return all(type(a) is type(b) and a == b and type(a) is not float for a, b in pairs)
+
     def see(self, single: Stamp) -> None:
         """Brings `visible` up to date, sorted; `single` is the stamp of the single value."""
         floor = max(single, self.marker)

@@ -185,6 +185,17 @@ class Store(Tables):
         removed += more.removed
         added += more.added
 
+    def renew_set(self, predicate: str, subject: str, members: tuple[Value, ...], stamp: Stamp) -> bool:
+        """Assigns the set that stands there already, whatever its stamp; False where something else stands, or more."""
+        found = self._find(subject, predicate)
+        cell = None if found is None else found[0].cells.get(found[1])
+        if found is None or cell is None or found[0].times[found[1]] >= 0 or not cell.stands(members):
+            return False
+        for place in (RESET, *map(slot, members)) if self._kept is not None else ():
+            self._keep((subject, predicate, place))
+        cell.marker = stamp
+        return True
+
     def load_column(
         self,
         predicate: str,

@@ -127,22 +127,25 @@ class Transaction:
         self._check_all(subjects)
         self._fold_if(predicate)
         fresh = self.store.untouched(predicate, subjects)
-        given: list[str] = []
-        members: list[tuple[Value, ...]] = []
+        end = self.time, self.replica
+        first: dict[str, tuple[Value, ...]] = {}
+        again: dict[str, tuple[Value, ...]] = {}
         for subject, values, is_fresh in zip(subjects, sets, fresh, strict=True):
             if values is None:
                 continue
+            members = tuple(values)
             if is_fresh:
-                given.append(subject)
-                members.append(tuple(values))
+                first[subject] = members
+            elif self.store.renew_set(predicate, subject, members, end):
+                again[subject] = members
             else:
                 self.assign(subject, predicate, values)
-        if len(given) == len(subjects):
-            given = subjects  # type: ignore[assignment] # one list for all columns
-        if given:
-            end = self.time, self.replica
-            self._note([Sets(predicate, given, members, *end)])
-            self._deltas.append(self.store.put_sets(predicate, given, members, end))
+        # one list of subjects for all columns, where that is so
+        given = subjects if len(first) == len(subjects) else list(first)
+        blocks: list[Block] = [Sets(predicate, given, list(first.values()), *end)]
+        self._note([*blocks, Sets(predicate, list(again), list(again.values()), *end)])
+        if first:
+            self._deltas.append(self.store.put_sets(predicate, given, list(first.values()), end))
 
     def _check_all(self, subjects: Sequence[str]) -> None:
         for subject in subjects if self.store.has_graves else ():
