@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_store import VALUES, random_changes, random_columns
+from tests.test_store import VALUES, random_changes, random_columns, random_sets
 from tripleweb.change import DELETED, SINGLE, Change
 from tripleweb.datalog.builtins import inward
 from tripleweb.errors import DeletedError
@@ -107,6 +107,7 @@ def random_deltas(rng: random.Random, store: Store, time: int) -> Iterator[Delta
             lambda: tx.set(subject, predicate, value),
             lambda: tx.set(subject, predicate, None),
             lambda: tx.set_columns(*random_columns(rng, store)),
+            lambda: tx.assign_column(*random_sets(rng, store)),
             lambda: tx.assign(subject, predicate, rng.sample(VALUES, 2)),
             lambda: tx.add(subject, predicate, value),
             lambda: tx.remove(subject, predicate, value),

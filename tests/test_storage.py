@@ -110,8 +110,12 @@ def vars_of(row: ReplicaRow) -> tuple[str, int, int, int]:
     return row.user, row.last, row.confirmed, row.time
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TenantStores]:
+@pytest.fixture(params=["memory", "sqlite", "sqlite, large entries"])
+def stores(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TenantStores]:
+    if request.param == "sqlite, large entries":
+        monkeypatch.setattr(storage_sqlite, "UNREAD_BYTES", 200)
     made: TenantStores = MemoryStores() if request.param == "memory" else SqliteStores(tmp_path / "data")
     yield made
     made.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import permutations
+from operator import itemgetter
 
 import pytest
 
+from tripleweb.cells import value_order
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
 from tripleweb.errors import DeletedError
 from tripleweb.store import Delta, Store, net
@@ -259,6 +262,7 @@ def test_a_rolled_back_transaction_leaves_no_trace_and_a_committed_one_replays(s
                 rng.choice(
                     [
                         lambda: tx.set_columns(*random_columns(rng, store)),
+                        lambda: tx.assign_column(*random_sets(rng, store)),
                         lambda: tx.set(subject, predicate, value),
                         lambda: tx.set(subject, predicate, None),
                         lambda: tx.assign(subject, predicate, rng.sample(VALUES, 2)),
@@ -273,6 +277,7 @@ def test_a_rolled_back_transaction_leaves_no_trace_and_a_committed_one_replays(s
         if keep:
             delta = tx.commit()
             assert added(content, delta) == triples(store), f"seed {seed}"
+            check_changes(tx.changes, rng)
             keys = [c.key for c in tx.changes]
             assert len(keys) == len(set(keys))
             twin.apply(tx.registers())
@@ -289,6 +294,28 @@ def random_columns(rng: random.Random, store: Store) -> tuple[list[str], list[tu
     subjects = rng.sample(alive, rng.randrange(1, len(alive) + 1))
     predicates = rng.sample(["k/a", "k/b", "other/a", "fresh/a"], rng.randrange(1, 4))
     return subjects, [(p, [rng.choice([*VALUES, None]) for _ in subjects]) for p in predicates]
+
+
+def random_sets(rng: random.Random, store: Store) -> tuple[list[str], str, list[list | None]]:
+    subjects, ((predicate, _), *_) = random_columns(rng, store)
+    sets = [members(rng.sample(VALUES, rng.randrange(4))) for _ in subjects]
+    return subjects, predicate, [each if rng.random() < 0.9 else None for each in sets]
+
+
+def members(values: list) -> list:
+    """As `Field.take` gives them."""
+    return sorted({slot(value): value for value in values}.values(), key=value_order)
+
+
+def check_changes(changes: Sequence[Change], rng: random.Random) -> None:
+    """They are a sequence, in blocks or not."""
+    whole = list(changes)
+    assert len(changes) == len(whole)
+    start, stop = rng.randrange(len(whole) + 1), rng.randrange(len(whole) + 2)
+    assert list(changes[start:stop]) == whole[start:stop]
+    assert [changes[at] for at in range(len(whole))] == whole
+    for change in whole:
+        assert type(change) is Change
 
 
 def check_counts_and_indexes(store: Store, seed: int) -> None:
@@ -308,9 +335,15 @@ def test_columns_written_at_once_are_as_if_written_one_by_one(seed: int) -> None
     past = random_changes(rng, 20)
     made: list[Transaction] = []
     columns = [random_columns(rng, Store()) for _ in range(2)]
+    whole = [random_sets(rng, Store()) for _ in range(2)]
+    stood = [random_sets(rng, Store()) for _ in range(2)] + (whole if rng.random() < 0.5 else [])
     member = rng.random() < 0.3
     for store in stores:
         store.apply([change for change in past if change.predicate != DELETED])
+        for time, each in enumerate(stood, 50):
+            earlier = Transaction(store, time, "s")
+            earlier.assign_column(*each)
+            earlier.commit()
         made.append(Transaction(store, 100, "t"))
         if member:
             made[-1].add("e0", "k/a", "m")
@@ -320,13 +353,40 @@ def test_columns_written_at_once_are_as_if_written_one_by_one(seed: int) -> None
             for subject, value in zip(subjects, cells, strict=True):
                 if value is not None:
                     made[1].set(subject, predicate, value)
-    assert made[0].changes == made[1].changes, f"seed {seed}"
+        if whole and rng.random() < 0.7:
+            subjects, predicate, sets = whole.pop()
+            made[0].assign_column(subjects, predicate, sets)
+            for subject, each in zip(subjects, sets, strict=True):
+                if each is not None:
+                    made[1].assign(subject, predicate, each)
+    assert set(made[0].changes) == set(made[1].changes), f"seed {seed}"
+    check_changes(made[0].changes, rng)
+    asked = {
+        (*key[:2], place) for key in map(itemgetter(0, 1), made[1].changes) for place in ("", "*", "s:a")
+    }
+    for key in {*asked, *(change.key for change in made[1].changes)}:
+        assert before(made[0], key) == before(made[1], key), f"seed {seed}"
     deltas = [tx.commit() for tx in made]
+    assert deltas[0].come == len(deltas[0].added) and deltas[0].predicates == deltas[1].predicates
+    assert bool(deltas[0]) == bool(deltas[1])
     for name in ("added", "removed"):
         one, other = (sorted(map(repr, getattr(delta, name))) for delta in deltas)
         assert one == other, f"seed {seed}"
     registers = [sorted(map(repr, store.registers())) for store in stores]
     assert registers[0] == registers[1], f"seed {seed}"
+    for store, tx in zip(stores, made, strict=True):
+        check_counts_and_indexes(store, seed)
+        store.undo(tx.replaced)
+    registers = [sorted(map(repr, store.registers())) for store in stores]
+    assert registers[0] == registers[1], f"seed {seed}"
+    assert triples(stores[0]) == triples(stores[1]), f"seed {seed}"
+
+
+def before(tx: Transaction, key: tuple[str, str, str]) -> Change | str | None:
+    try:
+        return tx.replaced.before(key)
+    except KeyError:
+        return "not written"
 
 
 @pytest.mark.parametrize("between", ["add", "columns", "unset", "increment"])

@@ -30,9 +30,10 @@ from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.discovery import Unreachable
 from tripleweb.errors import NoServerError, StorageError, TriplewebError
 from tripleweb.ids import check_app, check_id, kind_of
+from tripleweb.intake import key_names
 from tripleweb.loading import Loading
 from tripleweb.pen import Block, Pen
-from tripleweb.progress import progress
+from tripleweb.progress import patient_progress, progress
 from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
@@ -253,19 +254,13 @@ class Database:
         """
         from tripleweb.frame import frame_columns
 
-        with collector_at_rest():
-            keys = writes.key_names(id)
+        keys = key_names(id)
+        with collector_at_rest(), patient_progress(f"inserting {kind}", getattr(frame, "size", 0)) as tell:
             columns = frame_columns(frame, keys)
+            options: dict[str, Any] = {"id": keys, "prefix": prefix, "deleted": deleted, "tell": tell}
             inserted = self._session.write(
                 lambda tx: writes.insert_columns(
-                    tx,
-                    self.schema,
-                    kind,
-                    columns,
-                    id=keys,
-                    prefix=prefix,
-                    deleted=deleted,
-                    random_bytes=os.urandom,
+                    tx, self.schema, kind, columns, random_bytes=os.urandom, **options
                 )
             )
         if inserted.skipped:

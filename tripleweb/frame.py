@@ -34,12 +34,12 @@ from tripleweb.datalog.query import Aggregate, Get, Query
 from tripleweb.datalog.vectorised.columns import Column as ArrayColumn
 from tripleweb.datalog.vectorised.columns import Sheaf
 from tripleweb.ids import kind_of
+from tripleweb.intake import key_names
 from tripleweb.schema import Field, Schema, field_of
 from tripleweb.store import Store
 from tripleweb.tables import Column
 from tripleweb.terms import KINDS, Ref
 from tripleweb.view import ABSENT
-from tripleweb.writes import key_names
 
 Rows = Sequence[Sequence[Any]]
 Array = Any  # of numpy or, where its dtype is pandas' own, of pandas

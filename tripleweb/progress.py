@@ -9,13 +9,16 @@ from __future__ import annotations
 import html
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from tripleweb.display import current_cell
 
 WIDTH = 30  # of a bar in a terminal
+LONG = 100_000  # steps of what may be worth a bar
+PATIENCE_S = 1.0
 
 
 class Show(Protocol):
@@ -39,6 +42,21 @@ def progress(what: str) -> Iterator[Show]:
         yield from _in_terminal(what, sys.stderr)
     else:
         yield _nobody
+
+
+@contextmanager
+def patient_progress(what: str, of: int) -> Iterator[Show]:
+    """Shows how far `what` has come if it is long: of more than `LONG` steps, and not done after a second."""
+    began, shown = time.monotonic(), _nobody
+    with ExitStack() as stack:
+
+        def show(done: int, of: int) -> None:
+            nonlocal shown
+            if shown is _nobody and time.monotonic() > began + PATIENCE_S:
+                shown = stack.enter_context(progress(what))
+            shown(done, of)
+
+        yield show if of > LONG else _nobody
 
 
 def _nobody(done: int, of: int) -> None:

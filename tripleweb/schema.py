@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from tripleweb.cells import total
 from tripleweb.errors import SchemaError
 from tripleweb.ids import check_id, check_predicate, kind_of
 from tripleweb.store import Store
-from tripleweb.tables import total
 from tripleweb.terms import Ref, Value, kind, kind_name, normalise, slot, sort_key
 
 Check = Callable[[Any], Any]

@@ -28,7 +28,7 @@ from tripleweb.errors import ProtocolError, RejectedError, StorageError, Triplew
 from tripleweb.fates import Fates
 from tripleweb.link import Link, Pace
 from tripleweb.shield import Shield
-from tripleweb.storage.replica import Replica, check_belongs
+from tripleweb.storage.replica import Replica, check_belongs, collector_at_rest
 from tripleweb.store import Delta, Store
 from tripleweb.subscriptions import Asked, Subscriptions
 from tripleweb.sync.client import APP, ClientCore
@@ -488,7 +488,8 @@ class Session:
             self._check_identity(frame)
         before = self.core.state, self.core.caught_up
         # as of its arrival: the core reads clocks from it, and somebody may have held the lock for long
-        update = self.core.receive(frame, self._now() - int(waited * 1000))
+        with collector_at_rest():  # all that a load brings stays
+            update = self.core.receive(frame, self._now() - int(waited * 1000))
         for pending in update.commit.pending if update.commit is not None else ():
             self._deeds.restamped(pending.id, (pending.time, self.core.replica))
         for receipt in update.receipts:

@@ -15,73 +15,27 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
-from operator import itemgetter
 from typing import Any
 
+from tripleweb.blocks import Sets, Singles
+from tripleweb.blocks import Triple as Triple
+from tripleweb.cells import NEVER, Cell
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key, outranks
 from tripleweb.clock import Stamp
+from tripleweb.delta import ColumnDelta
+from tripleweb.delta import Delta as Delta
+from tripleweb.delta import change_of as change_of
+from tripleweb.delta import net as net
 from tripleweb.ids import kind_of
-from tripleweb.tables import NEVER, Block, Cell, Column, Kept, Tables
+from tripleweb.kept import Kept, NothingHeld, Underlay
+from tripleweb.tables import Column, Tables
 from tripleweb.terms import Value, slot
 from tripleweb.view import ABSENT
 
-Triple = tuple[str, str, Value]
 Fate = tuple[str, int, str]  # (reason, time, replica) of what beat a change
 # (subject, predicate) -> its place and what was visible there
 Touched = dict[tuple[str, str], tuple[Column, int, tuple[Value, ...]]]
 Step = Callable[[str, str, int, Value, int], object]  # predicate, subject, row, value, sign
-
-
-class Delta:
-    """What a batch of changes did to the visible triples, netted: `removed` from and `added` to them."""
-
-    __slots__ = ("_predicates", "added", "removed")
-
-    def __init__(self, removed: list[Triple] | None = None, added: list[Triple] | None = None) -> None:
-        self.removed: list[Triple] = [] if removed is None else removed
-        self.added: list[Triple] = [] if added is None else added
-        self._predicates: frozenset[str] | None = None
-
-    @property
-    def predicates(self) -> frozenset[str]:
-        """The predicates that it touches; to be asked for when it is complete."""
-        if self._predicates is None:
-            of = itemgetter(1)
-            self._predicates = frozenset(map(of, self.removed)) | frozenset(map(of, self.added))
-        return self._predicates
-
-    def __bool__(self) -> bool:
-        return bool(self.removed or self.added)
-
-    def __repr__(self) -> str:
-        return f"Delta(removed={self.removed!r}, added={self.added!r})"
-
-
-def change_of(subject: str, predicate: str, old: Any, new: Any) -> Delta:
-    """The delta of one single value that took the place of another (either may be ABSENT)."""
-    if type(old) is type(new) and old == new:
-        return Delta()
-    return Delta(
-        [] if old is ABSENT else [(subject, predicate, old)],
-        [] if new is ABSENT else [(subject, predicate, new)],
-    )
-
-
-def net(deltas: Iterable[Delta]) -> Delta:
-    """Several deltas, one after the other, as one."""
-    deltas = [delta for delta in deltas if delta]
-    if len(deltas) == 1:
-        return deltas[0]
-    counts: dict[tuple[str, str, type, str], list[Any]] = {}
-    for delta in deltas:
-        for triples, sign in ((delta.removed, -1), (delta.added, 1)):
-            for triple in triples:
-                s, p, v = triple
-                entry = counts.setdefault((s, p, type(v), slot(v)), [0, triple])
-                entry[0] += sign
-    return Delta(
-        [triple for n, triple in counts.values() if n < 0], [triple for n, triple in counts.values() if n > 0]
-    )
 
 
 class Store(Tables):
@@ -143,14 +97,14 @@ class Store(Tables):
     ) -> Delta:
         """What `put` does, for single values of many entities: `columns` are predicates with a cell for each of the
         `subjects` (which differ, and are not deleted); None leaves alone what is there."""
-        delta = Delta()
+        delta = ColumnDelta([], [], [])
         places: dict[str, Sequence[int]] = {}
         for predicate, cells in columns:
             group = kind_of(predicate)
             if group not in places:
                 places[group] = self._rows(group, subjects)
             self._put_column(predicate, subjects, places[group], cells, stamp, delta)
-        return delta
+        return delta if delta.blocks else Delta(delta.removed, delta.loose)
 
     def _put_column(
         self,
@@ -159,10 +113,9 @@ class Store(Tables):
         rows: Sequence[int],
         cells: Sequence[Any],
         stamp: Stamp,
-        delta: Delta,
+        delta: ColumnDelta,
     ) -> None:
         _, column = self.column(predicate)
-        time, replica = stamp[0], self.replica_number(stamp[1])
         if None in cells:
             given = [cell is not None for cell in cells]
             subjects = list(compress(subjects, given))
@@ -170,53 +123,141 @@ class Store(Tables):
         if not rows:
             return
         column.grow(max(rows) + 1)
-        values, times, replicas = column.values, column.times, column.replicas
-        for row in rows if column.mirror is not None else ():
-            column.spoil(row)
-        touched: Touched = {}
-        removed, added = delta.removed, delta.added
-        before = Block(predicate, subjects)
-        if max(times[row] for row in rows) < 0 and not column.cells:  # nothing was ever written there
-            for row, value in zip(rows, cells, strict=True):
-                values[row] = value
-                times[row] = time
-                replicas[row] = replica
-            added.extend([(s, predicate, v) for s, v in zip(subjects, cells, strict=True)])
-            column.live += len(rows)
-            for row, value in zip(rows, cells, strict=True) if column.index is not None else ():
-                column.reindex(row, (), (value,))
+        if column.mirror is not None:
+            column.spoil_all(rows)
+        before: Underlay | NothingHeld
+        if column.is_new(rows):
+            column.fill(rows, cells, stamp[0], self.replica_number(stamp[1]))
+            delta.blocks.append(Singles(predicate, subjects, cells, *stamp))
+            before = NothingHeld(predicate, subjects)
         else:
-            if self._kept is not None:
-                before = Block(
-                    predicate,
-                    subjects,
-                    [column.single(row) for row in rows] if column.cells else [values[row] for row in rows],
-                    array("q", [times[row] for row in rows]),
-                    array("I", [replicas[row] for row in rows]),
-                    self.replicas,
-                )
-            for subject, row, value in zip(subjects, rows, cells, strict=True):
-                if row in column.cells:
-                    self._set_in_cell(column, row, (subject, predicate, SINGLE), value, stamp, touched)
-                    continue
-                old, values[row] = values[row], value
-                times[row] = time
-                replicas[row] = replica
-                if old is ABSENT:
-                    column.live += 1
-                    added.append((subject, predicate, value))
-                elif type(old) is not type(value) or old != value:
-                    removed.append((subject, predicate, old))
-                    added.append((subject, predicate, value))
-                else:
-                    continue
-                if column.index is not None:
-                    column.reindex(row, () if old is ABSENT else (old,), (value,))
-            more = _settle(touched)
-            removed += more.removed
-            added += more.added
+            before = self._underlay(predicate, subjects, column, rows)
+            self._overwrite(predicate, subjects, column, rows, cells, stamp, delta)
         if self._kept is not None:
             self._kept.segments.append(before)
+
+    def _underlay(
+        self, predicate: str, subjects: Sequence[str], column: Column, rows: Sequence[int]
+    ) -> Underlay:
+        values, times, replicas = column.values, column.times, column.replicas
+        return Underlay(
+            predicate,
+            subjects,
+            [column.single(row) for row in rows] if column.cells else [values[row] for row in rows],
+            array("q", [times[row] for row in rows]),
+            array("I", [replicas[row] for row in rows]),
+            self.replicas,
+        )
+
+    def _overwrite(
+        self,
+        predicate: str,
+        subjects: Sequence[str],
+        column: Column,
+        rows: Sequence[int],
+        cells: Sequence[Any],
+        stamp: Stamp,
+        delta: ColumnDelta,
+    ) -> None:
+        """Sets single values where there may be others."""
+        time, replica = stamp[0], self.replica_number(stamp[1])
+        values, times, replicas = column.values, column.times, column.replicas
+        removed, added = delta.removed, delta.loose
+        touched: Touched = {}
+        for subject, row, value in zip(subjects, rows, cells, strict=True):
+            if row in column.cells:
+                self._set_in_cell(column, row, (subject, predicate, SINGLE), value, stamp, touched)
+                continue
+            old, values[row] = values[row], value
+            times[row] = time
+            replicas[row] = replica
+            if old is ABSENT:
+                column.live += 1
+                added.append((subject, predicate, value))
+            elif type(old) is not type(value) or old != value:
+                removed.append((subject, predicate, old))
+                added.append((subject, predicate, value))
+            else:
+                continue
+            if column.index is not None:
+                column.reindex(row, () if old is ABSENT else (old,), (value,))
+        more = _settle(touched)
+        removed += more.removed
+        added += more.added
+
+    def renew_set(self, predicate: str, subject: str, members: tuple[Value, ...], stamp: Stamp) -> bool:
+        """Assigns the set that stands there already, whatever its stamp; False where something else stands, or more."""
+        found = self._find(subject, predicate)
+        cell = None if found is None else found[0].cells.get(found[1])
+        if found is None or cell is None or found[0].times[found[1]] >= 0 or not cell.stands(members):
+            return False
+        for place in (RESET, *map(slot, members)) if self._kept is not None else ():
+            self._keep((subject, predicate, place))
+        cell.marker = stamp
+        return True
+
+    def load_column(
+        self,
+        predicate: str,
+        subjects: Sequence[str],
+        cells: Sequence[Value],
+        times: int | Sequence[int],
+        replicas: str | Sequence[str],
+    ) -> bool:
+        """What `put` does, for single values of entities, which differ; False where that has to be done one by one, for
+        something was written there, or is deleted."""
+        column, rows = self._new_places(predicate, subjects)
+        if rows and isinstance(replicas, str):
+            column.fill(rows, cells, times, self.replica_number(replicas))
+        elif rows:
+            numbers = {name: self.replica_number(name) for name in dict.fromkeys(replicas)}
+            column.fill(rows, cells, times, [numbers[name] for name in replicas])
+        return rows is not None
+
+    def load_sets(
+        self, predicate: str, subjects: Sequence[str], sets: Sequence[tuple[Value, ...]], stamp: Stamp
+    ) -> bool:
+        """What `load_column` does, for whole sets, each sorted and without repetition."""
+        column, rows = self._new_places(predicate, subjects)
+        if rows:
+            column.fill_sets(rows, sets, stamp)
+        return rows is not None
+
+    def put_sets(
+        self, predicate: str, subjects: Sequence[str], sets: Sequence[tuple[Value, ...]], stamp: Stamp
+    ) -> Delta:
+        """Assigns whole sets, each sorted and without repetition, to entities (which differ, and are not deleted) of
+        whose fields `untouched` is true."""
+        is_loaded = self.load_sets(predicate, subjects, sets, stamp)
+        assert is_loaded
+        if self._kept is not None:
+            self._kept.segments.append(NothingHeld(predicate, subjects, sets))
+        return ColumnDelta([], [], [Sets(predicate, subjects, sets, *stamp)])
+
+    def _new_places(self, predicate: str, subjects: Sequence[str]) -> tuple[Column, list[int] | None]:
+        """A column and the rows of entities in it, of which a mirror is told; None if anything was ever written at one
+        of these, or one is deleted."""
+        _, column = self.column(predicate)
+        if self._graves and not self._graves.keys().isdisjoint(subjects):
+            return column, None
+        rows = self._rows(kind_of(predicate), subjects)
+        if rows:
+            column.grow(max(rows) + 1)
+            if not column.is_new(rows):
+                return column, None
+            if column.mirror is not None:
+                column.spoil_all(rows)
+        return column, rows
+
+    def untouched(self, predicate: str, subjects: Sequence[str]) -> list[bool]:
+        """Of which entities no register of this field was ever set."""
+        found = self._columns.get(predicate)
+        if found is None or not found[1].values:
+            return [True] * len(subjects)
+        table, column = found
+        rows = [table.row_of.get(self.numbers.get(subject, -1), -1) for subject in subjects]
+        size, times, cells = len(column.values), column.times, column.cells
+        return [not -1 < row < size or (times[row] < 0 and row not in cells) for row in rows]
 
     def record(self) -> Kept:
         """Starts keeping the registers that are about to be overwritten; returns what grows with each."""
@@ -231,14 +272,9 @@ class Store(Tables):
         """Sets registers back to what `record` kept."""
         deltas = []
         for segment in reversed(kept.segments):
-            if not isinstance(segment, dict):
-                pairs = [(subject, segment.before(row)) for row, subject in enumerate(segment.subjects)]
-                found = [change for _, change in pairs if change is not None]
-                fresh = [(s, segment.predicate, SINGLE) for s, change in pairs if change is None]
-                deltas.append(self.put(found, fresh))
-                continue
-            found = [change for change in segment.values() if change is not None]
-            fresh = [key for key, change in segment.items() if change is None]
+            pairs = list(segment.items())
+            found = [change for _, change in pairs if change is not None]
+            fresh = [key for key, change in pairs if change is None]
             revived = [subject for subject, predicate, _ in fresh if predicate == DELETED]
             deltas.append(self.put(found, fresh, revived))
         return net(deltas)
@@ -372,9 +408,10 @@ class Store(Tables):
             column.times[row] = stamp[0]
             column.replicas[row] = self.replica_number(stamp[1])
         elif place == RESET:
+            cell.opened()  # members of a closed cell have the marker's stamp
             cell.marker = stamp
         else:
-            slots = cell.shares if place[:2] == COUNTER else cell.members
+            slots = cell.counted() if place[:2] == COUNTER else cell.opened()
             if stamp == NEVER:
                 slots.pop(place, None)
             else:
@@ -423,8 +460,9 @@ class Store(Tables):
         if place == RESET:
             value = ABSENT
         else:
-            assert cell is not None
-            value = (cell.shares if place[:2] == COUNTER else cell.members)[place][0]
+            held = None if cell is None else cell.held(place)
+            assert held is not None
+            value = held[0]
         return Change(subject, predicate, place, None if value is ABSENT else value, *stamp)
 
     def floor(self, subject: str, predicate: str) -> Stamp:
@@ -458,8 +496,7 @@ class Store(Tables):
     def registers(self) -> Iterator[Change]:
         """Every register there is, graves first. May be suspended while the store changes: what was there at the
         start and still is is given, in its present state."""
-        for subject, grave in list(self._graves.items()):
-            yield Change(subject, DELETED, SINGLE, True, *grave)
+        yield from self.graves()
         for table in list(self._tables.values()):
             for column in list(table.columns.values()):
                 for row in range(len(column.values)):
@@ -493,9 +530,22 @@ class Store(Tables):
         if cell is not None:
             if cell.marker != NEVER:
                 out.append(Change(subject, predicate, RESET, None, *cell.marker))
-            for slots in (cell.members, cell.shares):
-                out.extend(Change(subject, predicate, place, *held) for place, held in slots.items())
+            out.extend(Change(subject, predicate, place, *held) for place, held in cell.items())
         return out
+
+    def graves(self) -> Iterator[Change]:
+        """The tombstones of deleted entities."""
+        for subject, grave in list(self._graves.items()):
+            yield Change(subject, DELETED, SINGLE, True, *grave)
+
+    def written(self) -> list[str]:
+        """The predicates that anything was ever written to, tombstones of entities aside."""
+        return list(self._columns)
+
+    @property
+    def has_graves(self) -> bool:
+        """True if any entity was ever deleted."""
+        return bool(self._graves)
 
     def deleted(self, subject: str) -> Stamp | None:
         """The stamp of an entity's deletion, None if it was not deleted."""

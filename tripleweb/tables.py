@@ -10,50 +10,19 @@ lives, so that compiled queries may hold them. Keeping `index` and `live` right 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from math import fsum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from operator import eq
 from typing import Any, Protocol
 
-from tripleweb.change import COUNTER, RESET, SINGLE, Change, Key
+from tripleweb.cells import NEVER, Cell, value_order
+from tripleweb.change import RESET, SINGLE
 from tripleweb.clock import Stamp
 from tripleweb.ids import kind_of
-from tripleweb.terms import Value, kind, slot, sort_key
+from tripleweb.terms import Value
 from tripleweb.view import ABSENT, Columns, View, index_key
 
-NEVER: Stamp = (-1, "")
 STALE_MIN = 1_000  # rows of a mirror that may be stale, however short its column is
-Held = tuple[Value | None, int, str]  # a register without its key: value, time, replica
-
-
-class Cell:
-    """A (subject, predicate) that ever held more than a single value."""
-
-    __slots__ = ("marker", "members", "shares", "single", "visible")
-
-    def __init__(self, single: Any) -> None:
-        # the value at slot "", ABSENT for a tombstone or none; its stamp is in the column
-        self.single = single
-        self.marker: Stamp = NEVER
-        self.members: dict[str, Held] = {}
-        self.shares: dict[str, Held] = {}
-        self.visible: tuple[Value, ...] = ()
-
-    def see(self, single: Stamp) -> None:
-        """Brings `visible` up to date, sorted; `single` is the stamp of the single value."""
-        floor = max(single, self.marker)
-        shown: dict[str, Value] = {}
-        if self.single is not ABSENT and single >= self.marker:
-            shown[slot(self.single)] = self.single
-        for place, (value, time, replica) in self.members.items():
-            if value is not None and (time, replica) >= floor:
-                shown[place] = value
-        shares = [value for value, _, _ in self.shares.values() if value is not None]
-        if shares:
-            beside = [v for v in shown.values() if kind(v) == "n"]
-            shown = {place: v for place, v in shown.items() if kind(v) != "n"}
-            count = total(shares + beside)
-            shown[slot(count)] = count
-        self.visible = tuple(sorted(shown.values(), key=_order))
 
 
 class Mirrored(Protocol):
@@ -107,6 +76,56 @@ class Column:
             self.live += 1
         if self.index is not None and (type(old) is not type(value) or old != value):
             self.reindex(row, () if old is ABSENT else (old,), (value,))
+
+    def is_new(self, rows: Sequence[int]) -> bool:
+        """True if nothing was ever written at these rows, which are there."""
+        if self.cells and not self.cells.keys().isdisjoint(rows):
+            return False
+        run = as_run(rows)
+        return max(self.times[run.start : run.stop] if run else [self.times[row] for row in rows]) < 0
+
+    def fill(
+        self,
+        rows: Sequence[int],
+        cells: Sequence[Any],
+        times: int | Sequence[int],
+        replicas: int | Sequence[int],
+    ) -> None:
+        """Sets single values at rows that are new, all with one stamp or each with its own."""
+        new_times = array("q", [times]) * len(rows) if isinstance(times, int) else array("q", times)
+        new_replicas = (
+            array("I", [replicas]) * len(rows) if isinstance(replicas, int) else array("I", replicas)
+        )
+        run = as_run(rows)
+        if run:
+            place = slice(run.start, run.stop)
+            self.values[place], self.times[place], self.replicas[place] = cells, new_times, new_replicas
+        else:
+            for row, value, time, replica in zip(rows, cells, new_times, new_replicas, strict=True):
+                self.values[row] = value
+                self.times[row] = time
+                self.replicas[row] = replica
+        self.live += len(rows)
+        if self.index is not None:
+            for row, value in zip(rows, cells, strict=True):
+                self._enter(self.index, index_key(value), row)
+
+    def fill_sets(self, rows: Sequence[int], sets: Sequence[tuple[Value, ...]], marker: Stamp) -> None:
+        """Assigns whole sets at rows that are new, all with one stamp."""
+        cells = self.cells
+        for row, members in zip(rows, sets, strict=True):
+            cell = cells[row] = Cell(ABSENT)
+            cell.marker = marker
+            cell.members = cell.visible = members
+        self.live += sum(map(len, sets))
+        if self.index is not None:
+            for row, members in zip(rows, sets, strict=True):
+                for key in dict.fromkeys(map(index_key, members)):
+                    self._enter(self.index, key, row)
+
+    def spoil_all(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            self.spoil(row)
 
     def spoil(self, row: int) -> None:
         """Tells the mirror that a row may show something else; one of which much is stale is given up."""
@@ -212,12 +231,12 @@ class Column:
         cell = self.cells.get(row) if self.cells else None
         made = False
         if cell is not None:
-            cell.visible = tuple(sorted((*cell.visible, value), key=_order))
+            cell.visible = tuple(sorted((*cell.visible, value), key=value_order))
         elif self.values[row] is ABSENT:
             self.values[row] = value
         else:
             cell = self.cells[row] = Cell(ABSENT)
-            cell.visible = tuple(sorted((self.values[row], value), key=_order))
+            cell.visible = tuple(sorted((self.values[row], value), key=value_order))
             self.values[row] = ABSENT
             made = True
         self.live += 1
@@ -258,6 +277,17 @@ class Table:
         for column in self.pinned:
             column.grow(row + 1)
         return row
+
+    def extend(self, numbers: Sequence[int], ints: Mapping[str, int]) -> list[int]:
+        """New rows, for entities that have none. The values of `ints` are 0, 1, 2 … as far as there are entities: the
+        same objects serve as rows."""
+        start = len(self.entities)
+        rows = list(islice(ints.values(), start, start + len(numbers)))
+        self.row_of.update(zip(numbers, rows, strict=True))
+        self.entities.extend(numbers)
+        for column in self.pinned:
+            column.grow(len(self.entities))
+        return rows
 
 
 class Tables:
@@ -308,19 +338,20 @@ class Tables:
             column.grow(row + 1)
         return column, row
 
-    def _rows(self, group: str, subjects: Iterable[str]) -> list[int]:
-        """The rows of entities in the table of a kind, made if need be."""
+    def _rows(self, group: str, subjects: Sequence[str]) -> list[int]:
+        """The rows of entities, which differ, in the table of a kind, made if need be."""
         table = self._tables.setdefault(group, Table())
-        row_of = table.row_of
-        rows = []
-        for subject in subjects:
-            number = self.numbers.get(subject)
-            if number is None:
-                number = self.number(subject)
-            row = row_of.get(number)
-            if row is None:
-                row = table.add(number)
-            rows.append(row)
+        entities: list[Any] = list(map(self.numbers.get, subjects))
+        if None in entities:
+            fresh = [subject for subject, number in zip(subjects, entities, strict=True) if number is None]
+            made = list(range(len(self.names), len(self.names) + len(fresh)))
+            self.names += fresh
+            self.numbers.update(zip(fresh, made, strict=True))
+            put_in(entities, made)
+        rows: list[Any] = list(map(table.row_of.get, entities))
+        if None in rows:
+            fresh_entities = [number for number, row in zip(entities, rows, strict=True) if row is None]
+            put_in(rows, table.extend(fresh_entities, self.numbers))
         return rows
 
     def _find(self, subject: str, predicate: str) -> tuple[Column, int] | None:
@@ -355,7 +386,7 @@ class Tables:
             return NEVER
         if place == RESET:
             return cell.marker
-        held = (cell.shares if place[:2] == COUNTER else cell.members).get(place)
+        held = cell.held(place)
         return NEVER if held is None else held[1:]
 
     # -- reading (Source) --------------------------------------------------------------------------------------
@@ -430,79 +461,22 @@ class Tables:
         return View(self.names, columns)
 
 
-class Kept:
-    """Registers as they were before they were overwritten, since `Store.record`: the oldest word on each counts.
+def as_run(rows: Sequence[int]) -> range | None:
+    """Rows as a range where each is the one after that before it.
 
-    Segments follow each other in time: registers one by one, or a column of single values written at once.
+    >>> as_run([4, 5, 6]), as_run([4, 6, 5, 7])
+    (range(4, 7), None)
     """
-
-    def __init__(self) -> None:
-        self.segments: list[dict[Key, Change | None] | Block] = []
-
-    def ones(self) -> dict[Key, Change | None]:
-        """Where to note the next register that is written by itself, unless it is there already."""
-        if not self.segments or isinstance(self.segments[-1], Block):
-            self.segments.append({})
-        last = self.segments[-1]
-        assert isinstance(last, dict)
-        return last
-
-    def before(self, key: Key) -> Change | None:
-        """The register at `key` as it was, None if there was none; raises `KeyError` if it was not written."""
-        for segment in self.segments:
-            if isinstance(segment, dict):
-                if key in segment:
-                    return segment[key]
-            elif key[1] == segment.predicate and key[2] == SINGLE and key[0] in segment.rows:
-                return segment.before(segment.rows[key[0]])
-        raise KeyError(key)
+    run = range(rows[0], rows[0] + len(rows))
+    return run if rows[-1] == run[-1] and all(map(eq, rows, run)) else None
 
 
-class Block:
-    """The single values of one predicate that were written at once: what stood there, row by row. Where nothing had
-    ever been written there, `times` is empty."""
-
-    __slots__ = ("_names", "_replicas", "_rows", "_times", "_values", "predicate", "subjects")
-
-    def __init__(
-        self,
-        predicate: str,
-        subjects: Sequence[str],
-        values: Sequence[Any] = (),
-        times: Sequence[int] = (),
-        replicas: Sequence[int] = (),
-        names: Sequence[str] = (),
-    ) -> None:
-        self.predicate = predicate
-        self.subjects = subjects
-        self._values = values
-        self._times = times
-        self._replicas = replicas
-        self._names = names  # of replicas, by their number
-        self._rows: dict[str, int] | None = None
-
-    @property
-    def rows(self) -> dict[str, int]:
-        if self._rows is None:
-            self._rows = {subject: row for row, subject in enumerate(self.subjects)}
-        return self._rows
-
-    def before(self, row: int) -> Change | None:
-        """The register that stood at a row, None if there was none."""
-        if not self._times or self._times[row] < 0:
-            return None
-        value = None if self._values[row] is ABSENT else self._values[row]
-        name = self._names[self._replicas[row]]
-        return Change(self.subjects[row], self.predicate, SINGLE, value, self._times[row], name)
-
-
-def total(shares: Iterable[Value]) -> Value:
-    """The sum of a counter's shares: exact, so that it does not depend on their order."""
-    numbers: list[Any] = [share for share in shares if kind(share) == "n"]
-    if any(type(n) is float for n in numbers):
-        return fsum(numbers)
-    return int(sum(numbers))
-
-
-def _order(value: Value) -> tuple[Any, ...]:
-    return (*sort_key(value), kind(value))
+def put_in(found: list[Any], made: Iterable[Any]) -> None:
+    """Puts the next of `made` wherever nothing was found."""
+    if found.count(None) == len(found):
+        found[:] = made
+        return
+    rest = iter(made)
+    for at, each in enumerate(found):
+        if each is None:
+            found[at] = next(rest)

@@ -26,6 +26,7 @@ from tripleweb.ids import RandomBytes, nano_id
 from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet, spread
 from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores
+from tripleweb.storage.replica import collector_at_rest
 from tripleweb.storage.writer import Writer
 from tripleweb.sync import messages
 from tripleweb.sync.messages import (
@@ -263,9 +264,13 @@ class Tenant:
             hub.apps[self.app] = entry
         storage = hub.stores.open(self.app)
         try:
-            core = TenantCore(
-                storage.load(), server_id=hub.server_id, random_bytes=hub.random_bytes, limits=hub.core_limits
-            )
+            with collector_at_rest():
+                core = TenantCore(
+                    storage.load(),
+                    server_id=hub.server_id,
+                    random_bytes=hub.random_bytes,
+                    limits=hub.core_limits,
+                )
             if hub.is_closed:  # it did not wait: the directory may be somebody else's by now
                 raise StorageError(f"app {self.app} was opened after its server had closed")
         except BaseException:

@@ -11,13 +11,16 @@ something else of the same stamp by accident.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from typing import Any
 
+from tripleweb.blocks import Block, Changes, Sets, Singles
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.errors import DeletedError
+from tripleweb.kept import Kept, NothingHeld
 from tripleweb.store import Delta, Store, net
-from tripleweb.tables import Column, Kept
+from tripleweb.tables import Column
 from tripleweb.terms import Value, normalise, slot
 from tripleweb.view import ABSENT
 
@@ -38,7 +41,9 @@ class Transaction:
         self.time = time
         self.replica = replica
         self._changes: dict[Key, Change] = {}
-        self._columns: list[Change] = []  # of `set_columns`, as long as nothing else was written
+        # of `set_columns` and `assign_column`, as long as nothing else was written to their predicates
+        self._blocks: list[Block] = []
+        self._in_blocks: set[str] = set()  # these predicates
         # single values written where nothing else is, since anything else was written: their places, and the value,
         # time and replica that stood there
         self._singles: dict[Key, tuple[Column, int, Any, int, int]] = {}
@@ -70,7 +75,7 @@ class Transaction:
     @property
     def is_plain(self) -> bool:
         """True if `set_at` may be called: it does not keep the order with what `set_columns` wrote."""
-        return not self._columns
+        return not self._blocks
 
     def set_at(self, subject: str, predicate: str, column: Column, row: int, value: Value) -> None:
         """What `set` does, for an entity that was not deleted, in its row of the predicate's column, where it has no
@@ -83,34 +88,86 @@ class Transaction:
             self._singles[key] = before
 
     def set_columns(
-        self, subjects: Sequence[str], columns: Iterable[tuple[str, Sequence[Value | None]]]
+        self,
+        subjects: Sequence[str],
+        columns: Iterable[tuple[str, Sequence[Value | None]]],
+        told: Callable[[], object] = lambda: None,
     ) -> None:
         """Assigns many single values at once: `columns` are predicates with a cell for each of the `subjects`, which
-        differ; None leaves alone what is there."""
-        for subject in subjects:
-            self.check(subject)
+        differ; None leaves alone what is there. `told` is called after each column."""
+        self._check_all(subjects)
         columns = list(columns)
-        self._fold_singles()
-        if self._members:
-            for predicate, cells in columns:
-                for subject, value in zip(subjects, cells, strict=True):
-                    if value is not None:
-                        self._take_back_members(subject, predicate)
-        first = not (self._changes or self._columns)
-        new, end = tuple.__new__, (self.time, self.replica)
+        for predicate, _ in columns:
+            self._fold_if(predicate)
+        for predicate, cells in columns if self._members else ():
+            for subject, value in zip(subjects, cells, strict=True):
+                if value is not None:
+                    self._take_back_members(subject, predicate)
+        blocks: list[Block] = []
         for predicate, cells in columns:
-            self._columns += [
-                new(Change, (subject, predicate, SINGLE, value, *end))
-                for subject, value in zip(subjects, cells, strict=True)
-                if value is not None
-            ]
-        if not first:
+            some, values = subjects, cells
+            if None in cells:
+                given = [value is not None for value in cells]
+                some, values = list(compress(subjects, given)), list(compress(cells, given))
+            blocks.append(Singles(predicate, some, values, self.time, self.replica))  # type: ignore[arg-type]
+        self._note(blocks)
+
+        def one_by_one() -> Iterator[tuple[str, Sequence[Value | None]]]:
+            for column in columns:
+                yield column
+                told()
+
+        self._deltas.append(self.store.put_columns(subjects, one_by_one(), (self.time, self.replica)))
+
+    def assign_column(
+        self, subjects: Sequence[str], predicate: str, sets: Sequence[Sequence[Value] | None]
+    ) -> None:
+        """Assigns the whole sets of a many-valued field of many entities, which differ; each set is sorted and without
+        repetition. None leaves alone what is there."""
+        self._check_all(subjects)
+        self._fold_if(predicate)
+        fresh = self.store.untouched(predicate, subjects)
+        end = self.time, self.replica
+        first: dict[str, tuple[Value, ...]] = {}
+        again: dict[str, tuple[Value, ...]] = {}
+        for subject, values, is_fresh in zip(subjects, sets, fresh, strict=True):
+            if values is None:
+                continue
+            members = tuple(values)
+            if is_fresh:
+                first[subject] = members
+            elif self.store.renew_set(predicate, subject, members, end):
+                again[subject] = members
+            else:
+                self.assign(subject, predicate, values)
+        # one list of subjects for all columns, where that is so
+        given = subjects if len(first) == len(subjects) else list(first)
+        blocks: list[Block] = [Sets(predicate, given, list(first.values()), *end)]
+        self._note([*blocks, Sets(predicate, list(again), list(again.values()), *end)])
+        if first:
+            self._deltas.append(self.store.put_sets(predicate, given, list(first.values()), end))
+
+    def _check_all(self, subjects: Sequence[str]) -> None:
+        for subject in subjects if self.store.has_graves else ():
+            self.check(subject)
+
+    def _note(self, blocks: list[Block]) -> None:
+        """Takes note of what is about to be written at once."""
+        self._fold_singles()
+        predicates = {block.predicate for block in blocks}
+        is_apart = not (self._in_blocks & predicates)
+        if self._changes and is_apart:
+            is_apart = predicates.isdisjoint(key[1] for key in self._changes)
+        if not is_apart:
             self._fold()
-        self._deltas.append(self.store.put_columns(subjects, columns, end))
+        self._blocks += [block for block in blocks if len(block)]
+        self._in_blocks |= predicates
+        if not is_apart:
+            self._fold()
 
     def assign(self, subject: str, predicate: str, values: Iterable[Value]) -> None:
         """Assigns the whole set of a many-valued field."""
-        self._fold()
+        self._fold_if(predicate)
         self._take_back_members(subject, predicate)
         if (subject, predicate, SINGLE) in self._changes:
             self._take_back((subject, predicate, SINGLE))
@@ -136,7 +193,7 @@ class Transaction:
     def increment(self, subject: str, predicate: str, amount: int | float) -> None:
         """Counts `amount` (of either sign) in this replica's share of a counter."""
         self.check(subject)
-        self._fold()
+        self._fold_if(predicate)
         counted, standing = self.counted(subject, predicate, amount)
         self._changes[counted.key] = counted
         self._has_counted = True
@@ -168,31 +225,37 @@ class Transaction:
     # -- ending ------------------------------------------------------------------------------------------------
 
     @property
-    def changes(self) -> list[Change]:
-        """What was written, netted, as it travels."""
+    def changes(self) -> Sequence[Change]:
+        """What was written, netted, as it travels; what was written at once comes last."""
         self._fold_singles()
-        return self._columns or list(self._changes.values())
+        loose = list(self._changes.values())
+        return Changes([loose, *self._blocks]) if self._blocks else loose
 
-    def registers(self) -> list[Change]:
+    def registers(self) -> Sequence[Change]:
         """What now stands in the store because of this transaction."""
         changes = self.changes
         if not self._has_counted:
             return changes
         out = []
-        for change in changes:
+        for change in changes.loose if isinstance(changes, Changes) else changes:
             if change.slot == COUNTER:
                 share = self.store.register((change.subject, change.predicate, COUNTER + self.replica))
                 assert share is not None
                 out.append(share)
             else:
                 out.append(change)
-        return out
+        return Changes([out, *self._blocks]) if self._blocks else out
 
     @property
     def replaced(self) -> Kept:
         """The registers that stood where this transaction wrote."""
         self._fold_singles()
         return self._kept
+
+    @property
+    def fresh(self) -> int:
+        """How many registers were written at once where nothing had ever been."""
+        return sum(len(segment) for segment in self._kept.segments if isinstance(segment, NothingHeld))
 
     def commit(self) -> Delta:
         """Ends the transaction; returns what it changed."""
@@ -208,19 +271,30 @@ class Transaction:
 
     def _write(self, change: Change) -> None:
         self.check(change.subject)
-        self._fold()
+        self._fold_if(change.predicate)
         self._deltas.append(self.store.put((change,)))
         key = change[:3]
         if change.slot != SINGLE and key not in self._changes:
             self._members.setdefault(key[:2], []).append(change.slot)
         self._changes[key] = change
 
-    def _fold(self) -> None:
-        """What `set_columns` and `set_at` wrote becomes like everything else, for something else follows."""
+    def _fold_if(self, predicate: str) -> None:
+        """What was written before one writes to a predicate, by something else than `set_at`."""
         self._fold_singles()
-        if self._columns:
-            self._changes.update([(change[:3], change) for change in self._columns])
-            self._columns = []
+        if predicate in self._in_blocks or (self._blocks and predicate == DELETED):
+            self._fold()
+
+    def _fold(self) -> None:
+        """What was written at once becomes like everything else, for something else follows."""
+        self._fold_singles()
+        for block in self._blocks:
+            for change in block.changes():
+                key = change[:3]
+                if key[2] != SINGLE and key not in self._changes:
+                    self._members.setdefault(key[:2], []).append(key[2])
+                self._changes[key] = change
+        self._blocks = []
+        self._in_blocks = set()
 
     def _fold_singles(self) -> None:
         if not self._singles:

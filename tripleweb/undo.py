@@ -25,11 +25,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
+from tripleweb.blocks import Changes, in_blocks
+from tripleweb.cells import NEVER
+from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import Stamp
 from tripleweb.errors import TriplewebError
+from tripleweb.kept import Kept
 from tripleweb.store import Delta, Triple, change_of
-from tripleweb.tables import NEVER, Kept
 from tripleweb.terms import Value, kind, slot
 from tripleweb.transaction import Transaction
 from tripleweb.view import ABSENT
@@ -61,7 +63,7 @@ class Written(Protocol):
     replica: str
 
     @property
-    def changes(self) -> list[Change]: ...
+    def changes(self) -> Sequence[Change]: ...
 
     @property
     def replaced(self) -> Kept: ...
@@ -74,7 +76,18 @@ class Deed:
     last. `replaced` are the registers that stood where it wrote.
     """
 
-    __slots__ = ("_changes", "_delta", "_size", "_stood", "id", "rejected", "replaced", "stamps", "unseen")
+    __slots__ = (
+        "_changes",
+        "_delta",
+        "_idle",
+        "_size",
+        "_stood",
+        "id",
+        "rejected",
+        "replaced",
+        "stamps",
+        "unseen",
+    )
 
     def __init__(self, id: str, tx: Written, delta: Delta) -> None:
         self.id = id
@@ -87,9 +100,13 @@ class Deed:
         self._size = len(changes)
         self._changes: Sequence[Change] | _Columns = changes
         self._delta = delta
-        if self._size > COLUMNS_MIN:  # an import of many rows takes a fifth of the room by columns
-            idle = _without_effect(changes, delta)
-            self._changes = _Columns([(*c[:4], c[:3] in idle) for c in changes])
+        self._idle: set[Key] | None = None
+        if (
+            isinstance(changes, Changes) or self._size > COLUMNS_MIN
+        ):  # by columns it takes a fifth of the room
+            self._idle = _without_effect(changes, delta)
+            if not isinstance(changes, Changes):
+                self._changes = _Columns([c[:4] for c in changes])
             self._delta = Delta(delta.removed)
 
     def __len__(self) -> int:
@@ -109,12 +126,14 @@ class Deed:
 
     def changes(self) -> Iterator[tuple[str, str, str, Value | None, bool]]:
         """(subject, predicate, slot, value, whether the triple came with it)."""
-        if isinstance(self._changes, _Columns):
-            rows: Iterable[tuple[Any, ...]] = self._changes.rows()
-        else:
+        idle = self._idle
+        if idle is None:
+            assert not isinstance(self._changes, _Columns)
             idle = _without_effect(self._changes, self._delta)
-            rows = ((*change[:4], change[:3] in idle) for change in self._changes)
-        for subject, predicate, place, value, is_idle in rows:
+        rows: Iterable[tuple[Any, ...]]
+        rows = self._changes.rows() if isinstance(self._changes, _Columns) else self._changes
+        for subject, predicate, place, value, *_ in rows:
+            is_idle = (subject, predicate, place) in idle
             if self._stood and value is not None:
                 is_idle = is_idle or _said(subject, predicate, value) in self._stood
             yield subject, predicate, place, value, value is not None and place != COUNTER and not is_idle
@@ -125,7 +144,7 @@ class _Single:
 
     def __init__(self, note: Note, replicas: Sequence[str]) -> None:
         subject, predicate, value, self.time, self.replica, old, was, by = note
-        self.changes = [Change(subject, predicate, SINGLE, value, self.time, self.replica)]
+        self.changes: Sequence[Change] = [Change(subject, predicate, SINGLE, value, self.time, self.replica)]
         self.replaced, self.delta = Kept(), change_of(subject, predicate, old, value)
         before = None
         if was >= 0:
@@ -151,8 +170,12 @@ def _said(subject: str, predicate: str, value: Value) -> tuple[str, str, type, s
     return subject, predicate, type(value), slot(value)
 
 
-def _without_effect(changes: Sequence[Change], delta: Delta) -> set[tuple[str, str, str]]:
+def _without_effect(changes: Sequence[Change], delta: Delta) -> set[Key]:
     """The registers that were set to what was visible there already."""
+    if isinstance(changes, Changes):
+        loose = sum(c.value is not None and c.predicate != DELETED for c in changes.loose)
+        if loose + in_blocks(changes.blocks) == delta.come:
+            return set()
     valued = [c for c in changes if c.value is not None and c.predicate != DELETED]
     if len(valued) == len(delta.added):
         return set()

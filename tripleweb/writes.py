@@ -8,15 +8,14 @@ longer transaction. What they raise: `SchemaError` (the data does not fit), `Del
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from math import isfinite, isinf
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from tripleweb.errors import DeletedError, SchemaError
+from tripleweb.errors import SchemaError
 from tripleweb.ids import RandomBytes, check_id, check_predicate, kind_of, nano_id
+from tripleweb.intake import has_lists, in_row, key_names, taken_column, taken_ids
 from tripleweb.schema import Field, Schema
-from tripleweb.terms import INT_MAX, INT_MIN, TEXT_BYTES_MAX, Value, normalise, slot
+from tripleweb.terms import Ref, Value
 from tripleweb.transaction import Transaction
 
 EVERYTHING: Final = object()  # `unset` without a value: all of them
@@ -159,17 +158,6 @@ def unset_triple(
     tx.remove(subject, predicate, member)
 
 
-def key_names(id: str | Iterable[str] | None) -> list[str]:
-    """The names of key columns; raises `TypeError` for what is none."""
-    if id is None:
-        return []
-    names: list[Any] = [id] if isinstance(id, str) or not isinstance(id, Iterable) else list(id)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"id= takes names of columns (text), not {name!r}")
-    return names
-
-
 def insert_columns(
     tx: Transaction,
     schema: Schema,
@@ -180,6 +168,7 @@ def insert_columns(
     prefix: str = "",
     deleted: str = "raise",
     random_bytes: RandomBytes,
+    tell: Callable[[int, int], object] = lambda done, of: None,
 ) -> Inserted:
     """Inserts many entities of a kind at once; `columns` are lists of the same length, one cell a row. NaN, None
     and pandas' missing values are no values: such a cell leaves alone what is there.
@@ -187,7 +176,7 @@ def insert_columns(
     `id` names the column whose text is the id, or the columns whose texts are joined by `/` (integers in decimal,
     dates as stored), after `prefix`. They are written as fields, too, except one called `id` and those that the
     schema does not know. Errors name the row, counted from 0; a missing or repeated key is a `ValueError`.
-    `deleted="skip"` leaves out rows whose id was deleted.
+    `deleted="skip"` leaves out rows whose id was deleted. `tell` hears how many cells of how many are done.
     """
     if deleted not in ("raise", "skip"):
         raise ValueError(f'deleted={deleted!r}: expected "raise" or "skip"')
@@ -199,18 +188,24 @@ def insert_columns(
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns of different lengths: {lengths}")
     count = next(iter(lengths.values()), 0)
-    subjects = _subjects(columns, keys, prefix, count, random_bytes)
+    subjects = taken_ids(columns, keys, prefix, count, random_bytes)
     fields: _Plan = []
+    known_refs: dict[str, Ref] = {}
+    done, all_cells = 0, count * len(columns)
     for name, cells in columns.items():
         if name in keys and (name == "id" or not (schema.is_open or name in known)):
             continue
         field = schema.field(kind, name, cells[0] if count else None)
-        fields.append((field, _taken(field, cells)))
+        fields.append((field, taken_column(field, cells, known_refs)))
+        done += count
+        tell(done // 2, all_cells)  # to check them takes about half of the time
     rows = range(count)
     skipped: list[str] = []
-    dead = [row for row, subject in enumerate(subjects) if tx.store.deleted(subject) is not None]
+    dead: list[int] = []
+    if tx.store.has_graves:
+        dead = [row for row, subject in enumerate(subjects) if tx.store.deleted(subject) is not None]
     if dead and deleted == "raise":
-        _in_row(dead[0], tx.check, subjects[dead[0]])
+        in_row(dead[0], tx.check, subjects[dead[0]])
     if dead:
         gone = set(dead)
         alive = [row for row in rows if row not in gone]
@@ -227,20 +222,33 @@ def insert_columns(
         if (field.required or field.default is not None) and None in cells:
             for row in rows:
                 if cells[row] is None:
-                    cells[row] = _in_row(row, _missing, tx, field, subjects[row])
+                    cells[row] = in_row(row, _missing, tx, field, subjects[row])
     _check_not_empty(tx, kind, subjects, [cells for _, cells in fields])
     counters = [(field, cells) for field, cells in fields if field.counter]
     for row in rows if counters else ():
-        _in_row(row, _check_counts, tx, subjects[row], [(field, cells[row]) for field, cells in counters])
-    tx.set_columns(
-        subjects, [(field.predicate, _singles(cells)) for field, cells in fields if not field.counter]
-    )
+        in_row(row, _check_counts, tx, subjects[row], [(field, cells[row]) for field, cells in counters])
+    singles, sets = [], []
     for field, cells in fields:
-        if field.counter or _has_lists(cells):
-            for subject, taken in zip(subjects, cells, strict=True):
-                if type(taken) is list or (field.counter and taken is not None):
-                    _write(tx, subject, field, taken)
-    return Inserted(subjects, skipped)
+        if not field.counter and has_lists(cells):
+            sets.append((field, [cell if type(cell) is list else None for cell in cells]))
+            cells = [None if type(cell) is list else cell for cell in cells]
+        if not field.counter and cells.count(None) < len(cells):
+            singles.append((field.predicate, cells))
+
+    def written() -> None:
+        nonlocal done
+        done = min(done + count, 2 * all_cells)
+        tell(done // 2, all_cells)
+
+    tx.set_columns(subjects, singles, written)
+    for field, cells in sets:
+        tx.assign_column(subjects, field.predicate, cells)
+        written()
+    for field, cells in counters:
+        for subject, amount in zip(subjects, cells, strict=True):
+            if amount is not None:
+                tx.increment(subject, field.predicate, amount)
+    return Inserted(list(subjects), skipped)  # the transaction goes on with its own
 
 
 # -- inside ----------------------------------------------------------------------------------------------------
@@ -290,122 +298,11 @@ def _write(tx: Transaction, subject: str, field: Field, taken: Value | list[Valu
         tx.set(subject, field.predicate, taken)
 
 
-def _subjects(
-    columns: Mapping[str, Sequence[Any]],
-    keys: list[str],
-    prefix: str,
-    count: int,
-    random_bytes: RandomBytes,
-) -> list[str]:
-    if not keys:
-        return [check_id(prefix + nano_id(random_bytes)) for _ in range(count)]
-    for name in keys:
-        if name not in columns:
-            raise ValueError(f"no column {name!r} to take ids from; there are {', '.join(columns)}")
-    parts = [_key_texts(name, columns[name]) for name in keys]
-    seen: dict[str, int] = {}
-    for row, texts in enumerate(zip(*parts, strict=True)):
-        try:
-            subject = check_id(prefix + "/".join(texts))
-        except ValueError as error:
-            raise ValueError(f"row {row}: {error}") from None
-        before = seen.setdefault(subject, row)
-        if before != row:
-            raise ValueError(f"row {row}: the key {subject!r} is that of row {before}, too; keys must differ")
-    return list(seen)
-
-
-def _key_texts(name: str, cells: Sequence[Any]) -> Sequence[str]:
-    """The cells of a key column as (parts of) ids."""
-    types = set(map(type, cells))
-    if types == {str}:
-        return cells
-    if types == {int} and min(cells) >= INT_MIN and max(cells) <= INT_MAX:
-        return list(map(str, cells))
-    return [_in_row(row, _key_text, name, cell) for row, cell in enumerate(cells)]
-
-
-def _key_text(name: str, cell: Any) -> str:
-    """A cell as (a part of) an id: text as it is, other values in their canonical form."""
-    value = None if isinstance(cell, float) and cell != cell else normalise(cell)
-    if value is None:
-        raise ValueError(f"no value in the key column {name!r}")
-    return str(value) if isinstance(value, str) else slot(value)[2:]
-
-
-def _taken(field: Field, cells: Sequence[Any]) -> list[Any]:
-    """A column as its field takes it; None where there is no value."""
-    if field.check is None and not (field.many or field.counter):
-        plain = _plain(field.type, cells)
-        if plain is not None:
-            return plain
-    take = field.amount if field.counter else field.take
-    out: list[Any] = []
-    try:
-        for cell in cells:
-            out.append(None if isinstance(cell, float) and cell != cell else take(cell))
-    except (ValueError, TypeError) as error:
-        raise _of_row(len(out), error) from error.__cause__
-    return out
-
-
-def _plain(letter: str, cells: Sequence[Any]) -> list[Any] | None:
-    """The cells as they are, where one look at the whole column says that they are values of a field's kind as it
-    stores them (or missing); None where each has to be asked."""
-    types = set(map(type, cells))
-    some_missing = type(None) in types
-    types.discard(type(None))
-    if len(types) != 1:
-        return None
-    only = types.pop()
-    given = [cell for cell in cells if cell is not None] if some_missing else cells
-    if only is float and letter in ("", "n"):
-        if not all(map(isfinite, given)):
-            if any(map(isinf, given)):
-                return None
-            return [None if cell is None or cell != cell else cell for cell in cells]
-    elif only is int and letter in ("", "n"):
-        if min(given) < INT_MIN or max(given) > INT_MAX:
-            return None
-    elif only is str and letter in ("", "s"):
-        if not all(map(str.isascii, given)) or max(map(len, given)) > TEXT_BYTES_MAX:
-            return None
-    elif not (only is bool and letter in ("", "b")):
-        if not (only is datetime and letter in ("", "d") and all(cell.tzinfo is UTC for cell in given)):
-            return None
-    return list(cells)
-
-
-def _singles(cells: list[Any]) -> list[Any]:
-    """The cells that are single values; None for the others."""
-    return [None if type(cell) is list else cell for cell in cells] if _has_lists(cells) else cells
-
-
-def _has_lists(cells: list[Any]) -> bool:
-    return list in map(type, cells)
-
-
 def _check_not_empty(tx: Transaction, kind: str, subjects: list[str], columns: list[list[Any]]) -> None:
     """Raises for a row without any value, unless the entity is there."""
-    if any(None not in cells and not _has_lists(cells) for cells in columns):
+    if any(None not in cells and not has_lists(cells) for cells in columns):
         return
     for row, subject in enumerate(subjects):
         if all(cells[row] is None or cells[row] == [] for cells in columns):
             if all(kind_of(predicate) != kind for predicate, _ in tx.store.about(subject)):
                 raise SchemaError(f"row {row}: {kind} {subject!r}: expected at least one field with a value")
-
-
-def _in_row(row: int, step: Any, *arguments: Any) -> Any:
-    """Calls `step`; what it raises names the row."""
-    try:
-        return step(*arguments)
-    except (DeletedError, ValueError, TypeError) as error:
-        raise _of_row(row, error) from error.__cause__
-
-
-def _of_row(row: int, error: Exception) -> Exception:
-    """The error with its row in the message; in a note where it is of a kind that only its maker can make."""
-    if type(error) in (SchemaError, DeletedError, ValueError, TypeError):
-        return type(error)(f"row {row}: {error}")
-    error.add_note(f"in row {row}")
-    return error

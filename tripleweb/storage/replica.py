@@ -4,13 +4,14 @@ Log first: a save appends one row with the registers it set, packed, so that it 
 there; `chunks` hold the registers as they were at some save, and the content is the chunks with the later saves on
 top. `compact` writes new chunks in small steps, into a new generation that counts from one moment on; it never holds
 up a save for longer than one step. Opening reads the chunks and the rest of the log and compacts if the rest had
-outgrown them: it takes as long as there is data, not as long as there is history.
+outgrown them: it takes as long as there is data, not as long as there is history. What was saved in columns where
+nothing had been is data, and as quick to read as chunks: it makes nothing outgrow anything.
 
 Invariants: a save is there whole or not at all; with the durability "process" it survives the death of the process
 once it returned, with "full" that of the machine. One owner at a time, by a lock that dies with its process.
 
-    chunks   generation, n, body       registers, packed as `encode_registers` does
-    saves    n, body                   [clear, revive, registers, drop], applied in this order
+    chunks   generation, n, body       registers, packed as `packing.encode_apart` does
+    saves    n, body                   [clear, revive, registers, drop], applied in this order, or registers as columns
     outbox   number, id, time, changes
     fates    what became of writes: at least what `records.worth_keeping` says
     meta     JSON values by name; names beginning with "_" are the file's own, `_format` says what it is
@@ -21,7 +22,7 @@ from __future__ import annotations
 import gc
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -30,10 +31,22 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from tripleweb.change import DELETED, Change, Key
+from tripleweb.blocks import Changes
+from tripleweb.change import Change, Key
 from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.ids import nano_id
 from tripleweb.storage.file import PAGE_BYTES, DatabaseFile, OwnerLock, delete_database
+from tripleweb.storage.packing import (
+    MARK,
+    Unpacker,
+    decode_registers,
+    decode_save,
+    encode,
+    encode_apart,
+    encode_blocks,
+    encode_registers,
+)
+from tripleweb.store import Store
 from tripleweb.sync.records import (
     FATES_MAX,
     LOST,
@@ -45,7 +58,6 @@ from tripleweb.sync.records import (
     lost,
     worth_keeping,
 )
-from tripleweb.terms import Ref
 
 Durability = Literal["process", "full"]
 
@@ -65,42 +77,6 @@ BACKLOG_MIN = 20_000  # a log shorter than this is not worth compacting
 # An adopted file carries the version in its name, so that versions that do not read each other keep apart.
 ENDING = f".v{VERSION}.replica"
 
-_Row = tuple[str, str, str, Any, int, str]
-
-
-def _pack_ref(value: Any) -> msgspec.msgpack.Ext:
-    if type(value) is Ref:
-        return msgspec.msgpack.Ext(1, value.encode())
-    raise TypeError(f"not a value: {value!r:.80}")
-
-
-def _unpack_ref(code: int, data: memoryview) -> Ref:
-    if code != 1:
-        raise ValueError(f"not a packed value: extension {code}")
-    return Ref(str(data, "utf-8"))
-
-
-_encode = msgspec.msgpack.Encoder(enc_hook=_pack_ref).encode
-_decode_rows = msgspec.msgpack.Decoder(list[_Row], ext_hook=_unpack_ref).decode
-_decode_save = msgspec.msgpack.Decoder(
-    tuple[bool, list[str], list[_Row], list[Key]], ext_hook=_unpack_ref
-).decode
-
-
-def encode_registers(registers: Sequence[Change]) -> bytes:
-    """Registers, packed: MessagePack of their fields, the values in its own kinds and references as extension 1."""
-    return _encode(registers)
-
-
-def decode_registers(body: bytes) -> list[Change]:
-    """What `encode_registers` packed; raises `ValueError` for anything else.
-
-    >>> change = Change("ada", "user/boss", "", Ref("bob"), 1, "a")
-    >>> decode_registers(encode_registers([change])) == [change]
-    True
-    """
-    return [Change._make(row) for row in _decode_rows(body)]
-
 
 @contextmanager
 def collector_at_rest() -> Iterator[None]:
@@ -114,33 +90,25 @@ def collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
-class Content:
-    """Registers as a series of commits leaves them, by subject."""
+def apply_to(
+    store: Store, clear: bool, revive: Iterable[str], registers: Iterable[Change], drop: Iterable[Key]
+) -> Store:
+    """One commit, or a part of one, on top of what is there (see `records.LocalCommit`). Returns what is then there."""
+    if clear:
+        store = Store()
+    store.put(registers, (), revive)
+    store.put((), drop)
+    return store
 
-    def __init__(self) -> None:
-        self._subjects: dict[str, dict[tuple[str, str], Change]] = {}
 
-    def apply(
-        self, clear: bool, revive: Iterable[str], registers: Iterable[Change], drop: Iterable[Key]
-    ) -> None:
-        """One commit, or a part of one; see `records.LocalCommit`."""
-        subjects = self._subjects
-        if clear:
-            subjects.clear()
-        for subject in revive:
-            subjects.get(subject, {}).pop((DELETED, ""), None)
-        for change in registers:
-            if change[1] == DELETED:
-                subjects[change[0]] = {(DELETED, ""): change}
-            else:
-                subjects.setdefault(change[0], {})[change[1:3]] = change
-        for subject, predicate, slot in drop:
-            if predicate != DELETED:
-                subjects.get(subject, {}).pop((predicate, slot), None)
+class _Registers:
+    """The registers of a store, whenever they are asked for."""
 
-    def registers(self) -> list[Change]:
-        """Everything, those of one subject together."""
-        return [change for held in self._subjects.values() for change in held.values()]
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __iter__(self) -> Iterator[Change]:
+        return self._store.registers()
 
 
 class Replica(Protocol):
@@ -220,8 +188,8 @@ class ReplicaFile:
                 (self._folded,),
             ).fetchone()
         self._fates_due = self._fate + FATES_MAX  # the number after which they are swept
-        self._chunked = 0  # registers in the chunks
-        self._backlog = 0  # registers in the saves that are not in the chunks
+        self._chunked = 0  # registers in the chunks, or in saves that were the first of them
+        self._backlog = 0  # other registers in the saves that are not in the chunks
         self._compacting = False
 
     keeps = True
@@ -240,24 +208,29 @@ class ReplicaFile:
         return not self._compacting and self._backlog > max(BACKLOG_MIN, self._chunked)
 
     def load(self) -> LocalState:
-        content = Content()
+        store, unpacker = Store(), Unpacker()
         self._chunked = self._backlog = 0
         try:
             with collector_at_rest(), self._file.reading() as connection:
                 for (body,) in connection.execute(
                     "SELECT body FROM chunks WHERE generation = ? ORDER BY n", (self._generation,)
                 ):
-                    registers = decode_registers(body)
-                    self._chunked += len(registers)
-                    content.apply(False, (), registers, ())
+                    self._chunked += unpacker.load(store, body)[0]
                 for (body,) in connection.execute(
                     "SELECT body FROM saves WHERE n > ? ORDER BY n", (self._folded,)
                 ):
-                    clear, revive, rows, drop = _decode_save(body)
+                    if body[:1] == MARK:
+                        count, fresh = unpacker.load(store, body)
+                        self._chunked += fresh
+                        self._backlog += count - fresh
+                        continue
+                    clear, revive, rows, drop = decode_save(body)
+                    self._begin_anew(clear)
                     self._backlog += 1 + len(rows) + len(drop)
-                    content.apply(clear, revive, [Change._make(row) for row in rows], drop)
+                    store = apply_to(store, clear, revive, map(Change._make, rows), drop)
                 state = LocalState(
-                    registers=content.registers(),
+                    registers=_Registers(store),
+                    store=store,
                     pending=[
                         Pending(number, tx, time, decode_registers(changes))
                         for number, tx, time, changes in connection.execute(
@@ -288,9 +261,14 @@ class ReplicaFile:
                 pass
         return state
 
+    def _begin_anew(self, clear: bool) -> None:
+        """What is forgotten is history from now on."""
+        if clear:
+            self._chunked, self._backlog = 0, self._backlog + self._chunked
+
     def save(self, commit: LocalCommit) -> None:
         rows = _pieces(commit)
-        pending = [(p.number, p.id, p.time, _encode(p.changes)) for p in commit.pending]
+        pending = [(p.number, p.id, p.time, encode_registers(p.changes)) for p in commit.pending]
         _check_names(commit)
         fate_values = [msgspec.json.encode(fate.value).decode() for fate in commit.fates]
         meta = {name: msgspec.json.encode(value).decode() for name, value in commit.meta.items()}
@@ -320,7 +298,10 @@ class ReplicaFile:
                     self._sweep_fates(connection)
             if meta:
                 self._file.set_meta(meta)
-            self._backlog += len(rows) + len(commit.registers) + len(commit.drop)
+            fresh = len(commit.registers) if commit.clear else commit.fresh
+            self._begin_anew(commit.clear)
+            self._chunked += fresh
+            self._backlog += len(rows) + len(commit.registers) - fresh + len(commit.drop)
 
     def _sweep_fates(self, connection: sqlite3.Connection) -> None:
         """Forgets what `worth_keeping` would, once in a while: each time looks at all of them."""
@@ -343,7 +324,7 @@ class ReplicaFile:
             generation, folded, backlog = self._generation + 1, self._saved, self._backlog
             source, count, n = iter(registers), 0, 0
             while piece := list(islice(source, CHUNK)):
-                body = encode_registers(piece)
+                body = encode_apart(piece)
                 self._file.ease(PAGES + len(body) // PAGE_BYTES)
                 with self._file.transaction() as connection:
                     connection.execute(
@@ -408,13 +389,17 @@ def _pieces(commit: LocalCommit) -> list[bytes]:
     registers, drop = commit.registers, commit.drop
     if not (commit.clear or commit.revive or registers or drop):
         return []
-    if len(registers) + len(drop) <= CHUNK:
-        return [_encode((commit.clear, commit.revive, registers, drop))]
-    rows = [_encode((commit.clear, commit.revive, (), ()))]
-    for i in range(0, len(registers), CHUNK):
-        rows.append(_encode((False, (), registers[i : i + CHUNK], ())))
+    if len(registers) + len(drop) <= CHUNK and not isinstance(registers, Changes):
+        return [encode((commit.clear, commit.revive, registers, drop))]
+    rows = [encode((commit.clear, commit.revive, (), ()))]
+    loose = registers.loose if isinstance(registers, Changes) else registers
+    for i in range(0, len(loose), CHUNK):
+        piece = loose[i : i + CHUNK]
+        rows.append(encode_apart(piece) if commit.clear else encode((False, (), piece, ())))
+    if isinstance(registers, Changes):
+        rows += encode_blocks(registers.blocks)
     for i in range(0, len(drop), CHUNK):
-        rows.append(_encode((False, (), (), drop[i : i + CHUNK])))
+        rows.append(encode((False, (), (), drop[i : i + CHUNK])))
     return rows
 
 
@@ -508,7 +493,7 @@ class MemoryReplica:
 
     def __init__(self, kept: bool = True) -> None:
         self.keeps = kept
-        self._content = Content()
+        self._content = Store()
         self._outbox: dict[int, Pending] = {}
         self._fates: list[Fate] = []
         self._meta: dict[str, Any] = {}
@@ -517,7 +502,7 @@ class MemoryReplica:
     def load(self) -> LocalState:
         self._check()
         return LocalState(
-            registers=self._content.registers(),
+            registers=list(self._content.registers()),
             pending=[replace(self._outbox[number]) for number in sorted(self._outbox)],
             fates=list(self._fates),
             meta=dict(self._meta),
@@ -528,7 +513,7 @@ class MemoryReplica:
         _check_names(commit)
         if not self.keeps:
             return
-        self._content.apply(commit.clear, commit.revive, commit.registers, commit.drop)
+        self._content = apply_to(self._content, commit.clear, commit.revive, commit.registers, commit.drop)
         for number in commit.decided:
             self._outbox.pop(number, None)
         for pending in commit.pending:
@@ -544,7 +529,7 @@ class MemoryReplica:
 
     def wipe(self) -> None:
         self.close()
-        self._content = Content()
+        self._content = Store()
 
     def _check(self) -> None:
         if self._closed:

@@ -20,11 +20,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import msgspec
 
@@ -51,6 +52,7 @@ CREATE TABLE triples (subject TEXT NOT NULL, predicate TEXT NOT NULL, object, ob
     slot TEXT NOT NULL, deleted INTEGER NOT NULL, seq INTEGER NOT NULL, tx TEXT NOT NULL, author TEXT NOT NULL,
     PRIMARY KEY (subject, predicate, slot))"""
 TAIL_BYTES_MAX = 16 << 20
+UNREAD_BYTES = 1 << 20
 PAGES = 8  # of the write-ahead log, that even a small commit takes
 # Every step of SQLite's lets go of the interpreter's lock, and getting it back from a busy event loop takes up to 5 ms;
 # so a commit is one statement, whatever is in it, and its rows are taken apart in here: `log`, `receipts` and
@@ -118,6 +120,44 @@ def from_columns(held: Any, named: str | None) -> Value | None:
     raise ValueError(f"not a stored object of type {named!r}: {held!r:.80}")
 
 
+class Unread(Sequence[Change]):
+    """What a large entry of the log has set, read when somebody asks for it: hardly anybody does."""
+
+    __slots__ = ("_held", "_read")
+
+    def __init__(self, read: Callable[[], tuple[Change, ...]]) -> None:
+        self._read = read
+        self._held: tuple[Change, ...] | None = None
+
+    def _all(self) -> tuple[Change, ...]:
+        if self._held is None:
+            self._held = self._read()
+        return self._held
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        return self._all() == (other._all() if isinstance(other, Unread) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._all())
+
+    @overload
+    def __getitem__(self, place: int) -> Change: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Change, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Change | tuple[Change, ...]:
+        return self._all()[place]
+
+
 class SqliteTenant:
     """One app's file; the contract is `storage.TenantStorage`."""
 
@@ -160,6 +200,7 @@ class SqliteTenant:
         with ExitStack() as stack:
             connection = stack.enter_context(self._file.snapshot())
             values = dict(connection.execute("SELECT name, value FROM meta"))
+            folded = values["folded"], values["folded_part"]
             newest: list[Entry] = []
             size = 0
             for row in connection.execute(_ENTRY + "ORDER BY seq DESC LIMIT ?", (tail,)):
@@ -184,32 +225,41 @@ class SqliteTenant:
                     )
                 },
                 tail=newest[::-1],
-                registers=self._registers(connection, values["folded"], stack.pop_all()),
+                registers=self._registers(connection, *folded, stack.pop_all()),
             )
 
-    def _registers(self, connection: sqlite3.Connection, folded: int, stack: ExitStack) -> Iterator[Change]:
+    def _registers(
+        self, connection: sqlite3.Connection, folded: int, part: int, stack: ExitStack
+    ) -> Iterator[Change]:
+        last, time, replica = "", 0, ""
         with stack:
             rows = connection.execute(
                 "SELECT subject, predicate, slot, object, object_type, hlc FROM triples"
             )
             try:
                 for subject, predicate, slot, held, named, hlc in rows:
-                    time, replica = int(hlc[:16], 16), hlc[17:]
+                    if hlc != last:
+                        last, time, replica = hlc, int(hlc[:16], 16), hlc[17:]
                     yield Change(subject, predicate, slot, from_columns(held, named), time, replica)
             except (ValueError, TypeError) as error:
                 raise StorageError(f"{self._file.path} is damaged: {error}") from error
             for row in connection.execute(_ENTRY + "WHERE seq > ? ORDER BY seq", (folded,)):
-                yield from self._entry(row).registers
+                yield from self._entry(row).registers[part:]  # the first of the first one are in the table
+                part = 0
 
     def _entry(self, row: Any) -> Entry:
         seq, replica, number, tx, by, at, packed = row
+        read = partial(self._read, seq, packed)
+        registers = Unread(read) if len(packed) > UNREAD_BYTES else read()
+        return Entry(seq, replica, number, tx, by, at, packed, registers)
+
+    def _read(self, seq: int, packed: bytes) -> tuple[Change, ...]:
         try:
             body = decode_committed(packed)
             stamp = parse_stamp(body.stamp)
-            registers = tuple([change_from_wire(wire, *stamp) for wire in body.changes])
+            return tuple([change_from_wire(wire, *stamp) for wire in body.changes])
         except (ValueError, TypeError, ProtocolError) as error:
             raise StorageError(f"{self._file.path} is damaged: log entry {seq}: {error}") from error
-        return Entry(seq, replica, number, tx, by, at, packed, registers)
 
     def since(self, seq: int, limit: int = 1_000) -> list[Entry]:
         with self._file.snapshot() as connection:
@@ -254,7 +304,7 @@ class SqliteTenant:
         """Merges the next registers; returns how many, and where that leaves off: the last entry that is in the
         table, how many registers of the next one are, and that one."""
         moved, folded, part, entry = 0, self._folded, self._part, self._folding
-        pieces: list[tuple[Entry, tuple[Change, ...]]] = []
+        pieces: list[tuple[Entry, Sequence[Change]]] = []
         begin = folded if entry is None else folded + 1
         rows = connection.execute(_ENTRY + "WHERE seq > ? ORDER BY seq LIMIT ?", (begin, limit))
         while moved < limit and folded < self._seq:
@@ -274,7 +324,7 @@ class SqliteTenant:
         return moved, folded, part, entry
 
     def _merge(
-        self, connection: sqlite3.Connection, pieces: Sequence[tuple[Entry, tuple[Change, ...]]]
+        self, connection: sqlite3.Connection, pieces: Sequence[tuple[Entry, Sequence[Change]]]
     ) -> None:
         buried = _buried(connection, {change.subject for _, piece in pieces for change in piece})
         rows: list[tuple[Any, ...]] = []

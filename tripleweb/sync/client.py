@@ -11,7 +11,7 @@ does not join where this replica stands, not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,7 +20,8 @@ from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.clock import Clock, parse_stamp
 from tripleweb.errors import ProtocolError, TriplewebError
 from tripleweb.ids import nano_id, replica_id
-from tripleweb.store import Delta, Store, net
+from tripleweb.influx import absorb, contents, replace
+from tripleweb.store import Delta, net
 from tripleweb.sync import messages
 from tripleweb.sync.messages import (
     PROTOCOL,
@@ -35,7 +36,7 @@ from tripleweb.sync.messages import (
     Welcome,
 )
 from tripleweb.sync.order import Arrivals, in_time, opened
-from tripleweb.sync.outbox import ClientLimits, Step, fates_of, merged, pushes, shares, stored_key
+from tripleweb.sync.outbox import ClientLimits, Step, fates_of, pushes, shares, stored_key
 from tripleweb.sync.records import LocalCommit, LocalState, Pending
 from tripleweb.transaction import Transaction
 
@@ -66,8 +67,7 @@ class ClientCore:
         meta = state.meta
         self.limits = limits or ClientLimits()
         self.local = local
-        self.store = Store()
-        self.store.apply(state.registers)
+        self.store = state.content()
         self.clock = Clock(int(meta.get("clock", 0)), self.limits.tolerance_ms)
         self.replica: str = meta.get("replica") or replica_id(random_bytes)
         self.next: int = int(meta.get("next", 1))
@@ -138,7 +138,7 @@ class ClientCore:
             messages.check_size(
                 changes, self.limits.transaction_changes_max, self.limits.transaction_bytes_max
             )
-        commit = LocalCommit(registers=tx.registers())
+        commit = LocalCommit(registers=tx.registers(), fresh=tx.fresh)
         commit.meta = {"clock": self.clock.last, "replica": self.replica}
         if not self.local:
             commit.pending = [Pending(self.next, nano_id(self._random_bytes), tx.time, changes)]
@@ -340,7 +340,7 @@ class ClientCore:
         self.offset_ms = max(self.offset_ms, latest - now_ms)
         self._witness((change for changes in (parts, *entries) for change in changes), now_ms)
         if full:
-            self._load(parts, step)
+            step.deltas.append(replace(self.store, parts))
         for receipt, time, current in told:
             pending = self.outbox.get(receipt.number)
             if pending is not None:
@@ -349,7 +349,7 @@ class ClientCore:
                 update.receipts.append(receipt)
         self._restamp(step, now_ms)
         for changes in entries if full else [parts, *entries]:
-            step.deltas.append(self.store.apply(changes))
+            step.deltas.append(absorb(self.store, changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
         if not full:
             self._take_shares(parts, step)
@@ -364,14 +364,11 @@ class ClientCore:
             self._introduce()
         commit = step.commit
         if full:
-            commit.clear, commit.registers = True, list(self.store.registers())
+            commit.clear, commit.registers = True, contents(self.store)
         else:
-            for key in step.touched:
-                register = self.store.register(key)
-                if register is not None:
-                    commit.registers.append(register)
-                else:
-                    commit.drop.append(key)
+            held = [(key, self.store.register(key)) for key in step.touched]
+            commit.registers = [register for _, register in held if register is not None]
+            commit.drop += [key for key, register in held if register is None]
         commit.meta = {
             "epoch": self.epoch,
             "cursors": dict(self.cursors),
@@ -487,7 +484,7 @@ class ClientCore:
         step.commit.revive.extend(revive)
         step.touched.update(dict.fromkeys(gone))
 
-    def _put_again(self, pending: Pending, step: Step, changes: list[Change]) -> None:
+    def _put_again(self, pending: Pending, step: Step, changes: Sequence[Change]) -> None:
         """Applies changes of ours over what the server said; increments only where it has set our share."""
         again = []
         for change in changes:
@@ -533,14 +530,6 @@ class ClientCore:
                     step.deltas.append(self.store.put([held._replace(time=pending.time)]))
                 step.touched[key] = None  # and where it was beaten, it may win now
 
-    def _load(self, parts: list[Change], step: Step) -> None:
-        """Replaces the whole content by the parts that were sent."""
-        parts = merged(parts)
-        keys = {register.key for register in parts}
-        gone = [register.key for register in self.store.registers() if register.key not in keys]
-        revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
-        step.deltas.append(self.store.put(parts, gone, revive))
-
     def _take_shares(self, parts: list[Change], step: Step) -> None:
         """Our own shares of counters, as they came with a load, with what was counted after it was made."""
         for share in shares(parts, COUNTER + self.replica, step.counted):
@@ -570,6 +559,7 @@ class ClientCore:
         stamped anew. The cursors go: the next load brings what the old identity has counted."""
         old, self.replica = self.replica, replica_id(self._random_bytes)
         commit, deltas = LocalCommit(decided=list(self.outbox)), []
+        restamped: list[Change] = []
         pending, self.outbox = self.outbox, {}
         self.next, self.decided, self._sent = 1, 0, 0
         for moved in pending.values():
@@ -580,10 +570,11 @@ class ClientCore:
                 if held is not None and held.stamp == (moved.time, old):
                     held = held._replace(replica=self.replica)
                     deltas.append(self.store.put([held]))
-                    commit.registers.append(held)
+                    restamped.append(held)
             changes = [change._replace(replica=self.replica) for change in moved.changes]
             self.outbox[self.next] = Pending(self.next, moved.id, moved.time, changes)
             self.next += 1
+        commit.registers = restamped
         commit.pending = list(self.outbox.values())
         self.cursors.clear()
         commit.meta = {

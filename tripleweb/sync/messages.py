@@ -146,6 +146,7 @@ is a triple `_deleted`:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -507,7 +508,7 @@ def change_from_wire(wire: WireChange, time: int, replica: str) -> Change:
         if place != SINGLE or value is not True:
             raise ValueError('a deletion is [subject, "_deleted", "", "b", true]')
         return Change(subject, DELETED, SINGLE, True, time, replica)
-    check_predicate(predicate)
+    _check_predicate(predicate)
     if place == SINGLE:
         return Change(subject, predicate, SINGLE, value, time, replica)
     if place == RESET:
@@ -526,7 +527,12 @@ def change_from_wire(wire: WireChange, time: int, replica: str) -> Change:
 
 def register_from_wire(wire: WireRegister) -> Change:
     """Raises `ValueError` as `change_from_wire` does."""
-    return change_from_wire(wire[:5], *parse_stamp(wire[5]))
+    return change_from_wire(wire[:5], *_parse_stamp(wire[5]))
+
+
+# of these there are few where there is much
+_check_predicate = lru_cache(1_000)(check_predicate)
+_parse_stamp = lru_cache(1_000)(parse_stamp)
 
 
 _TYPES = {"string": "s", "number": "n", "boolean": "b", "date": "d", "ref": "r"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tripleweb.change import COUNTER, Change, Key
 from tripleweb.clock import TOLERANCE_MS, parse_stamp, stamp_text, unpack
-from tripleweb.store import Delta, Store
+from tripleweb.store import Delta
 from tripleweb.sync import messages
 from tripleweb.sync.messages import Push, PushedTransaction, Receipt
 from tripleweb.sync.records import FATES_MAX, LOST_MAX, Fate, LocalCommit, Pending
@@ -98,15 +98,6 @@ def shares(parts: Iterable[Change], mine: str, counted: Iterable[Change]) -> Ite
         later = [one for one in counted if one[:2] == share[:2] and one.time > share.time]
         value = (share.value or 0) + sum(one.value for one in later)  # type: ignore[misc, operator]
         yield share._replace(value=value, time=max([share.time, *(one.time for one in later)]))
-
-
-def merged(parts: list[Change]) -> list[Change]:
-    """Registers that were loaded, each once: one may have come again, as it was later."""
-    if len({register.key for register in parts}) == len(parts):
-        return parts
-    store = Store()
-    store.apply(parts)
-    return list(store.registers())
 
 
 def stored_key(change: Change, replica: str) -> Key:

@@ -7,13 +7,15 @@ after any number of whole commits gives the state in which the last of them left
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from tripleweb.change import COUNTER, Change, Key
+from tripleweb.influx import loaded
+from tripleweb.store import Store
 
 FATES_MAX = 10_000
 LOST_MAX = 100_000
@@ -32,7 +34,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     by: str
     at: int  # milliseconds, the server's clock
     body: bytes
-    registers: tuple[Change, ...]  # what it set: the same changes with their stamps, shares as totals
+    registers: Sequence[Change]  # what it set: the same changes with their stamps, shares as totals
 
     def keys(self, replica: str) -> set[Key]:
         """The registers that it would have set as a transaction of `replica`."""
@@ -90,7 +92,7 @@ class Pending:
     number: int
     id: str
     time: int
-    changes: list[Change]
+    changes: Sequence[Change]
 
 
 @dataclass(slots=True)
@@ -124,10 +126,11 @@ class LocalCommit:
     """One atomic step of a replica. Applied in this order: revive, registers, drop; a register with the predicate
     `_deleted` buries its entity and all the entity's other registers."""
 
-    registers: list[Change] = field(default_factory=list)  # as they now are, whatever stood there
+    registers: Sequence[Change] = field(default_factory=list)  # as they now are, whatever stood there
     drop: list[Key] = field(default_factory=list)
     revive: list[str] = field(default_factory=list)
     clear: bool = False  # forget all registers first
+    fresh: int = 0  # so many of the registers, or more, are known to be the first at their places
     pending: list[Pending] = field(default_factory=list)  # new or rewritten, by number
     decided: list[int] = field(
         default_factory=list
@@ -146,3 +149,8 @@ class LocalState:
     pending: list[Pending] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    store: Store | None = None  # what `registers` are of, where they came as one
+
+    def content(self) -> Store:
+        """The registers as a store, which is the caller's from then on."""
+        return loaded(self.registers) if self.store is None else self.store

@@ -23,7 +23,8 @@ from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import BYTES_MAX, check_id, nano_id
-from tripleweb.store import Delta, Fate, Store
+from tripleweb.influx import loaded
+from tripleweb.store import Delta, Fate
 from tripleweb.sync import messages
 from tripleweb.sync.feed import Conn, Feed, Holding
 from tripleweb.sync.messages import (
@@ -118,8 +119,7 @@ class TenantCore:
         self.epoch = state.epoch
         self.seq = self.durable_seq = state.seq
         self.clock = Clock(state.time, self.limits.tolerance_ms)
-        self.store = Store()
-        self.store.apply(state.registers)
+        self.store = loaded(state.registers)
         self.replicas = state.replicas
         self.connections: dict[Conn, _Connection] = {}
         self._tail = Tail(state.tail, state.seq, self.limits.tail_max)
