@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -224,6 +225,17 @@ def shell() -> Iterator[InteractiveShell]:
     InteractiveShell.clear_instance()
 
 
+def said_by_cells(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the first cell that has something to say says: none waits for a store that is in use at this moment."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        shell.run_cell("pass").raise_error()
+        said = capsys.readouterr().out
+        if said:
+            return said
+    return ""
+
+
 def test_a_cell_says_what_was_rejected_once(
     shell: InteractiveShell, server: WebServer, connect: Connect, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,7 +255,7 @@ def test_a_cell_says_what_was_rejected_once(
     db.go_online()
     db.flush(10)
     assert capsys.readouterr().out == "", "no thread says anything"
-    assert cell("pass").splitlines() == [
+    assert said_by_cells(shell, capsys).splitlines() == [
         "tripleweb: 3 writes to app rejected (permission) and taken back; db.receipts() has kept them"
     ]
     assert cell("pass") == ""
@@ -268,8 +280,7 @@ def test_what_no_cell_has_said_is_said_after_the_restart(
     db.flush(10)
     db.close()
     db = connect(**eve)
-    shell.run_cell("pass")
-    assert "1 write to app rejected (permission)" in capsys.readouterr().out
+    assert "1 write to app rejected (permission)" in said_by_cells(shell, capsys)
     db.close()
     connect(**eve)
     shell.run_cell("pass")
@@ -301,8 +312,7 @@ def test_a_cell_does_not_wait_for_somebody_elses_transaction(
     finally:
         end.set()
         thread.join(10)
-    shell.run_cell("pass")
-    assert "rejected" in capsys.readouterr().out
+    assert "rejected" in said_by_cells(shell, capsys)
 
 
 def test_a_cell_says_once_that_a_server_does_not_let_us_in(
