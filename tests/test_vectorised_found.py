@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from time import process_time
 from typing import Any
 
 import pytest
@@ -132,3 +133,32 @@ def test_a_budget_ends_what_a_call_would_make(text: str, budget: Budget) -> None
     store = stored([(f"e{n}", "k/n", n) for n in range(50)])
     with pytest.raises(BudgetError):
         Executor(store, many=-1).run(parse(text), [], budget=budget)
+
+
+COUNTED = (
+    "[[(counted ?n) [_ :k/n 0] [(ground 0) ?n]] [(counted ?n) (counted ?m) [(inc ?m) ?n] [(< ?n ?most)]]]"
+)
+
+
+def test_a_long_recursion_takes_as_long_for_each_of_its_rounds() -> None:
+    """What came in a round is all that a round pays for."""
+    store = stored([(f"e{n}", "k/n", n) for n in range(50)])
+    executor, query = Executor(store, many=-1), parse("[:find (count ?n) . :in $ % :where (counted ?n)]")
+
+    def seconds(most: int) -> float:
+        begun = process_time()
+        assert executor.run(query, [COUNTED.replace("?most", str(most))]).rows == [(most,)]
+        return process_time() - begun
+
+    seconds(100)
+    assert seconds(20_000) < 20 * seconds(2_000)
+
+
+def test_a_budget_ends_a_recursion_that_does_not_end_by_itself() -> None:
+    store = stored([(f"e{n}", "k/n", n) for n in range(50)])
+    rules = COUNTED.replace(" [(< ?n ?most)]", "")
+    for budget in (Budget(rows=20_000), Budget(bytes=500_000)):
+        with pytest.raises(BudgetError):
+            Executor(store, many=-1).run(
+                parse("[:find (count ?n) . :in $ % :where (counted ?n)]"), [rules], budget=budget
+            )

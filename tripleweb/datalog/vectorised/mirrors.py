@@ -335,6 +335,11 @@ class Mirror:
         return self.order, self.code_starts
 
     @property
+    def is_numbered(self) -> bool:
+        """Whether `cell_codes` are there already."""
+        return self._cell_codes is not None
+
+    @property
     def cell_codes(self) -> Array:
         """The code of the value at each cell, -1 where nothing is there."""
         if self.letter == "r":
