@@ -162,3 +162,28 @@ def test_a_budget_ends_a_recursion_that_does_not_end_by_itself() -> None:
             Executor(store, many=-1).run(
                 parse("[:find (count ?n) . :in $ % :where (counted ?n)]"), [rules], budget=budget
             )
+
+
+def test_a_lookup_after_a_write_numbers_no_column_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes of all values of a column go with each write; its reverse index does not."""
+    store = stored([*[(f"e{n}", "k/s", f"name {n // 2}") for n in range(400)], ("e401", "o/e", Ref("e3"))])
+    executor = Executor(store, many=-1)
+    texts = [
+        "[:find ?e ?s :in $ [?s ...] :where [?e :k/s ?s]]",
+        "[:find ?s :in $ [?s ...] :where [?e :k/s ?s]]",
+        "[:find ?e :in $ [?s ...] :where [?e :k/s ?s] :kinds {:k/s text}]",
+        "[:find ?e :in $ [?s ...] :where [?e :k/s ?s] :kinds {:k/s reference}]",
+    ]
+    for text in texts:
+        check(store, text, ["name 3"], executor=executor)
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "cell_codes", property(interrupted))
+        for time in range(2, 6):
+            changes = [
+                Change(f"e{time}", "k/s", "", None, time, "r"),
+                Change(f"e{9 * time}", "k/s", "", "name 7", time, "r"),
+                Change(f"f{time}", "k/s", "", Ref("name 1") if time == 5 else "name 1", time, "r"),
+            ]
+            store.apply(changes)
+            for text in texts:
+                check(store, text, ["name 1", "name 7", "nobody", 1], executor=executor)
