@@ -187,3 +187,10 @@ def test_a_lookup_after_a_write_numbers_no_column_again(monkeypatch: pytest.Monk
             store.apply(changes)
             for text in texts:
                 check(store, text, ["name 1", "name 7", "nobody", 1], executor=executor)
+
+
+def test_entities_that_are_only_referred_to_have_texts_as_ids() -> None:
+    names = [(f"e{n}", "k/s", f"name {n}") for n in range(100)]
+    store = stored([*names, *[(f"e{n}", "k/e", Ref(f"nobody {n}")) for n in range(100)]])
+    check(store, '[:find ?b :where [?a :k/s "name 3"] [?a :k/e ?b]]')
+    assert set(map(type, store.names)) == {str}

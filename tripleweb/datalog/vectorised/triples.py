@@ -208,7 +208,7 @@ class Matching:
         """Values of a column as a vector."""
         if set(map(type, found)) == {Ref}:
             number = self.mirrors.tables.number
-            numbers = np.fromiter(map(number, found), np.int64, len(found))
+            numbers = np.fromiter(map(number, map(str, found)), np.int64, len(found))
             self.codes.check()
             return Entities(self.mirrors, numbers)
         return Objects(np.fromiter(map(inward, found), object, len(found)))
