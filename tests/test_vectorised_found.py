@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from time import process_time
 from typing import Any
 
@@ -194,3 +197,80 @@ def test_entities_that_are_only_referred_to_have_texts_as_ids() -> None:
     store = stored([*names, *[(f"e{n}", "k/e", Ref(f"nobody {n}")) for n in range(100)]])
     check(store, '[:find ?b :where [?a :k/s "name 3"] [?a :k/e ?b]]')
     assert set(map(type, store.names)) == {str}
+
+
+# -- values of every kind against those of every other
+
+DAY = datetime(2020, 1, 1, tzinfo=UTC)
+KINDS: dict[str, list[Value]] = {
+    "n": [0, 1, 2, 3],
+    "huge": [2**63 - 1, -(2**63), 2**53, 2**53 + 1, -(2**53) - 1, 1],
+    "f": [0.0, -0.0, 1.0, 2.5, 1e308, -1e308, 2.0**53],
+    "b": [True, False],
+    "d": [DAY, DAY + timedelta(days=1)],
+    "s": ["a", "b", "", "e1", "e3"],
+    "r": [Ref("e1"), Ref("e2"), Ref("e3"), Ref("a")],
+    "m": [1, 2.5, True, "a", "e1", Ref("e1"), DAY],
+}
+WORDS = {"n": "number", "f": "number", "b": "boolean", "d": "date", "s": "text", "r": "reference"}
+AGGREGATES = "count count-distinct sum avg min max".split()
+
+
+@cache
+def of_every_kind() -> Store:
+    rng = random.Random(5)
+    singles = [
+        (f"e{n}", f"k/{kind}", rng.choice(values))
+        for n in range(60)
+        for kind, values in KINDS.items()
+        if rng.random() < 0.8
+    ]
+    members = [
+        (f"e{rng.randrange(60)}", f"o/{kind}", value)
+        for kind, values in KINDS.items()
+        for value in values
+        for _ in range(8)
+    ]
+    return stored(singles, members)
+
+
+@pytest.mark.parametrize("other", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_meets_every_other(kind: str, other: str) -> None:
+    store = of_every_kind()
+    executor = Executor(store, many=-1)
+    texts = [
+        f"[:find ?a ?v :where [?a :k/{kind} ?v] [?b :k/{other} ?v]]",
+        f"[:find ?a ?b :where [?a :o/{kind} ?v] [?b :o/{other} ?v]]",
+        f"[:find ?a ?b :where [?a :k/{kind} ?v] [?b :o/{other} ?w] [(= ?v ?w)]]",
+        f"[:find ?a ?v :where [?a :k/{kind} ?v] [?a :o/{other} ?v]]",
+        f"[:find ?a :where [?a :k/{kind} ?v] (not [?b :o/{other} ?v] [?b :k/n 1])]",
+        f"[:find ?v :where [?v :k/{kind} ?v]]",
+        f"[:find ?a ?v ?w :where [?a :k/{kind} ?v] [?a :k/{other} ?w] [(< ?v ?w)]]",
+        f"[:find ?a ?v ?w :where [?a :k/{kind} ?v] [?a :o/{other} ?w] [(!= ?v ?w)]]",
+        *(f"[:find ?v ({each} ?w) :where [?a :k/{kind} ?v] [?a :o/{other} ?w]]" for each in AGGREGATES),
+    ]
+    if other in WORDS:
+        texts += [
+            f"[:find ?a :where [?a :k/{kind} ?v] [?b :o/m ?v] :kinds {{:o/m {WORDS[other]}}}]",
+            f"[:find ?a ?b :where [?a :k/{kind} ?v] [?b :k/m ?v] :kinds {{:k/m {WORDS[other]}}}]",
+            f"[:find ?b :where [?a :k/{kind} ?v] [?b :k/m ?v] :kinds {{:k/{kind} {WORDS[other]}}}]",
+        ]
+    for text in texts:
+        check(store, text, executor=executor)
+    for value in KINDS[other]:
+        check(store, f"[:find ?a :in $ ?v :where [?a :k/{kind} ?v]]", value, executor=executor)
+        check(store, f"[:find ?a :in $ ?v :where [?a :o/{kind} ?w] [(= ?v ?w)]]", value, executor=executor)
+        check(store, f"[:find ?a :in $ ?v :where [?a :k/{kind} ?w] [(> ?w ?v)]]", value, executor=executor)
+        check(store, f"[:find ?a :in $ [?v ...] :where [?a :k/{kind} ?v]]", [value], executor=executor)
+
+
+@pytest.mark.parametrize("width", [2, 3, 6])
+def test_wide_inputs_with_what_is_missing(width: int) -> None:
+    rng, store = random.Random(width), of_every_kind()
+    cells = [1, 1.0, "a", "e1", True, None, DAY]
+    rows = [[f"e{rng.randrange(70)}", *(rng.choice(cells) for _ in range(width - 1))] for _ in range(300)]
+    names = " ".join(f"?c{n}" for n in range(1, width))
+    for where in ("[?e :k/n ?v]", "[?v :k/r ?e]", "[?v :k/m ?c1]", "[?e :k/m ?c1] [?e :k/n ?v]"):
+        check(store, f"[:find ?e {names} ?v :in $ [[?e {names}]] :where {where}]", rows)
+        check(store, f"[:find (count ?e) :in $ [[?e {names}]] :where {where} (not [?e :k/s ?c1])]", rows)
