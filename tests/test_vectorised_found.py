@@ -15,8 +15,9 @@ import pytest
 from tests.live_histories import keys
 from tripleweb.change import Change
 from tripleweb.datalog import evaluate, maintained
+from tripleweb.datalog import executor as executor_module
 from tripleweb.datalog.evaluate import Budget
-from tripleweb.datalog.executor import Executor
+from tripleweb.datalog.executor import Executor, Prepared
 from tripleweb.datalog.query import parse
 from tripleweb.datalog.upkeep import Upkeep
 from tripleweb.datalog.vectorised.mirrors import Mirror
@@ -274,3 +275,21 @@ def test_wide_inputs_with_what_is_missing(width: int) -> None:
     for where in ("[?e :k/n ?v]", "[?v :k/r ?e]", "[?v :k/m ?c1]", "[?e :k/m ?c1] [?e :k/n ?v]"):
         check(store, f"[:find ?e {names} ?v :in $ [[?e {names}]] :where {where}]", rows)
         check(store, f"[:find (count ?e) :in $ [[?e {names}]] :where {where} (not [?e :k/s ?c1])]", rows)
+
+
+def test_between_writes_generated_code_may_touch_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write has large mirrors copied, which took four times as long as the query by generated code."""
+    monkeypatch.setattr(executor_module, "COPIED", 100)
+    store = stored((f"e{n}", f"k/{name}", n % 3) for n in range(3_000) for name in "nm")
+    executor, query = Executor(store), parse("[:find ?e ?m :in $ ?n :where [?e :k/n ?n] [?e :k/m ?m]]")
+
+    def way() -> str:
+        executor.run(query, [1])
+        return next(held.way for _, _, held in executor._prepared.values() if isinstance(held, Prepared))
+
+    assert {way() for _ in range(20)} == {"vectorised"}
+    for time in range(2, 12):
+        store.apply([Change("e1", "k/n", "", time, time, "r"), Change("e2", "k/m", "", time, time, "r")])
+        last = way()
+    assert last == "compiled"
+    check(store, "[:find ?e ?m :in $ ?n :where [?e :k/n ?n] [?e :k/m ?m]]", 1, executor=executor)
