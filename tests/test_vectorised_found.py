@@ -370,3 +370,18 @@ def test_live_queries_know_every_derivation(text: str, monkeypatch: pytest.Monke
         upkeep.changed(store.apply([Change(subject, predicate, slot(value), None, time, "r")]))
         live.refresh()
         assert keys(live.rows) == keys(evaluate.run(parse(text), [], store).rows), (text, time)
+
+
+def test_what_two_bodies_find_is_one_row() -> None:
+    store = stored((f"e{n}", f"k/{name}", n % size) for n in range(60) for name, size in (("n", 3), ("m", 2)))
+    check(store, "[:find ?e :where (or [?e :k/n 1] [?e :k/m 1])]")
+    check(store, "[:find ?e ?v :where (or [?e :k/n ?v] [?e :k/m ?v])]")
+    check(store, "[:find (count ?e) :where (or [?e :k/n 1] [?e :k/m 1])]")
+
+
+def test_a_reverse_index_knows_rows_not_cells() -> None:
+    store = stored([(f"e{n}", "k/s", "a") for n in range(50)], [("e3", "k/s", "b"), ("e40", "k/s", "b")])
+    store.column("k/s")[1].reverse()
+    for value in "abc":
+        check(store, f'[:find ?e :where [?e :k/s "{value}"]]')
+        check(store, "[:find ?e ?v :in $ [?v ...] :where [?e :k/s ?v]]", [value])
