@@ -20,6 +20,7 @@ from tripleweb.datalog.evaluate import Budget
 from tripleweb.datalog.executor import Executor, Prepared
 from tripleweb.datalog.query import parse
 from tripleweb.datalog.upkeep import Upkeep
+from tripleweb.datalog.vectorised import relations
 from tripleweb.datalog.vectorised.mirrors import Mirror
 from tripleweb.errors import BudgetError
 from tripleweb.store import Store
@@ -385,3 +386,29 @@ def test_a_reverse_index_knows_rows_not_cells() -> None:
     for value in "abc":
         check(store, f'[:find ?e :where [?e :k/s "{value}"]]')
         check(store, "[:find ?e ?v :in $ [?v ...] :where [?e :k/s ?v]]", [value])
+
+
+@pytest.mark.parametrize("bits", [relations.WIDTH_BITS, 4])
+def test_recursion_of_every_width(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tuples that go into one integer, and those that do not; many in a round, and some twice."""
+    monkeypatch.setattr(relations, "WIDTH_BITS", bits)
+    rng = random.Random(3)
+    store = stored([], [(f"e{n}", "k/e", Ref(f"e{rng.randrange(n)}")) for n in range(1, 80) for _ in "ab"])
+    rules = [
+        '[[(r ?a) [?a :k/e "e0"]] [(r ?a) (r ?b) [?a :k/e ?b]]]',
+        "[[(r ?a ?b) [?a :k/e ?b]] [(r ?a ?b) (r ?a ?c) (r ?c ?b)]]",
+        "[[(r ?a ?b ?n) [?a :k/e ?b] [(ground 1) ?n]]"
+        " [(r ?a ?b ?n) (r ?a ?c ?m) [?c :k/e ?b] [(inc ?m) ?n] [(< ?n 5)]]]",
+    ]
+    for width, rule in enumerate(rules, 1):
+        names = " ".join("?a ?b ?n".split()[:width])
+        check(store, f"[:find {names} :in $ % :where (r {names})]", rule)
+        check(store, f"[:find ?a :in $ % :where (r {names}) (not [?a :k/e ?x] (r {names}) [?x :k/e])]", rule)
+
+
+def test_large_negative_integers_are_not_floats() -> None:
+    store = stored(
+        (f"e{n}", f"k/{name}", v) for n in range(40) for name, v in (("n", -(2**53) - n), ("f", -(2.0**53)))
+    )
+    check(store, "[:find ?a :where [?a :k/n ?n] [?a :k/f ?f] [(= ?n ?f)]]")
+    check(store, "[:find ?a ?b :where [?a :k/n ?n] [?b :k/f ?n]]")
