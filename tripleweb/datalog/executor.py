@@ -5,6 +5,7 @@ call; when the sizes of the columns have changed much, the order of joins is fou
 looks at few rows: it costs next to nothing to call. What looks at many runs in numpy (`vectorised`), at a fixed price
 and a fraction of the time a row. Which of the two is told by how many rows the code is expected to touch, and what it
 touched the last time; the reverse indexes that it would need are built once the runs without them have cost as much.
+After each write mirrors are copied, which generated code need not wait for: the larger they are, the more it may touch.
 
 Invariant: the rows are those of `evaluate.run`, in whatever order where none was promised. Callables among the inputs,
 and what `Unsupported` says, go to the plain evaluator, as do rules that call themselves over little data.
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 KEPT_MAX = 512
 GROWTH = 2  # bits: by how much a column may grow or shrink until the order is found anew
 INDEXED = 10  # times so many rows are indexed in the time that the first run by columns takes: measured
+COPIED = 32_000  # rows of mirrors that are looked at again in the time that a run by columns takes at least: measured
 LEAN = 16  # the plain evaluator takes so many times longer for a row than generated code, about: measured
 _PLAIN = frozenset((str, int, float))
 
@@ -75,6 +77,12 @@ class Finder:
         """Triples that must be indexed before they can be called."""
         columns = [self.scope.store.column(key[1])[1] for key in self.module.captures if key[0] == "REVERSE"]
         return sum(column.live for column in columns if column.index is None)
+
+    @property
+    def spoilt(self) -> int:
+        """Rows of the mirrors that are to be copied before they are looked at: there was a write since."""
+        columns = [self._store.column(name)[1] for name in self._predicates]
+        return sum(len(column.values) for column in columns if column.mirror and column.mirror.stale)
 
 
 class Prepared:
@@ -141,7 +149,7 @@ class Prepared:
             if self.way == "compiled":
                 constants, scalars = self._bound(inputs)
                 return self._compiled(self.finder, constants, scalars, budget)
-            self._owed += self._many
+            self._owed += self._least
         return self.by_columns().call(*self.given(inputs), budget)
 
     @property
@@ -150,8 +158,15 @@ class Prepared:
         if self.finder is None:
             triples = sum(self._store.count(name) for name in self.query.predicates or ())
             return "vectorised" if triples > self._many // LEAN else "plain"
-        is_quick = self._touched <= self._many and self.finder.unindexed <= self._owed + INDEXED * self._many
+        is_lean = self._touched <= self._many or self._touched <= self._least
+        is_quick = is_lean and self.finder.unindexed <= self._owed + INDEXED * self._many
         return "compiled" if is_quick else "vectorised"
+
+    @property
+    def _least(self) -> float:
+        """Rows that generated code touches in the time that a run by columns takes now at least."""
+        assert self.finder is not None
+        return self._many * (1 + self.finder.spoilt / COPIED)
 
     def given(self, inputs: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Relation]]:
         """(the constants of the bodies, the inputs that are single values, the others), by name."""

@@ -106,7 +106,7 @@ def distinct(vectors: Sequence[Vector], size: int, codes: Codes) -> Array | None
         return None
     if not vectors:
         return np.zeros(1, dtype=np.int64)
-    whole = [_codes(vector, size) for vector in vectors]
+    whole = [codes_in(vector, size) for vector in vectors]
     texts = [vector.inward().tolist() for vector, found in zip(vectors, whole, strict=True) if found is None]
     if texts and any(len(set(held)) == size for held in texts):
         return None
@@ -122,11 +122,13 @@ def distinct(vectors: Sequence[Vector], size: int, codes: Codes) -> Array | None
     return None if len(seen) == size else np.fromiter(seen.values(), np.int64, len(seen))
 
 
-def _codes(vector: Vector, size: int) -> Array | None:
+def codes_in(vector: Vector, size: int) -> Array | None:
     """`integers`, also of a column whose values it is worth while to number."""
     found = integers(vector)
-    if found is None and isinstance(vector, Cells) and len(vector.mirror.data) <= 2 * size:
-        found = vector.mirror.cell_codes[vector.cells]
+    if found is None and isinstance(vector, Cells):
+        mirror = vector.mirror
+        if mirror.is_numbered or len(mirror.data) <= 2 * size:
+            found = mirror.cell_codes[vector.cells]
     return found
 
 

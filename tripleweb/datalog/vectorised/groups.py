@@ -11,9 +11,9 @@ import numpy as np
 
 from tripleweb.datalog.clauses import Variable
 from tripleweb.datalog.query import Aggregate, Query
-from tripleweb.datalog.vectorised.columns import Column, column_of, integers, pressed
+from tripleweb.datalog.vectorised.columns import Column, codes_in, column_of, pressed
 from tripleweb.datalog.vectorised.mirrors import EXACT, Array
-from tripleweb.datalog.vectorised.vectors import Cells, Vector, numeric
+from tripleweb.datalog.vectorised.vectors import Vector, numeric
 
 SPAN = 4  # groups are counted in an array of all keys where these are no more than so many times the rows
 
@@ -48,11 +48,9 @@ def grouped(query: Query, vectors: Sequence[Vector], size: int) -> list[Column] 
 
 def keys_of(vector: Vector) -> Array:
     """Integers that are equal where the values are."""
-    whole = integers(vector)
+    whole = codes_in(vector, len(vector))
     if whole is not None:
         return whole
-    if isinstance(vector, Cells):
-        return vector.mirror.cell_codes[vector.cells]
     codes: dict[Any, int] = {}
     held = vector.inward().tolist()
     return np.fromiter([codes.setdefault(value, len(codes)) for value in held], np.int64, len(held))

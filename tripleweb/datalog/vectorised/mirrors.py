@@ -32,6 +32,7 @@ from tripleweb.view import ABSENT
 Array = np.ndarray[Any, np.dtype[Any]]
 EXACT = 1 << 53  # integers up to here are floats, too
 SAMPLE = 256
+FEW = 32  # rows of a column for each value that is wanted: from here on a dict is quicker than codes of all
 _LETTERS: dict[type, str] = {int: "n", float: "f", bool: "b", Ref: "r", str: "s", datetime: "d"}
 _DTYPES: dict[str, Any] = {"n": np.int64, "f": np.float64, "b": np.bool_, "r": np.int32}
 _FILL = {"n": 0, "f": 0.0, "b": False, "r": ABSENT}  # what stands where nothing is
@@ -333,6 +334,20 @@ class Mirror:
             self.order = packed & 0xFFFFFFFF
         assert self.code_starts is not None
         return self.order, self.code_starts
+
+    def has_to_number(self, wanted: int) -> bool:
+        """Whether so few values are wanted that numbering all would be more work than looking them up."""
+        few = not self.several and wanted * FEW <= len(self.data)
+        return few and (
+            self._cell_codes is None
+            if self.letter != "r"
+            else self.order is None and self.column.index is not None
+        )
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether `cell_codes` are there already."""
+        return self._cell_codes is not None
 
     @property
     def cell_codes(self) -> Array:

@@ -20,7 +20,9 @@ class Tuples:
     """Distinct tuples of one width."""
 
     def __init__(self, width: int) -> None:
-        self.columns: list[Array] = [np.empty(0, dtype=np.int64) for _ in range(width)]
+        self._columns: list[Array] = [np.empty(0, dtype=np.int64) for _ in range(width)]
+        self._came: list[list[Array]] = []  # what is not among the columns yet, by `put`
+        self._size = 0
         self._seen: Array | None = None  # of width 1: by code
         self._last: Array = np.empty(0, dtype=np.int64)
         self._packed: Array = np.empty(0, dtype=np.int64)  # sorted
@@ -28,26 +30,33 @@ class Tuples:
         self._orders: dict[tuple[int, ...], tuple[Array, Array, int]] = {}
 
     def __len__(self) -> int:
-        return len(self.columns[0])
+        return self._size
+
+    @property
+    def columns(self) -> list[Array]:
+        """Put together when somebody asks: not every time that a little came."""
+        if self._came:
+            self._columns = [np.concatenate(parts) for parts in zip(self._columns, *self._came, strict=True)]
+            self._came = []
+        return self._columns
 
     @classmethod
     def of(cls, columns: Sequence[Array]) -> Tuples:
         """Tuples that are known to be distinct, for reading."""
         made = cls(0)
-        made.columns = list(columns)
+        made._columns = list(columns)
+        made._size = len(columns[0])
         return made
 
     def put(self, columns: Sequence[Array], size: int) -> Tuples:
         """Adds tuples, `size` being more than any code; returns those that were not there, once each."""
-        if len(self.columns) == 1:
+        if len(columns) == 1:
             fresh = [self._new_codes(columns[0], size)]
         else:
             fresh = self._new_tuples(columns, size)
         if len(fresh[0]):
-            self.columns = [
-                np.concatenate((old, new)) if len(old) else new
-                for old, new in zip(self.columns, fresh, strict=True)
-            ]
+            self._came.append(fresh)
+            self._size += len(fresh[0])
             self._orders.clear()
         return Tuples.of(fresh)
 
@@ -100,7 +109,7 @@ class Tuples:
 
     def contains(self, keys: Sequence[Array]) -> Array:
         """Which of these tuples are among them."""
-        if len(self.columns) == 1:
+        if len(keys) == 1:
             if self._seen is None:
                 self._seen = np.zeros(int(self.columns[0].max(initial=-1)) + 1, dtype=np.bool_)
                 self._seen[self.columns[0]] = True

@@ -235,6 +235,7 @@ class Vectorised:
             for name, columns in found:
                 if columns is not None:
                     fresh = run.relations[name].put(columns, run.codes.size)
+                    run.hold(len(run.relations[name]))
                     if len(fresh):
                         came.setdefault(name, []).append(fresh)
             if not came:

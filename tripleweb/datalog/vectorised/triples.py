@@ -13,6 +13,7 @@ Invariants: a batch's rows are distinct assignments of the variables bound so fa
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -208,7 +209,7 @@ class Matching:
         """Values of a column as a vector."""
         if set(map(type, found)) == {Ref}:
             number = self.mirrors.tables.number
-            numbers = np.fromiter(map(number, found), np.int64, len(found))
+            numbers = np.fromiter(map(number, map(str, found)), np.int64, len(found))
             self.codes.check()
             return Entities(self.mirrors, numbers)
         return Objects(np.fromiter(map(inward, found), object, len(found)))
@@ -299,6 +300,28 @@ class Matching:
         subject = Entities(self.mirrors, places=places, rows=mirror.rows_of(cells))
         return batch.having({literal.subject: subject})
 
+    def _looked_up(
+        self, literal: Triple, batch: Batch, later: Collection[str], mirror: Mirror, fits: Array | None
+    ) -> Batch:
+        """What few rows find in the reverse index of a column, which writes keep right: codes are made anew."""
+        get = mirror.column.reverse().get
+        held = [get(value) for value in batch.vectors[literal.value].inward().tolist()]
+        counts = np.array([len(rows) if isinstance(rows, set) else int(rows is not None) for rows in held])
+        if literal.subject not in later and fits is None and not self.is_exact:
+            return batch.where(counts > 0)
+        self.touch(int(counts.sum()))
+        batch = batch.take(np.repeat(np.arange(batch.size), counts))
+        cells = np.fromiter(
+            chain.from_iterable(
+                rows if isinstance(rows, set) else () if rows is None else (rows,) for rows in held
+            ),
+            np.int64,
+            batch.size,
+        )
+        if fits is not None:
+            batch, cells = batch.where(fits[cells]), cells[fits[cells]]
+        return self._bound(literal, batch, mirror, cells)
+
     def _backward(
         self, literal: Triple, batch: Batch, later: Collection[str], mirror: Mirror, fits: Array | None
     ) -> Batch:
@@ -306,6 +329,8 @@ class Matching:
         if isinstance(value, Constant):
             return self._scan(literal, batch, later, mirror, self.selected(literal, value.value), fits)
         self.touch(batch.size)
+        if mirror.has_to_number(batch.size):
+            return self._looked_up(literal, batch, later, mirror, fits)
         if mirror.letter == "r":
             keys = value.numbers_in(self.mirrors)
         elif isinstance(value, Cells) and value.mirror is mirror:

@@ -29,6 +29,7 @@ class Codes:
     def __init__(self, mirrors: Mirrors) -> None:
         self.mirrors = mirrors
         self.more: dict[Any, int] = {}
+        self._others: list[Any] = []  # the same values in the order of their codes
         self._base = -1  # until there is one of them
 
     @property
@@ -50,28 +51,29 @@ class Codes:
         """The codes of a vector's values."""
         if isinstance(vector, Entities):
             return vector.numbers
-        get, more, base = self.mirrors.tables.numbers.get, self.more, self.base
         if isinstance(vector, Constant):
             return np.full(len(vector), self._code(vector.value), dtype=np.int64)
-        out = []
-        for value in vector.inward().tolist():
-            number = get(value)
-            out.append(more.setdefault(value, base + len(more)) if number is None else number)
-        return np.array(out, dtype=np.int64)
+        return np.fromiter(map(self._code, vector.inward().tolist()), np.int64, len(vector))
 
     def _code(self, value: Any) -> int:
-        number = self.mirrors.tables.numbers.get(value)
-        return self.more.setdefault(value, self.base + len(self.more)) if number is None else number
+        code = self.mirrors.tables.numbers.get(value)
+        if code is None:
+            code = self.more.get(value)
+        if code is None:
+            code = self.size
+            self.more[value] = code
+            self._others.append(value)
+        return code
 
     def values(self, codes: Array) -> Array:
         """The values that have these codes."""
         names = self.mirrors.names
         if not self.more or not len(codes) or int(codes.max()) < self.base:
             return names[codes]
-        others = np.fromiter(self.more, object, len(self.more))
         out = np.empty(len(codes), dtype=object)
         beyond = codes >= self.base
-        out[beyond] = others[codes[beyond] - self.base]
+        places = (codes[beyond] - self.base).tolist()
+        out[beyond] = np.fromiter(map(self._others.__getitem__, places), object, len(places))
         out[~beyond] = names[codes[~beyond]]
         return out
 
