@@ -94,7 +94,7 @@ class Module:
         self.functions: list[str] = []
         self.names: list[str] = []
         self.orders: list[list[Numbered]] = []  # of `run` and `find`, in turn
-        self.price = 0.0  # rows that `find` and `run` are expected to touch
+        self.price = 0.0  # rows that `run` is expected to touch
         self.kept: list[Form | Binding | None] = []
 
     def capture(self, what: str, *of: Any) -> str:
@@ -131,15 +131,15 @@ class Module:
             function.literal(literal, None)
         return function.end_with_row(body.head, into, tells=False)
 
-    def find(self, body: Body, constants: Sequence[str]) -> str:
+    def find(self, body: Body, constants: Sequence[str], ordered: Sequence[Numbered] | None = None) -> str:
         """The different rows of a body, as keys of a dict; constants are parameters."""
         parameters = [f"p{place}" for place in range(len(constants))]
         function = _Function(self, "find", ("rows", *parameters))
         for variable, parameter in zip(constants, parameters, strict=True):
             function.unify(parameter, variable)
-        ordered, price = best(body.literals, function.at, self.sizes)
-        self.orders.append(ordered)
-        self.price += price
+        if ordered is None:
+            ordered, _ = best(body.literals, function.at, self.sizes)
+        self.orders.append(list(ordered))
         for _, literal in ordered:
             function.literal(literal, None)
         cells = ", ".join([function.text(name) for name in body.head])

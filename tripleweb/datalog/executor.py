@@ -13,19 +13,31 @@ and what `Unsupported` says, go to the plain evaluator, as do rules that call th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tripleweb.datalog import evaluate
 from tripleweb.datalog.answer import Result, Row, answer
-from tripleweb.datalog.bodies import Body, Unsupported, has_callable, members_of, predicates_of
+from tripleweb.datalog.bodies import (
+    Body,
+    Literal,
+    Triple,
+    Unsupported,
+    Without,
+    has_callable,
+    members_of,
+    outputs_of,
+    predicates_of,
+)
 from tripleweb.datalog.builtins import complete, outward
-from tripleweb.datalog.captured import Relation
+from tripleweb.datalog.captured import Relation, Scope
 from tripleweb.datalog.clauses import RULES, SOURCE, Binding, Rules, Variable
 from tripleweb.datalog.compiled import Module
 from tripleweb.datalog.evaluate import Budget
 from tripleweb.datalog.inputs import bind, prepare, still
+from tripleweb.datalog.joins import Sizes, best
 from tripleweb.datalog.maintained import MANY, Plan, bind_inputs
 from tripleweb.datalog.plan import Program
 from tripleweb.datalog.pull import Puller
@@ -48,13 +60,28 @@ class Finder:
     """Functions that find the rows of bodies of a plan, each with the variables that are its parameters."""
 
     def __init__(self, plan: Plan, bodies: Sequence[tuple[Body, Sequence[str]]]) -> None:
-        self.scope = plan.scope(Relation())
-        self.module = Module(plan.sizes(()), self.scope.constants)
-        self._names = [self.module.find(body, parameters) for body, parameters in bodies]
-        self._functions: list[Any] | None = None
+        self._plan = plan
+        self._bodies = bodies
         self._store = plan.store
         self._predicates = sorted({name for body, _ in bodies for name in predicates_of(body.literals)})
-        self._sizes = self._measure()
+        self._counts = self._measure()
+        sizes = plan.sizes(())
+        found = [best(body.literals, parameters, sizes) for body, parameters in bodies]
+        self._orders = [ordered for ordered, _ in found]
+        self.price = sum(price for _, price in found)  # rows that they are expected to touch
+        self._reversed: set[str] = set()  # predicates whose reverse indexes they look into
+        for (_, parameters), ordered in zip(bodies, self._orders, strict=True):
+            self._reverse([literal for _, literal in ordered], parameters, sizes)
+
+    def _reverse(self, ordered: Iterable[Literal], known: Iterable[str], sizes: Sizes) -> None:
+        seen = set(known)
+        for literal in ordered:
+            if isinstance(literal, Triple) and literal.subject not in seen and literal.value in seen:
+                self._reversed.add(literal.predicate)
+            elif isinstance(literal, Without):
+                inner, _ = best(literal.literals, {*known, *literal.joined}, sizes)
+                self._reverse([one for _, one in inner], {*known, *literal.joined}, sizes)
+            seen.update(outputs_of(literal))
 
     def _measure(self) -> list[int]:
         return [self._store.count(name).bit_length() for name in self._predicates]
@@ -62,20 +89,28 @@ class Finder:
     @property
     def fits(self) -> bool:
         """False once the columns have other sizes than those that the order of joins was made for."""
-        return all(abs(now - then) <= GROWTH for now, then in zip(self._measure(), self._sizes, strict=True))
+        return all(abs(now - then) <= GROWTH for now, then in zip(self._measure(), self._counts, strict=True))
 
-    @property
+    @cached_property
+    def scope(self) -> Scope:
+        return self._plan.scope(Relation())
+
+    @cached_property
+    def module(self) -> Module:
+        return Module(self._plan.sizes(()), self.scope.constants)
+
+    @cached_property
     def functions(self) -> list[Any]:
-        """Made when they are first called: the indexes that they look into are."""
-        if self._functions is None:
-            functions = self.module.bind(self.scope)
-            self._functions = [functions[name] for name in self._names]
-        return self._functions
+        """Made when they are first called, and with them the indexes that they look into."""
+        pairs = zip(self._bodies, self._orders, strict=True)
+        names = [self.module.find(body, parameters, ordered) for (body, parameters), ordered in pairs]
+        functions = self.module.bind(self.scope)
+        return [functions[name] for name in names]
 
     @property
     def unindexed(self) -> int:
         """Triples that must be indexed before they can be called."""
-        columns = [self.scope.store.column(key[1])[1] for key in self.module.captures if key[0] == "REVERSE"]
+        columns = [self._store.column(name)[1] for name in sorted(self._reversed)]
         return sum(column.live for column in columns if column.index is None)
 
     @property
@@ -124,9 +159,7 @@ class Prepared:
         if self.plan.key is not None:
             self.finder = Finder(self.plan, [(body, self._names) for body in self.bodies])
         self._columns: Vectorised | None = None
-        self._touched = (
-            self.finder.module.price if self.finder is not None else inf
-        )  # rows, by generated code
+        self._touched = self.finder.price if self.finder is not None else inf  # rows, by generated code
         self._owed = 0.0  # rows that runs by columns have cost while generated code waited for its indexes
         kinds = query.kinds
         self._source = Fitting(store, kinds) if kinds else store

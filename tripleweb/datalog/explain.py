@@ -255,6 +255,7 @@ def _near(name: str, there: Sequence[str]) -> str:
 
 def _compiled_steps(prepared: Prepared, clock: Clock) -> Iterator[_Step]:
     assert prepared.finder is not None
+    prepared.finder.functions  # noqa: B018 (they have an order once they are made)
     plan, scope = prepared.plan, prepared.finder.scope
     names, values = list(plan.constants), list(plan.constants.values())
     sizes = plan.sizes(())

@@ -16,7 +16,8 @@ from tripleweb.tables import Column
 from tripleweb.terms import KINDS
 from tripleweb.view import ABSENT
 
-ONCE = 0.5  # of a mirror: the price of looking at a column without one
+ONCE = 0.5  # of a mirror: the price of looking at a long column without one
+LEAST, LONG = 0.1, 8_000  # the price for a short one, and the rows from which on it is long
 MANY = 8  # a column of which more than one row in so many is found is better mirrored
 
 
@@ -29,7 +30,8 @@ class Rent:
 
     def allows(self, column: Column, rows: float) -> bool:
         """True if so many rows of it may be looked for once more without a mirror."""
-        paid = self._paid.get(column.predicate, 0.0) + ONCE
+        price = max(LEAST, ONCE * min(1.0, len(column.values) / LONG))
+        paid = self._paid.get(column.predicate, 0.0) + price
         self._paid[column.predicate] = paid
         return paid <= 1.0 and rows * MANY <= len(column.values)
 
@@ -70,7 +72,13 @@ def rows_among(
     values = column.values
     rows = [row for row, value in enumerate(values) if value in wanted]
     texts = [values[row] for row in rows]
-    if column.cells:
+    if column.cells and len(wanted) == 1:
+        (one,) = wanted
+        for row, cell in [(row, cell) for row, cell in column.cells.items() if one in cell.visible]:
+            same = [value for value in cell.visible if value == one]
+            rows += repeat(row, len(same))
+            texts += same
+    elif column.cells:
         visibles = [cell.visible for cell in column.cells.values()]
         ends, in_cells = list(accumulate(map(len, visibles))), list(column.cells)
         shown = list(chain.from_iterable(visibles))
