@@ -130,7 +130,7 @@ class Column:
     def spoil(self, row: int) -> None:
         """Tells the mirror that a row may show something else; one of which much is stale is given up."""
         mirror = self.mirror
-        if mirror is not None:
+        if mirror is not None and mirror.stale[-1:] != [row]:  # else it was told just now
             mirror.stale.append(row)
             if len(mirror.stale) > STALE_MIN + len(self.values) // 4:
                 self.mirror = None

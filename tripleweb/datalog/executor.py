@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 KEPT_MAX = 512
 GROWTH = 2  # bits: by how much a column may grow or shrink until the order is found anew
-INDEXED = 10  # times so many rows are indexed in the time that the first run by columns takes: measured
+INDEXED = 30  # times so many rows are indexed in the time that the first run by columns takes: measured
 COPIED = 32_000  # rows of mirrors that are looked at again in the time that a run by columns takes at least: measured
 LEAN = 16  # the plain evaluator takes so many times longer for a row than generated code, about: measured
 _PLAIN = frozenset((str, int, float))

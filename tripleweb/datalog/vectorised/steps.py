@@ -7,6 +7,7 @@ for all rows at once which of them have a derivation of what is within. See `tri
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from itertools import islice
 from operator import add, mul
 from typing import Any
@@ -311,6 +312,6 @@ def _comparable(vector: Vector) -> tuple[str, Any] | None:
     if isinstance(vector, Constant):
         if isinstance(vector.value, str):
             return "s", vector.inward()
-        if type(vector.value).__name__ == "datetime":
+        if type(vector.value) is datetime:
             return "d", vector.value
     return None
