@@ -66,12 +66,13 @@ class Finder:
         self._predicates = sorted({name for body, _ in bodies for name in predicates_of(body.literals)})
         self._counts = self._measure()
         sizes = plan.sizes(())
-        found = [best(body.literals, parameters, sizes) for body, parameters in bodies]
+        known = [(*parameters, *plan.captured) for _, parameters in bodies]
+        found = [best(body.literals, names, sizes) for (body, _), names in zip(bodies, known, strict=True)]
         self._orders = [ordered for ordered, _ in found]
         self.price = sum(price for _, price in found)  # rows that they are expected to touch
         self._reversed: set[str] = set()  # predicates whose reverse indexes they look into
-        for (_, parameters), ordered in zip(bodies, self._orders, strict=True):
-            self._reverse([literal for _, literal in ordered], parameters, sizes)
+        for names, ordered in zip(known, self._orders, strict=True):
+            self._reverse([literal for _, literal in ordered], names, sizes)
 
     def _reverse(self, ordered: Iterable[Literal], known: Iterable[str], sizes: Sizes) -> None:
         seen = set(known)
