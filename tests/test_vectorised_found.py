@@ -412,3 +412,13 @@ def test_large_negative_integers_are_not_floats() -> None:
     )
     check(store, "[:find ?a :where [?a :k/n ?n] [?a :k/f ?f] [(= ?n ?f)]]")
     check(store, "[:find ?a ?b :where [?a :k/n ?n] [?b :k/f ?n]]")
+
+
+def test_entities_are_looked_for_among_texts() -> None:
+    """More texts than there are entities, most of which are nobody's id: what is not found has no rows."""
+    ids = [f"e{n}" for n in range(8)]
+    texts = [(f"e{n % 8}", "k/s", f"text {n}") for n in range(60)]
+    links: list[Triple] = [(id, "k/link", Ref(other)) for id in ids for other in ids]
+    store = stored([("e1", "k/s", "e2")], [*texts, *links, ("e3", "k/s", "e1")])
+    check(store, "[:find ?a ?x ?b :where [?a :k/link ?x] [?b :k/s ?x]]")
+    check(store, "[:find ?a (count ?b) :where [?a :k/link ?x] [?b :k/s ?x] [?b :k/link ?y]]")

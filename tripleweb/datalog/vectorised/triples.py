@@ -342,11 +342,8 @@ class Matching:
             inside = (keys >= 0) & (keys < len(has))
             return batch.where(inside & has[np.where(inside, keys, 0)] if len(has) else inside)
         order, starts = mirror.index()
-        if (
-            isinstance(value, Entities)
-            and not value.is_mixed
-            and len(starts) > len(self.mirrors.tables.names)
-        ):
+        is_number = mirror.letter == "r" and isinstance(value, Entities) and not value.is_mixed
+        if is_number and len(starts) > len(self.mirrors.tables.names):  # all of them have a place
             first = starts[keys]
             counts = starts[keys + 1] - first
         else:
