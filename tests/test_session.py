@@ -570,10 +570,10 @@ def test_closing_while_online_sends_what_is_unsent(house: House) -> None:
 
 def test_no_thread_is_left(house: House) -> None:
     def ours() -> list[str]:
-        names = [thread.name for thread in threading.enumerate()]
+        names = [thread.name for thread in threading.enumerate() if thread not in before]
         return sorted(name for name in names if name.startswith(("tripleweb-link", "tripleweb-callbacks")))
 
-    assert ours() == []
+    before = set(threading.enumerate())  # what other tests have dropped ends when it is collected
     sessions = [house.connected() for _ in range(3)]
     for session in sessions:
         session.submit(lambda: None)

@@ -422,3 +422,14 @@ def test_entities_are_looked_for_among_texts() -> None:
     store = stored([("e1", "k/s", "e2")], [*texts, *links, ("e3", "k/s", "e1")])
     check(store, "[:find ?a ?x ?b :where [?a :k/link ?x] [?b :k/s ?x]]")
     check(store, "[:find ?a (count ?b) :where [?a :k/link ?x] [?b :k/s ?x] [?b :k/link ?y]]")
+
+
+def test_an_entity_is_named_while_it_is_asked_for() -> None:
+    """An input that was nobody's id, and then what a reference names that came since the last time."""
+    store = stored([("e1", "k/link", Ref("e1")), ("e1", "k/n", 1), ("e2", "k/n", 1)])
+    query = "[:find ?e :in $ [?e ...] :where (not [?x :k/link ?e])]"
+    executor = Executor(store, many=-1)
+    for _ in range(6):
+        check(store, query, ["e1", "e2", "e5"], executor=executor)
+    store.apply([Change("e2", "k/link", "", Ref("e5"), 2, "r")])
+    check(store, query, ["e1", "e2", "e5"], executor=executor)

@@ -79,7 +79,7 @@ class Measured(Sizes):
             if not isinstance(literal, Triple):
                 continue
             name, value = literal.predicate, literal.value
-            mirror = run.mirrors.ready(name)
+            mirror = run.ready(name)
             if mirror is None and value in compared and value not in self._constants:
                 mirror = run.mirror(name)
             if mirror is None:

@@ -58,6 +58,12 @@ class Matching:
 
     def mirror(self, predicate: str) -> Mirror:
         found = self.mirrors.of(predicate)
+        self.codes.check()  # what it was told of may have named new entities
+        return found
+
+    def ready(self, predicate: str) -> Mirror | None:
+        """The mirror, if there is one."""
+        found = self.mirrors.ready(predicate)
         self.codes.check()
         return found
 
@@ -89,7 +95,7 @@ class Matching:
     def triple(self, literal: Triple, batch: Batch, later: Collection[str]) -> Batch:
         if not batch.size:
             return self._nothing(batch, literal.subject, literal.value)
-        mirror = self.mirrors.ready(literal.predicate)
+        mirror = self.ready(literal.predicate)
         if mirror is None:
             out = self._by_rows(literal, batch, later)
             if out is not None:
