@@ -433,3 +433,24 @@ def test_an_entity_is_named_while_it_is_asked_for() -> None:
         check(store, query, ["e1", "e2", "e5"], executor=executor)
     store.apply([Change("e2", "k/link", "", Ref("e5"), 2, "r")])
     check(store, query, ["e1", "e2", "e5"], executor=executor)
+
+
+def test_arithmetic_beyond_exact_floats_stays_whole() -> None:
+    large = (1 << 53) - 1
+    singles: list[Triple] = [(f"e{n}", "k/n", large - n) for n in range(40)]
+    store = stored([*singles, *[(f"e{n}", "k/s", 3 + n) for n in range(40)]])
+    for operation in ("+", "-", "*", "/"):
+        check(store, f"[:find ?e ?x :where [?e :k/n ?n] [?e :k/s ?s] [({operation} ?n ?s) ?x]]")
+    check(store, "[:find ?e ?x :where [?e :k/n ?n] [(* ?n ?n) ?x]]")  # what goes beyond 64 bits is no value
+    check(store, "[:find (sum ?n) :with ?e :where [?e :k/n ?n]]")
+
+
+def test_columns_that_come_at_once_are_seen() -> None:
+    """Values of many entities, over those that a mirror shows."""
+    ids = [f"e{n}" for n in range(30)]
+    store = Store()
+    executor = Executor(store, many=-1)
+    for round in range(12):
+        columns: list[tuple[str, list[Any]]] = [("k/n", [n + round for n in range(30)])]
+        store.put_columns(ids, columns, (round + 1, "r"))
+        check(store, EACH, executor=executor)

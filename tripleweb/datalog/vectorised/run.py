@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -33,7 +34,24 @@ from tripleweb.datalog.vectorised.vectors import Batch, Constant, Objects, Renum
 from tripleweb.store import Store
 
 Found = TypeVar("Found")
+Given = ParamSpec("Given")
 Round = tuple[str, Body, int, tuple[Literal, ...]]
+
+
+def begun_again(
+    work: Callable[Concatenate[Vectorised, Given], Found],
+) -> Callable[Concatenate[Vectorised, Given], Found]:
+    """What `work` gives; once more with all mirrors made, where one of them numbered entities too late."""
+
+    @wraps(work)
+    def run(self: Vectorised, /, *given: Given.args, **named: Given.kwargs) -> Found:
+        try:
+            return work(self, *given, **named)
+        except Renumbered:
+            self._mirror()
+            return work(self, *given, **named)
+
+    return run
 
 
 class Vectorised:
@@ -68,6 +86,7 @@ class Vectorised:
         self._is_ordered = bool(query.order_by or query.limit is not None or query.offset)
         self._is_one = query.shape in ("tuple", "scalar")
 
+    @begun_again
     def call(
         self,
         constants: Mapping[str, Any],
@@ -76,50 +95,6 @@ class Vectorised:
         budget: Budget,
     ) -> Result:
         """The answer with these values. Raises `BudgetError`."""
-        return self._again(lambda: self._call(constants, scalars, relations, budget))
-
-    def _shaped(self, vectors: Sequence[Vector], size: int) -> Result | None:
-        """The result of distinct rows as columns; None where that is for `answer` to make."""
-        query = self.query
-        if not size or query.looks_up or (query.with_ and not self._aggregates):
-            return None
-        if self._aggregates:
-            columns = grouped(query, vectors, size)
-            if columns is None:
-                return None
-            sheaf = Sheaf(columns, len(columns[0].values))
-            if self._is_ordered or self._is_one:
-                rows = complete(ordered(query, [tuple(map(inward, row)) for row in sheaf.rows]))
-                return Result(query.columns, [tuple(map(outward, row)) for row in rows])
-        else:
-            if self._is_ordered or (self._is_one and size > 1):
-                places = chosen(query, vectors, size)
-                if places is None:
-                    return None
-                memo: dict[int, Array] = {}
-                vectors, size = [vector.take(places, memo) for vector in vectors], len(places)
-            sheaf = Sheaf([column_of(vector) for vector in vectors], size)
-        return Result(query.columns, sheaf.rows if self._is_one else sheaf)  # type: ignore[arg-type]
-
-    def _again(self, work: Callable[[], Found]) -> Found:
-        """What work gives; once more with all mirrors made where one of them numbered entities too late."""
-        try:
-            return work()
-        except Renumbered:
-            self._mirror()
-            return work()
-
-    def _mirror(self) -> None:
-        for predicate in self._predicates:
-            mirrors_of(self._store).of(predicate)
-
-    def _call(
-        self,
-        constants: Mapping[str, Any],
-        scalars: Mapping[str, Any],
-        relations: Mapping[str, Relation],
-        budget: Budget,
-    ) -> Result:
         query = self.query
         run = self._run(constants, relations, budget, is_exact=False)
         parts: list[list[Vector]] = []
@@ -146,6 +121,33 @@ class Vectorised:
         result.work = run.touched + self._scope.work[0]
         return result
 
+    def _shaped(self, vectors: Sequence[Vector], size: int) -> Result | None:
+        """The result of distinct rows as columns; None where that is for `answer` to make."""
+        query = self.query
+        if not size or query.looks_up or (query.with_ and not self._aggregates):
+            return None
+        if self._aggregates:
+            columns = grouped(query, vectors, size)
+            if columns is None:
+                return None
+            sheaf = Sheaf(columns, len(columns[0].values))
+            if self._is_ordered or self._is_one:
+                rows = complete(ordered(query, [tuple(map(inward, row)) for row in sheaf.rows]))
+                return Result(query.columns, [tuple(map(outward, row)) for row in rows])
+        else:
+            if self._is_ordered or (self._is_one and size > 1):
+                places = chosen(query, vectors, size)
+                if places is None:
+                    return None
+                memo: dict[int, Array] = {}
+                vectors, size = [vector.take(places, memo) for vector in vectors], len(places)
+            sheaf = Sheaf([column_of(vector) for vector in vectors], size)
+        return Result(query.columns, sheaf.rows if self._is_one else sheaf)  # type: ignore[arg-type]
+
+    def _mirror(self) -> None:
+        for predicate in self._predicates:
+            mirrors_of(self._store).of(predicate)
+
     def steps(
         self,
         constants: Mapping[str, Any],
@@ -168,15 +170,11 @@ class Vectorised:
                 batch = run.step(literal, batch, later) if batch.size else batch
                 yield number, literal, estimated, batch.size, run.touched - before, clock() - started
 
+    @begun_again
     def counts(
         self, constants: Mapping[str, Any], relations: Mapping[str, Relation], budget: Budget
     ) -> Counter[Row]:
         """How many derivations each row has."""
-        return self._again(lambda: self._counts(constants, relations, budget))
-
-    def _counts(
-        self, constants: Mapping[str, Any], relations: Mapping[str, Relation], budget: Budget
-    ) -> Counter[Row]:
         run = self._run(constants, relations, budget, is_exact=True)
         found: Counter[Row] = Counter()
         for body in self.bodies:
