@@ -112,7 +112,10 @@ class Client:
         if what == "pending":
             return self.db.status.pending
         if what == "dump":
-            rows = self.db.q(EVERYTHING, timeout=30, strict=True).to_numpy().tolist()
+            try:
+                rows = self.db.q(EVERYTHING, timeout=30, strict=True).to_numpy().tolist()
+            except tripleweb.IncompleteError:
+                return None  # it waits before it tries to connect again: whoever asks may ask again
             return sorted(rows, key=repr)
         raise ValueError(what)
 
