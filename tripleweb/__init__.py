@@ -33,8 +33,9 @@ from tripleweb.schema import Schema, schema, t
 from tripleweb.terms import Ref
 
 if TYPE_CHECKING:
-    from tripleweb.database import Database, connect, open
+    from tripleweb.database import Database
     from tripleweb.live import LiveFrame
+    from tripleweb.opening import connect, open
 
 __version__ = "0.1.0"
 
@@ -64,8 +65,8 @@ __all__ = [
 _LAZY = {
     "Database": "tripleweb.database",
     "LiveFrame": "tripleweb.live",
-    "connect": "tripleweb.database",
-    "open": "tripleweb.database",
+    "connect": "tripleweb.opening",
+    "open": "tripleweb.opening",
 }
 
 
