@@ -9,7 +9,6 @@ worth is always said (`attrs["tripleweb"]`), a warning comes where it is less th
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 import warnings
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
 
     from tripleweb.frame import Columns
     from tripleweb.live import LiveFrame, LiveQueries
-
-log = logging.getLogger("tripleweb")
 
 Query = query.Query
 _QUERIES_MAX = 500
@@ -170,7 +167,8 @@ class Database:
 
         Blocks within blocks belong to the outermost. Other threads wait while one is open.
 
-        >>> db = open()
+        >>> import tripleweb
+        >>> db = tripleweb.open()
         >>> with db.transaction():
         ...     db.set("ada", "user/name", "Ada")
         ...     db.set("ada", "user/age", 36)
@@ -186,7 +184,8 @@ class Database:
         which this waits some seconds while online. Raises `TriplewebError` if there is nothing to undo, and within a
         transaction.
 
-        >>> db = open()
+        >>> import tripleweb
+        >>> db = tripleweb.open()
         >>> ada = db.insert("user", name="Ada", age=36)
         >>> db.update("user", ada, age=37)
         >>> len(db.undo()), db.get("user", ada)["age"]
@@ -216,7 +215,8 @@ class Database:
         with `strict` by `IncompleteError`. `attrs["tripleweb"]` of a frame has `complete`, `scope` and `position`.
         Raises `QueryError`.
 
-        >>> db = open()
+        >>> import tripleweb
+        >>> db = tripleweb.open()
         >>> ada = db.insert("user", name="Ada", age=36)
         >>> db.q("[:find ?name . :in $ ?least :where [?u :user/name ?name] [?u :user/age ?a] [(> ?a ?least)]]", 30)
         'Ada'
@@ -231,7 +231,8 @@ class Database:
         """A live frame of a query: `q`, kept fresh. Returns at once; the first look waits up to `timeout` seconds for
         the first complete answer. Raises `QueryError`.
 
-        >>> db = open()
+        >>> import tripleweb
+        >>> db = tripleweb.open()
         >>> live = db.live("[:find ?name :where [_ :user/name ?name]]")
         >>> len(live)
         0
@@ -244,7 +245,8 @@ class Database:
     def select(self, kind: str, /) -> Selection:
         """The entities of a kind, for those who do not write Datalog; `select` says the rest.
 
-        >>> db = open()
+        >>> import tripleweb
+        >>> db = tripleweb.open()
         >>> ada, bob = db.insert("user", name="Ada", age=36), db.insert("user", name="Bob", age=17)
         >>> db.select("user").where("age", ">", 18).df()["name"].tolist()
         ['Ada']
@@ -255,7 +257,8 @@ class Database:
         """Keeps rules for the queries that are asked from now on, instead of those of the same names; returns all that
         are kept. A query's own rules (`%`) come before them. Raises `QueryError`.
 
-        >>> db = open()
+        >>> import tripleweb
+        >>> db = tripleweb.open()
         >>> db.rules("[(adult ?u) [?u :user/age ?a] [(>= ?a 18)]]")
         [(adult ?u) [?u :user/age ?a] [(>= ?a 18)]]
         """
@@ -271,7 +274,8 @@ class Database:
         """Runs a query as `q` does and says how, a row a step; `datalog.explain` tells of the columns, `attrs` whether
         a live frame of it follows by triggers, or why not. Raises `QueryError`.
 
-        >>> db = open()
+        >>> import tripleweb
+        >>> db = tripleweb.open()
         >>> ada = db.insert("user", name="Ada", age=36)
         >>> db.explain("[:find ?u :where [?u :user/aeg 36]]")["note"][0]
         'no triple has :user/aeg; did you mean :user/age?'
