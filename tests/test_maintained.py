@@ -170,16 +170,16 @@ def test_mixtures_follow_whichever_way_each_batch_goes(start: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("start", range(1_000, 1_400, 100))
+@pytest.mark.parametrize("start", range(1_000, 1_200, 100))
 def test_mixtures_follow_for_long(start: int) -> None:
     check_mixtures(range(start, start + 100))
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("weighed")
-@pytest.mark.parametrize("start", range(2_000, 2_160, 80))
+@pytest.mark.parametrize("start", range(2_000, 2_100, 50))
 def test_mixtures_follow_for_long_whichever_way_each_batch_goes(start: int) -> None:
-    check_mixtures(range(start, start + 80))
+    check_mixtures(range(start, start + 50))
 
 
 @pytest.mark.long

@@ -466,9 +466,9 @@ def test_random_histories(seeds: range) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seeds", [range(n * 100, n * 100 + 100) for n in range(1, 6)], ids=str)
+@pytest.mark.parametrize("seeds", [range(n * 100, n * 100 + 60) for n in range(1, 5)], ids=str)
 def test_more_random_histories(seeds: range) -> None:
-    assert sum(follow(seed, steps=400).checks for seed in seeds) > 3_000
+    assert sum(follow(seed, steps=400).checks for seed in seeds) > 1_800
 
 
 # ---------------------------------------- planted bugs

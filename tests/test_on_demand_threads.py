@@ -96,7 +96,7 @@ def test_a_store_that_is_closed_while_something_loads_lets_go_of_who_waits(conne
         thread.start()
         thread.join(delay)
         db.close()
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive() and ended, delay
 
 
@@ -128,7 +128,8 @@ def test_going_offline_and_online_while_others_load(connect: Connect) -> None:
         stop.wait(0.02)
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
     assert not wrong
     level(everything)
     assert db.get("user", "u1")["name"] == "changed 14" == other.get("user", "u1")["name"]

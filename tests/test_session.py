@@ -580,7 +580,7 @@ def test_no_thread_is_left(house: House) -> None:
     assert ours() == ["tripleweb-callbacks-app"] * 3 + ["tripleweb-link-app"] * 3
     for session in sessions:
         session.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while ours():
         assert time.monotonic() < deadline, threading.enumerate()
         time.sleep(0.01)
@@ -589,7 +589,7 @@ def test_no_thread_is_left(house: House) -> None:
 def test_a_busy_writer_does_not_shut_the_link_out(house: House) -> None:
     """A cell that writes without a pause: what it writes reaches the other side while it still runs."""
     one, other = house.connected(), house.connected()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     number = 0
     while not content(other):
         assert time.monotonic() < deadline, f"{number} writes, and none has arrived"
@@ -724,5 +724,5 @@ def test_random_histories_converge(block: int) -> None:
 
 @pytest.mark.long
 def test_more_random_histories_converge() -> None:
-    for seed in range(50, 250):
+    for seed in range(50, 150):
         check_history(seed)

@@ -83,12 +83,12 @@ def test_the_fixed_seeds_reach_every_situation() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("network", ["stream", "hostile"])
-@pytest.mark.parametrize("low", range(10_000, 10_300, 50))
+@pytest.mark.parametrize("low", range(10_000, 10_160, 40))
 def test_many_seeds(low: int, network: str) -> None:
-    check_seeds(low, low + 50, network)
+    check_seeds(low, low + 40, network)
 
 
-@pytest.mark.parametrize("low", [0, *(pytest.param(low, marks=pytest.mark.long) for low in (100, 120, 140))])
+@pytest.mark.parametrize("low", [0, *(pytest.param(low, marks=pytest.mark.long) for low in (100, 120))])
 def test_storages_that_are_files(low: int, tmp_path: Path) -> None:
     """The real storages: a process that dies abandons its file as it is."""
     check_seeds(low, low + (3 if low == 0 else 20), folder=tmp_path)
@@ -108,11 +108,12 @@ def digests(hash_seed: str, seeds: str) -> str:
     return "\n".join(line for line in ran.stdout.splitlines() if "digest" in line)
 
 
-@pytest.mark.parametrize("seeds", ["0..8", pytest.param("0..40", marks=pytest.mark.long)])
+@pytest.mark.parametrize("seeds", ["0..8", pytest.param("8..28", marks=pytest.mark.long)])
 def test_the_trace_does_not_depend_on_the_hash_seed(seeds: str) -> None:
     one, other = digests("1", seeds), digests("2", seeds)
     assert one == other
-    assert len(one.splitlines()) == int(seeds[3:])
+    low, high = map(int, seeds.split(".."))
+    assert len(one.splitlines()) == high - low
 
 
 def objects(seed: int) -> bool:

@@ -102,6 +102,6 @@ def test_mixtures(start: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("start", range(1_000, 5_000, 500))
+@pytest.mark.parametrize("start", range(1_000, 3_000, 500))
 def test_mixtures_for_long(start: int) -> None:
     assert mixtures(start, 500)["compiled"] == 0

@@ -21,6 +21,7 @@ import tripleweb
 from tests.faults.server import make_room
 
 EVERYTHING = "[:find ?e ?p ?v :where [?e ?p ?v]]"
+COUNTS = "[:find ?e ?n :where [?e :sum/count ?n]]"
 ITEMS = "[:find ?e ?by ?n :where [?e :item/by ?by] [?e :item/n ?n]]"
 
 
@@ -77,6 +78,13 @@ class Client:
                     self.say(gap=name, numbers=sorted(set(range(max(numbers))) - set(numbers))[:10])
             self.say(seen=len(frame))
 
+    def all_of(self, query: str) -> list[Any] | None:
+        """All rows; None while it waits before it tries to connect again, and knows only some: ask once more."""
+        try:
+            return self.db.q(query, timeout=30, strict=True).to_numpy().tolist()
+        except tripleweb.IncompleteError:
+            return None
+
     def obey(self, order: dict[str, Any]) -> Any:
         what = order["do"]
         if what == "stop":
@@ -108,15 +116,13 @@ class Client:
                 return self.db.status.pending
             return 0
         if what == "counts":
-            return dict(self.db.q("[:find ?e ?n :where [?e :sum/count ?n]]").itertuples(index=False))
+            rows = self.all_of(COUNTS)
+            return None if rows is None else dict(rows)
         if what == "pending":
             return self.db.status.pending
         if what == "dump":
-            try:
-                rows = self.db.q(EVERYTHING, timeout=30, strict=True).to_numpy().tolist()
-            except tripleweb.IncompleteError:
-                return None  # it waits before it tries to connect again: whoever asks may ask again
-            return sorted(rows, key=repr)
+            rows = self.all_of(EVERYTHING)
+            return None if rows is None else sorted(rows, key=repr)
         raise ValueError(what)
 
     def run(self) -> None:

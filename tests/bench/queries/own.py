@@ -150,7 +150,7 @@ def durable(watch: Stopwatch) -> None:
                 versions(),
                 load_s,
                 bytes_on_disk=parts,
-                raw_write_s=round(raw_s, 3),
+                raw_write_s=round(raw_s, 6),
                 raw_write_mb_per_s=round(size / raw_s / 1e6, 1),
                 opened_s=round(opened_s, 3),
             )
