@@ -10,9 +10,12 @@ from functools import cache
 from time import process_time
 from typing import Any
 
+import pandas as pd
 import pytest
 
+import tripleweb
 from tests.live_histories import keys
+from tripleweb import t
 from tripleweb.change import Change
 from tripleweb.datalog import evaluate, maintained
 from tripleweb.datalog import executor as executor_module
@@ -454,3 +457,71 @@ def test_columns_that_come_at_once_are_seen() -> None:
         columns: list[tuple[str, list[Any]]] = [("k/n", [n + round for n in range(30)])]
         store.put_columns(ids, columns, (round + 1, "r"))
         check(store, EACH, executor=executor)
+
+
+ON = t.ref("k", optional=True)
+FORESEEN = tripleweb.schema(k={"n": t.number(), "on": ON, "many": t.ref_many("k")})
+WALKS = (
+    '[:find ?e :where [?e :k/on "k3"]]',
+    '[:find ?e ?n :where [?e :k/many "k5"] [?e :k/n ?n]]',
+    "[:find ?e ?f :where [?e :k/n 7] [?f :k/many ?e]]",
+    "[:find ?e ?n :where [?f :k/n 9] [?e :k/on ?f] [?e :k/n ?n]]",
+)
+
+
+def kin(start: int, stop: int, seed: int) -> pd.DataFrame:
+    """Entities that refer to each other, some of them to such as are not there yet."""
+    rng = random.Random(seed)
+    far = stop + 50
+    return pd.DataFrame(
+        {
+            "id": [f"k{n}" for n in range(start, stop)],
+            "n": range(start, stop),
+            "on": [rng.choice([None, Ref(f"k{rng.randrange(far)}")]) for _ in range(start, stop)],
+            "many": [
+                {Ref(f"k{rng.randrange(far)}") for _ in range(rng.randrange(3))} for _ in range(start, stop)
+            ],
+        }
+    )
+
+
+def sorted_references(db: tripleweb.Database) -> set[str]:
+    """The columns whose mirrors are up to date and sorted."""
+    found = set()
+    for name in ("k/n", "k/on", "k/many"):
+        column = db._session.store.column(name)[1]
+        mirror = column.mirror
+        if mirror and mirror.order is not None and not mirror.stale and mirror.size == len(column.values):
+            found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_loaded_has_its_references_sorted(seed: int) -> None:
+    """And they stay right whatever comes afterwards: rows, entities that were only referred to, what is taken back."""
+    db = tripleweb.open(schema=FORESEEN)
+
+    def holds() -> None:
+        for text in WALKS:
+            check(db._session.store, text, executor=db._executor)
+
+    db.insert_frame("k", kin(0, 900, seed), id="id")
+    assert sorted_references(db) == set(), "few rows are looked at as they are"
+    db.insert_frame("k", kin(900, 2_400, seed + 10), id="id")
+    assert sorted_references(db) == {"k/on", "k/many"}
+    holds()
+    db.insert_frame("k", kin(2_400, 3_400, seed + 20), id="id")
+    assert sorted_references(db) == set(), "a smaller part is for the next query"
+    holds()
+    with pytest.raises(ZeroDivisionError), db.transaction():
+        db.insert_frame("k", kin(3_400, 7_000, seed + 30), id="id")
+        holds()
+        1 / 0  # noqa: B018
+    holds()
+    db.insert_frame("k", kin(3_400, 7_000, seed + 40), id="id")
+    db.delete("k5")
+    db.update("k", "k8", on="k3", many=["k3", "k5"])
+    holds()
+    db.undo()
+    holds()
+    db.close()

@@ -35,6 +35,7 @@ from tripleweb.progress import patient_progress, progress
 from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
+from tripleweb.shield import Shield
 from tripleweb.status import WHAT, Status, foot, receipts
 from tripleweb.storage.replica import collector_at_rest
 from tripleweb.subscriptions import Asked
@@ -155,6 +156,8 @@ class Database:
                     tx, self.schema, kind, columns, random_bytes=os.urandom, **options
                 )
             )
+            with Shield(), self._session.lock:
+                self._executor.foresee(kind, len(inserted.ids))
         if inserted.skipped:
             count = len(inserted.skipped)
             warnings.warn(

@@ -328,6 +328,12 @@ class Executor:
         held = self._prepared[id(query), text] = query, rules, prepared
         return held
 
+    def foresee(self, kind: str, rows: int) -> None:
+        """So many rows of a kind were loaded: what their first query would sort is sorted with the load."""
+        from tripleweb.datalog.vectorised.mirrors import mirrors_of
+
+        mirrors_of(self.store).foresee(kind, rows)
+
     def prepared(self, query: Query, inputs: Sequence[Any], rules: Rules | None = None) -> Prepared | str:
         """A query made ready anew; or why it goes to the plain evaluator."""
         return self._keep(query, _parted(query, inputs)[0], rules, *prepare(query, inputs, rules))[2]

@@ -32,6 +32,7 @@ from tripleweb.view import ABSENT
 Array = np.ndarray[Any, np.dtype[Any]]
 EXACT = 1 << 53  # integers up to here are floats, too
 SAMPLE = 256
+FORESEEN = 1_000  # rows of a load from which on its references are sorted at once
 FEW = 32  # rows of a column for each value that is wanted: from here on a dict is quicker than codes of all
 _LETTERS: dict[type, str] = {int: "n", float: "f", bool: "b", Ref: "r", str: "s", datetime: "d"}
 _DTYPES: dict[str, Any] = {"n": np.int64, "f": np.float64, "b": np.bool_, "r": np.int32}
@@ -53,6 +54,19 @@ def alone(value: Any, among: Array) -> Any:
     box = np.empty((), dtype=object)
     box[()] = value
     return box
+
+
+def _sample(column: Column) -> Any:
+    """One of the values of a column; `ABSENT` where its first rows show none."""
+    shown = (value for row in range(min(SAMPLE, len(column.values))) for value in column.visible(row))
+    return next(shown, ABSENT)
+
+
+def _starts(codes: Array, most: int) -> Array:
+    """Where the cells of each code begin once they are sorted by code, and the end."""
+    starts = np.zeros(most + 1, dtype=np.int32)
+    starts[1:] = np.bincount(codes, minlength=most).cumsum()
+    return starts
 
 
 class Places:
@@ -99,7 +113,7 @@ class Mirror:
         self.size = len(values)
         self.several = any(len(cell.visible) > 1 for cell in column.cells.values())
         self.present: Array | None = None  # by row, where there is one cell a row; None: all are there
-        self.starts: Array = np.empty(0, dtype=np.int64)  # by row, and the end; where there are several
+        self.starts: Array = np.empty(0, dtype=np.int32)  # by row, and the end; where there are several
         self.rows: Array = np.empty(0, dtype=np.int32)  # by cell; where there are several
         if self.several:
             self._build_several()
@@ -135,8 +149,7 @@ class Mirror:
 
     def _set_rows(self, rows: Array) -> None:
         self.rows = rows
-        self.starts = np.zeros(self.size + 1, dtype=np.int64)
-        np.cumsum(np.bincount(rows, minlength=self.size), out=self.starts[1:])
+        self.starts = _starts(rows, self.size)
 
     def _encoded(self, values: Sequence[Any], types: set[type]) -> tuple[str, Array]:
         """(letter, array) of values of these types; where one is missing stands whatever its kind has."""
@@ -248,6 +261,11 @@ class Mirror:
     # -- asking
 
     @property
+    def is_empty(self) -> bool:
+        """True if no cell shows anything."""
+        return not len(self.data if self.several or self.present is None else self.cells)
+
+    @property
     def cells(self) -> Array:
         """The numbers of all cells that show something."""
         if self._cells is None:
@@ -289,7 +307,7 @@ class Mirror:
         """The cells that show a value, as the engine holds it."""
         if self.order is not None:
             code = int(self.codes_of_values([value])[0])
-            return self._coded(code) if code >= 0 else self.data[:0].astype(np.int64)
+            return self._coded(code) if code >= 0 else np.empty(0, dtype=np.int32)
         index = self.column.index
         if index is not None and not self.several:
             rows = index.get(value, ())
@@ -323,15 +341,15 @@ class Mirror:
         """(cells by the code of their value, where those of each code begin, and the end). Codes are numbers of
         entities for references, else what `codes_of_values` gives."""
         if self.order is None:
-            cells = self.cells
-            codes = self.cell_codes[cells] if len(cells) < len(self.data) else self.cell_codes
+            is_full = self.several or self.present is None
+            cells = np.arange(len(self.data), dtype=np.int64) if is_full else self.cells
+            codes = self.cell_codes if is_full else self.cell_codes[cells]
             most = len(self.tables.names) if self.letter == "r" else len(self._codes or ())
-            self.code_starts = np.zeros(most + 1, dtype=np.int64)
-            np.cumsum(np.bincount(codes, minlength=most), out=self.code_starts[1:])
+            self.code_starts = _starts(codes, most)
             # sorting what is packed is quicker than sorting places by codes, and keeps cells in order
             packed = (codes.astype(np.int64) << 32) | cells
             packed.sort()
-            self.order = packed & 0xFFFFFFFF
+            self.order = packed.astype(np.int32)  # the lower half
         assert self.code_starts is not None
         return self.order, self.code_starts
 
@@ -436,6 +454,17 @@ class Mirrors:
         """The mirror of a predicate's column, up to date, if there is one."""
         held = self.tables.column(predicate)[1].mirror
         return held.fresh() if isinstance(held, Mirror) else None
+
+    def foresee(self, kind: str, rows: int) -> None:
+        """Makes the mirrors of references of a kind, sorted by value, where `rows` that came at once are most of it:
+        what was loaded is about to be asked, and a first join follows references backwards."""
+        table = self.tables.table(kind)
+        if rows < FORESEEN or 2 * rows < len(table.entities):
+            return
+        for column in list(table.columns.values()):
+            if _LETTERS.get(type(_sample(column))) == "r":
+                self.of(column.predicate).index()
+        self.places(kind)
 
     def places(self, group: str) -> Places:
         table = self.tables.table(group)

@@ -101,7 +101,7 @@ class Matching:
             if out is not None:
                 return out
             mirror = self.mirror(literal.predicate)
-        if not len(mirror.cells):
+        if mirror.is_empty:
             return self._nothing(batch, literal.subject, literal.value)
         fits = mirror.fitting(literal.kind)
         if literal.subject in batch:
