@@ -29,6 +29,7 @@ def files(*folders: str) -> list[Path]:
         for path in sorted((ROOT / folder).rglob("*")):
             parts = path.relative_to(ROOT).parts
             hidden = any(part.startswith(".") and part != ".ci" for part in parts[:-1])
+            hidden |= path.name == ".git"  # a file in a second worktree
             if hidden or SKIPPED_FOLDERS & set(parts) or any(part.endswith(".egg-info") for part in parts):
                 continue
             if path.is_file() and path.suffix in TEXT_ENDINGS:
