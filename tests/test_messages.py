@@ -17,9 +17,7 @@ from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
 from tripleweb.errors import ProtocolError
 from tripleweb.sync import messages
 from tripleweb.sync.messages import (
-    change_from_triple,
     change_from_wire,
-    change_to_triple,
     change_to_wire,
     decode_client,
     decode_committed,
@@ -32,6 +30,7 @@ from tripleweb.sync.messages import (
     register_to_wire,
     wire_bytes,
 )
+from tripleweb.sync.triples import change_from_triple, change_to_triple
 from tripleweb.terms import Ref, Value, normalise, slot
 
 STAMP = (111411200000000000, "0123456789ab")

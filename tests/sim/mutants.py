@@ -16,9 +16,9 @@ from tripleweb.clock import Clock
 from tripleweb.store import Store
 from tripleweb.sync import client, feed, messages
 from tripleweb.sync.client import ClientCore
-from tripleweb.sync.display import Displays
 from tripleweb.sync.messages import Receipt
 from tripleweb.sync.order import Arrivals
+from tripleweb.sync.pages import Pages
 from tripleweb.sync.readers import Readers
 from tripleweb.sync.server import TenantCore
 from tripleweb.sync.tail import Tail, told
@@ -282,12 +282,12 @@ def ties_go_by_arrival() -> list[Patch]:
 
 def display_misses_deletes() -> list[Patch]:
     """A display is told of what was added only."""
-    noticed = Displays.noticed
+    noticed = Pages.noticed
 
-    def half(self: Displays, delta: Any) -> Any:
+    def half(self: Pages, delta: Any) -> Any:
         return noticed(self, delta) if delta.added else []
 
-    return [(Displays, "noticed", half)]
+    return [(Pages, "noticed", half)]
 
 
 def receipts_stamp_ignored() -> list[Patch]:

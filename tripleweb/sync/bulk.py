@@ -32,9 +32,9 @@ from tripleweb.sync.messages import (
     Push,
     PushedTransaction,
     WireChange,
-    change_from_triple,
     change_to_wire,
 )
+from tripleweb.sync.triples import change_from_triple
 
 TRANSACTIONS_MAX = 50_000
 NEXT = 1 << 53

@@ -8,7 +8,7 @@ slices, with a budget; whoever drives the slices cancels it by closing the gener
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -18,9 +18,7 @@ from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.inputs import prepare
 from tripleweb.datalog.pull import mapped
 from tripleweb.errors import BudgetError, QueryError
-from tripleweb.store import Delta, Store
 from tripleweb.sync.messages import FRAME_BYTES_MAX, Failed, Rows, Subscription, encode, input_from_wire
-from tripleweb.sync.tail import Log
 from tripleweb.terms import date_text, to_wire
 from tripleweb.view import Source
 
@@ -98,53 +96,6 @@ class Display:
     ) -> Rows:
         self.count += 1
         return Rows(self.id, epoch, seq, reset, columns, added, removed, self.count)
-
-
-class Displays:
-    """The displays of a tenant: which of them a change makes stale, and their answers in slices."""
-
-    def __init__(self, store: Store, log: Log, limits: DisplayLimits) -> None:
-        self._store = store
-        self._log = log
-        self._limits = limits
-        self._filed: dict[str | None, dict[Display, None]] = {}  # by predicate, None: those that read all
-
-    def open(self, display: Display) -> None:
-        """It hears of changes from now on."""
-        for predicate in _read(display):
-            self._filed.setdefault(predicate, {})[display] = None
-
-    def close(self, display: Display) -> None:
-        """It is shown no more."""
-        for predicate in _read(display):
-            filed = self._filed.get(predicate, {})
-            if filed.pop(display, display) is None and not filed:
-                del self._filed[predicate]
-
-    def noticed(self, delta: Delta) -> list[Display]:
-        """Those that a change makes stale."""
-        found: dict[Display, None] = {}
-        if delta and self._filed:
-            for predicate in (None, *sorted(delta.predicates)):
-                found.update(self._filed.get(predicate, {}))
-        for display in found:
-            display.stale = True
-        return list(found)
-
-    def answers(self, display: Display) -> Iterator[tuple[int, Rows | Failed] | None]:
-        """Brings it up to date, in slices, until it is not stale any more: None after a slice, else a frame with the
-        commit that it waits for."""
-        while display.stale:
-            seq, batch = self._log.seq, self._log.last_batch()
-            view = self._store.view(display.query.predicates)
-            frame = yield from display.answer(view, self._log.epoch, seq, self._limits)
-            if frame is not None:
-                yield batch, frame
-
-
-def _read(display: Display) -> Iterable[str | None]:
-    predicates = display.query.predicates
-    return (None,) if predicates is None else sorted(predicates)
 
 
 def cell_to_wire(cell: Any) -> tuple[str, Any]:

@@ -155,7 +155,7 @@ from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import BYTES_MAX, check_id, check_predicate
-from tripleweb.terms import TEXT_BYTES_MAX, Ref, Value, from_wire, kind, normalise, slot, to_wire
+from tripleweb.terms import TEXT_BYTES_MAX, Value, from_wire, kind, slot, to_wire
 
 PROTOCOL = 2
 LINEAGE = "lineage"  # the feature of loading what queries need
@@ -533,56 +533,3 @@ def register_from_wire(wire: WireRegister) -> Change:
 # of these there are few where there is much
 _check_predicate = lru_cache(1_000)(check_predicate)
 _parse_stamp = lru_cache(1_000)(parse_stamp)
-
-
-_TYPES = {"string": "s", "number": "n", "boolean": "b", "date": "d", "ref": "r"}
-
-
-def change_from_triple(triple: dict[str, Any]) -> Change:
-    """A change in the first format, one object a triple (see the head of this module).
-
-    A reference with `"object_type": "refMany"` is a member of a many-valued field, all else a single value.
-
-    >>> change_from_triple({"subject": "ada", "predicate": "user/age", "object": 37, "object_type": "number",
-    ...                     "hlc": "018bcfe568000000-0123456789ab"})[:4]
-    ('ada', 'user/age', '', 37)
-    """
-    try:
-        subject, predicate, raw, hlc = (triple[name] for name in ("subject", "predicate", "object", "hlc"))
-        named = triple["object_type"]
-    except KeyError as missing:
-        raise ValueError(
-            f"a triple has subject, predicate, object, object_type and hlc; {missing} is missing"
-        ) from None
-    if not (isinstance(subject, str) and isinstance(predicate, str) and isinstance(hlc, str)):
-        raise ValueError("subject, predicate and hlc of a triple are text")
-    many = named == "refMany"
-    letter = "r" if many else _TYPES.get(named) if isinstance(named, str) else None
-    if letter is None:
-        raise ValueError(f"not an object_type: {named!r:.40}; one of {', '.join(_TYPES)}, refMany")
-    value: Value | None = (
-        normalise(Ref(raw)) if letter == "r" and isinstance(raw, str) else from_wire(letter, raw)
-    )
-    place = slot(value) if many and value is not None else SINGLE
-    return change_from_wire((subject, predicate, place, *to_wire(value)), *parse_stamp(hlc))
-
-
-def change_to_triple(change: Change) -> dict[str, Any]:
-    """The first format of a change that carries a value.
-
-    >>> change_to_triple(Change("ada", "_deleted", "", True, 1, "a"))["predicate"]
-    '_deleted'
-    """
-    if change.value is None:
-        raise ValueError("the first format has no form for a removed value")
-    letter, raw = to_wire(change.value)
-    named = next(name for name, short in _TYPES.items() if short == ("n" if letter == "i" else letter))
-    if change.slot not in (SINGLE,) and letter == "r":
-        named = "refMany"
-    return {
-        "subject": change.subject,
-        "predicate": change.predicate,
-        "object": change.value if letter == "i" else raw,
-        "object_type": named,
-        "hlc": stamp_text(change.time, change.replica),
-    }

@@ -18,10 +18,10 @@ from tripleweb.datalog.needed import Place
 from tripleweb.errors import QueryError
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
-from tripleweb.sync.display import Display, Displays
 from tripleweb.sync.feed import Come, Conn, Feed, Gone, Holding, Load, News, ReaderLimits, missed
 from tripleweb.sync.loads import Failure, Job, Loads, failure_of
 from tripleweb.sync.messages import Failed, Part, Receipt, ServerFrame, Subscription
+from tripleweb.sync.pages import Pages
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest, Relevance
 from tripleweb.sync.tail import Log, Shared, Tail, Told, parts
@@ -44,8 +44,7 @@ class Readers:
         self._whole: dict[Feed, None] = {}
         self.due: dict[Feed, None] = {}  # who may have something to send
         self.loads = Loads(log, store, self.relevance, limits, self.due)
-        self._displays = Displays(store, log, limits)
-        self._shown: dict[Display, Feed] = {}
+        self._pages = Pages(log, store, self.loads)
         self._swept: set[Interest] = set()  # that are to be swept
 
     # -- coming and going --------------------------------------------------------------------------------------
@@ -135,8 +134,7 @@ class Readers:
         self.loads.resume(feed)
         self.due.pop(feed, None)
         self._whole.pop(feed, None)
-        for display in feed.displays.values():
-            self._hide(display)
+        self._pages.leave(feed)
         feed.news.clear()
         if (holding := feed.holding) is not None and holding.feed is feed:
             holding.feed = None
@@ -206,17 +204,8 @@ class Readers:
                 is_kept = greets or holding is None
                 self._subscribe_whole(feed, subscription, subscription.cursor if is_kept else None)
         elif subscription.kind == "rows" and subscription.query is not None:
-            try:
-                display = Display(subscription)
-            except (QueryError, ValueError, TypeError) as error:
-                self._fail(feed, name, "query", str(error))
-                return
-            if (old := feed.displays.get(name)) is not None:
-                self._hide(old)
-            feed.displays[name] = display
-            self._displays.open(display)
-            self._shown[display] = feed
-            self._show(display)
+            if refusal := self._pages.show(feed, subscription):
+                self._fail(feed, name, "query", refusal)
         else:
             self._fail(feed, name, "query", f"no subscription of kind {subscription.kind!r}")
 
@@ -276,8 +265,7 @@ class Readers:
     def unsubscribe(self, feed: Feed, name: str) -> None:
         self.due[feed] = None
         feed.sizes.pop(name, None)
-        if (display := feed.displays.pop(name, None)) is not None:
-            self._hide(display)
+        self._pages.hide(feed, name)
         if name in feed.whole:
             del feed.whole[name]
             if not feed.whole:
@@ -335,8 +323,7 @@ class Readers:
         """A transaction was accepted, and the store has it: who is to be told what of it, once it is durable."""
         self.tail.add(entry)
         self.due.update(self._whole)
-        for display in self._displays.noticed(delta):
-            self._show(display)
+        self._pages.noticed(delta)
         if not self._holdings:
             return
         seq = entry.seq
@@ -546,25 +533,6 @@ class Readers:
             return
         for holding in list(interest.readers):
             self._forget(holding, dropped)
-
-    def _show(self, display: Display) -> None:
-        if not display.running:
-            display.running = True
-            self.loads.begin(self._shown[display], self._answer(self._shown[display], display))
-
-    def _hide(self, display: Display) -> None:
-        self._displays.close(display)
-        del self._shown[display]
-
-    def _answer(self, feed: Feed, display: Display) -> Job:
-        for said in self._displays.answers(display):
-            if display not in self._shown:
-                return
-            if said is not None:
-                feed.out.append(said)
-                self.due[feed] = None
-            yield False
-        display.running = False
 
     # -- leaving -----------------------------------------------------------------------------------------------
 
