@@ -16,6 +16,7 @@ from tripleweb.sync.records import (
     Commit,
     Entry,
     Fate,
+    Kept,
     LocalCommit,
     LocalState,
     Pending,
@@ -90,6 +91,7 @@ class _File:
         self.graves: dict[str, Change] = {}
         self.pending: dict[int, Pending] = {}
         self.fates: list[Fate] = []
+        self.kept: dict[tuple[str, int], Kept] = {}
         self.meta: dict[str, object] = {}
 
     def apply(self, commit: LocalCommit) -> None:
@@ -112,6 +114,9 @@ class _File:
         for pending in commit.pending:
             self.pending[pending.number] = copy.copy(pending)
         self.fates.extend(commit.fates)
+        for key in commit.released:
+            self.kept.pop(key, None)
+        self.kept.update(((one.replica, one.number), one) for one in commit.kept)
         self.meta.update(commit.meta)
 
     def state(self) -> LocalState:
@@ -120,6 +125,7 @@ class _File:
             [copy.copy(pending) for pending in self.pending.values()],
             list(self.fates),
             copy.deepcopy(self.meta),
+            list(self.kept.values()),
         )
 
     def copied(self) -> _File:
@@ -127,6 +133,7 @@ class _File:
         twin.registers, twin.graves = dict(self.registers), dict(self.graves)
         twin.pending = {number: copy.copy(pending) for number, pending in self.pending.items()}
         twin.fates, twin.meta = list(self.fates), copy.deepcopy(self.meta)
+        twin.kept = dict(self.kept)
         return twin
 
 

@@ -97,7 +97,7 @@ class ReplicaOnFile(ReplicaDisk):
         self._path, self._storage = path, ReplicaFile(path)
         expected, found = super().load(), self._storage.load()
         found.registers = list(found.registers)
-        for name in ("pending", "meta", "registers"):
+        for name in ("pending", "meta", "registers", "kept"):
             left, right = (getattr(state, name) for state in (found, expected))
             if name == "meta":  # kept as JSON, which has no tuples
                 right = json.loads(json.dumps(right))

@@ -13,6 +13,7 @@ once it returned, with "full" that of the machine. One owner at a time, by a loc
     chunks   generation, n, body       registers, packed as `packing.encode_apart` does
     saves    n, body                   [clear, revive, registers, drop], applied in this order, or registers as columns
     outbox   number, id, time, changes
+    kept     what the server accepted, as in the outbox, with whose number it is and where it stands (`records.Kept`)
     fates    what became of writes: at least what `records.worth_keeping` says
     meta     JSON values by name; names beginning with "_" are the file's own, `_format` says what it is
 """
@@ -52,6 +53,7 @@ from tripleweb.sync.records import (
     LOST,
     LOST_MAX,
     Fate,
+    Kept,
     LocalCommit,
     LocalState,
     Pending,
@@ -70,6 +72,12 @@ CREATE TABLE saves (n INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE outbox (number INTEGER PRIMARY KEY, id TEXT NOT NULL, time INTEGER NOT NULL, changes BLOB NOT NULL);
 CREATE TABLE fates (n INTEGER PRIMARY KEY, time INTEGER NOT NULL, subject TEXT NOT NULL, predicate TEXT NOT NULL,
     value TEXT NOT NULL, outcome TEXT NOT NULL, "by" TEXT NOT NULL, reason TEXT NOT NULL)"""
+# came later: a file that has none gets it, and an earlier version does not mind it
+KEPT = """
+CREATE TABLE IF NOT EXISTS kept (replica TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL,
+    time INTEGER NOT NULL, changes BLOB NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL,
+    PRIMARY KEY (replica, number))"""
+_KEEP = "INSERT OR REPLACE INTO kept (replica, number, id, time, epoch, seq, at, changes) "
 CHUNK = 2_000  # registers in one row
 PAGES = 5  # of the write-ahead log, that even a small save takes
 BACKLOG_MIN = 20_000  # a log shorter than this is not worth compacting
@@ -178,6 +186,8 @@ class ReplicaFile:
         if self._file.created:
             with self._file.transaction():
                 self._file.set_meta({"_generation": 0, "_folded": 0})
+        with self._file.transaction() as connection:
+            connection.execute(KEPT)
         with self._file.reading() as connection:
             self._generation, self._folded = (
                 int(str(self._file.meta(name))) for name in ("_generation", "_folded")
@@ -243,6 +253,12 @@ class ReplicaFile:
                             'SELECT time, subject, predicate, value, outcome, "by", reason FROM fates ORDER BY n'
                         )
                     ],
+                    kept=[
+                        Kept(replica, number, tx, time, decode_registers(changes), epoch, seq, at)
+                        for replica, number, tx, time, changes, epoch, seq, at in connection.execute(
+                            "SELECT replica, number, id, time, changes, epoch, seq, at FROM kept"
+                        )
+                    ],
                     meta={
                         name: msgspec.json.decode(value)
                         for name, value in connection.execute("SELECT name, value FROM meta")
@@ -278,6 +294,7 @@ class ReplicaFile:
             first, self._saved = self._saved + 1, self._saved + len(rows)  # a number is not used twice
             if rows:
                 connection.executemany("INSERT INTO saves (n, body) VALUES (?, ?)", enumerate(rows, first))
+            self._keep(connection, commit)
             if commit.decided:
                 connection.executemany("DELETE FROM outbox WHERE number = ?", [(n,) for n in commit.decided])
             if pending:
@@ -302,6 +319,31 @@ class ReplicaFile:
             self._begin_anew(commit.clear)
             self._chunked += fresh
             self._backlog += len(rows) + len(commit.registers) - fresh + len(commit.drop)
+
+    def _keep(self, connection: sqlite3.Connection, commit: LocalCommit) -> None:
+        """What the outbox has of a transaction that is kept from now on is not packed anew."""
+        if commit.released:
+            connection.executemany("DELETE FROM kept WHERE replica = ? AND number = ?", commit.released)
+        outbox = set(commit.decided)
+        for one in commit.kept:
+            at, identity = (one.epoch, one.seq, one.at), (one.number, one.id, one.time)
+            if (
+                one.number in outbox
+                and connection.execute(
+                    _KEEP + "SELECT ?, number, id, time, ?, ?, ?, changes FROM outbox"
+                    " WHERE number = ? AND id = ? AND time = ?",
+                    (one.replica, *at, *identity),
+                ).rowcount
+            ):
+                continue
+            if not connection.execute(
+                "UPDATE kept SET epoch = ?, seq = ?, at = ? WHERE replica = ? AND number = ? AND id = ? AND time = ?",
+                (*at, one.replica, *identity),
+            ).rowcount:
+                body = encode_registers(one.changes)
+                connection.execute(
+                    _KEEP + "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (one.replica, *identity, *at, body)
+                )
 
     def _sweep_fates(self, connection: sqlite3.Connection) -> None:
         """Forgets what `worth_keeping` would, once in a while: each time looks at all of them."""
@@ -496,6 +538,7 @@ class MemoryReplica:
         self._content = Store()
         self._outbox: dict[int, Pending] = {}
         self._fates: list[Fate] = []
+        self._kept: dict[tuple[str, int], Kept] = {}
         self._meta: dict[str, Any] = {}
         self._closed = False
 
@@ -506,6 +549,7 @@ class MemoryReplica:
             pending=[replace(self._outbox[number]) for number in sorted(self._outbox)],
             fates=list(self._fates),
             meta=dict(self._meta),
+            kept=list(self._kept.values()),
         )
 
     def save(self, commit: LocalCommit) -> None:
@@ -519,6 +563,9 @@ class MemoryReplica:
         for pending in commit.pending:
             self._outbox[pending.number] = replace(pending)
         self._fates = worth_keeping(self._fates + commit.fates)
+        for key in commit.released:
+            self._kept.pop(key, None)
+        self._kept.update(((one.replica, one.number), one) for one in commit.kept)
         self._meta.update(commit.meta)
 
     def compact(self, registers: Iterable[Change]) -> Iterator[None]:

@@ -37,7 +37,8 @@ from tripleweb.sync.messages import (
 )
 from tripleweb.sync.order import Arrivals, in_time, opened
 from tripleweb.sync.outbox import ClientLimits, Step, fates_of, pushes, shares, stored_key
-from tripleweb.sync.records import LocalCommit, LocalState, Pending
+from tripleweb.sync.records import Kept, LocalCommit, LocalState, Pending
+from tripleweb.sync.restores import Keepsakes, joins
 from tripleweb.transaction import Transaction
 
 APP = "app"  # the subscription to the whole app
@@ -73,6 +74,7 @@ class ClientCore:
         self.next: int = int(meta.get("next", 1))
         self.decided: int = int(meta.get("decided", 0))  # up to this number everything has its receipt
         self.outbox: dict[int, Pending] = {p.number: p for p in sorted(state.pending, key=lambda p: p.number)}
+        self.kept = Keepsakes(state.kept, self.limits)
         self.cursors: dict[str, int] = dict(meta.get("cursors", {}))
         self.epoch: str = meta.get("epoch", "")
         self.at: int = int(meta.get("at", 0))  # the seq of the last poke
@@ -232,6 +234,7 @@ class ClientCore:
             subscriptions=[self._with_cursor(s) for s in self.subscriptions.values()],
             ticket=self.ticket,
             at=(self.epoch, self.at) if self.epoch else None,
+            former=self.kept.formers(self.replica),
         )
 
     def _with_cursor(self, subscription: Subscription) -> Subscription:
@@ -293,6 +296,7 @@ class ClientCore:
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
             self._measure(frame.echo, frame.now, now_ms)
+            return self._release(frame.backup, frame.now)
         elif isinstance(frame, Fault):
             self.reason = frame.message
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
@@ -320,12 +324,23 @@ class ClientCore:
         self.server_id = welcome.server
         self.features = welcome.features
         self.clock.tolerance_ms = max(self.limits.tolerance_ms, welcome.tolerance)
-        first = next(iter(self.outbox), self.next)
-        if welcome.rekey or first > welcome.last + 1:  # a copy, or the server has forgotten some numbers
-            return self._rekey()
+        forgotten = self.kept.unknown(self.replica, welcome.last, welcome.former, self.outbox)
+        commit = LocalCommit(meta={"server": welcome.server, "user": welcome.user})
+        self.kept.release(commit, welcome.backup, welcome.now)
+        self.kept.known(commit, forgotten, self.outbox, (welcome.epoch, welcome.seq))
+        is_own = all(one.replica == self.replica for one in forgotten)
+        if welcome.rekey or not (is_own and joins(welcome.last, forgotten, self.outbox, self.next)):
+            return self._rekey(forgotten, commit)  # a copy, or the server has forgotten what is kept no more
+        self.outbox = self.kept.push_again(commit, forgotten) | self.outbox
+        self.decided = commit.meta["decided"] = min([self.decided, *(number - 1 for number in self.outbox)])
         self.state = "online"
         self._sent = welcome.last
-        return Update(commit=LocalCommit(meta={"server": welcome.server, "user": welcome.user}))
+        return Update(commit=commit)
+
+    def _release(self, backup: messages.Cursor | None, server_ms: int) -> Update:
+        commit = LocalCommit()
+        self.kept.release(commit, backup, server_ms)
+        return Update(commit=commit if commit.released else None)
 
     def _poke(self, poke: Poke, now_ms: int) -> Update:
         self._check_joins(poke)
@@ -335,7 +350,7 @@ class ClientCore:
             return self._rekey()  # the number was used by a copy of this replica
         full = poke.reset or (messages.LINEAGE not in self.features and None in poke.cursors.values())
         told = [(in_time(receipt, self._stood(poke)), time, current) for receipt, time, current in told]
-        update, step = Update(), Step()
+        update, step = Update(), Step(epoch=poke.epoch)
         # the server's clock is at least where it was when it decided this
         self.offset_ms = max(self.offset_ms, latest - now_ms)
         self._witness((change for changes in (parts, *entries) for change in changes), now_ms)
@@ -369,6 +384,7 @@ class ClientCore:
             held = [(key, self.store.register(key)) for key in step.touched]
             commit.registers = [register for _, register in held if register is not None]
             commit.drop += [key for key, register in held if register is None]
+        self.kept.release(commit, None, latest)
         commit.meta = {
             "epoch": self.epoch,
             "cursors": dict(self.cursors),
@@ -440,7 +456,10 @@ class ClientCore:
         """Takes a decided transaction out of the outbox, and the store to what the server says of it."""
         del self.outbox[pending.number]
         step.commit.decided.append(pending.number)
-        step.commit.fates.extend(fates_of(pending, receipt, self.limits.fates_max))
+        # of what was pushed again it was told before what became of it
+        if receipt.outcome == "rejected" or not self.kept.has(self.replica, pending.number):
+            step.commit.fates.extend(fates_of(pending, receipt, self.limits.fates_max))
+        self.kept.decided(step.commit, self.replica, pending, receipt, time, step.epoch)
         if full:  # the load is newer than what the receipt remembers
             pass
         elif current or receipt.absent:
@@ -553,31 +572,18 @@ class ClientCore:
                 step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
             self._put_again(pending, step, pending.changes)
 
-    def _rekey(self) -> Update:
+    def _rekey(self, forgotten: Iterable[Kept] = (), commit: LocalCommit | None = None) -> Update:
         """Takes a new identity, since this replica is a copy of another or has lost its tail, and says hello with it.
-        What is pending keeps its ids, by which the server knows what a copy has pushed already, and is numbered and
-        stamped anew. The cursors go: the next load brings what the old identity has counted."""
+        What is pending, and what the server has `forgotten`, keeps its ids, by which the server knows what a copy has
+        pushed already, and is numbered anew, in the order of the stamps. The cursors go: the next load brings what the
+        old identity has counted."""
         old, self.replica = self.replica, replica_id(self._random_bytes)
-        commit, deltas = LocalCommit(decided=list(self.outbox)), []
-        restamped: list[Change] = []
-        pending, self.outbox = self.outbox, {}
-        self.next, self.decided, self._sent = 1, 0, 0
-        for moved in pending.values():
-            for change in moved.changes:
-                if change.slot == COUNTER:
-                    continue
-                held = self.store.register(change.key)
-                if held is not None and held.stamp == (moved.time, old):
-                    held = held._replace(replica=self.replica)
-                    deltas.append(self.store.put([held]))
-                    restamped.append(held)
-            changes = [change._replace(replica=self.replica) for change in moved.changes]
-            self.outbox[self.next] = Pending(self.next, moved.id, moved.time, changes)
-            self.next += 1
-        commit.registers = restamped
-        commit.pending = list(self.outbox.values())
+        commit = commit or LocalCommit()
+        moved = self.kept.renumber(commit, forgotten, self.outbox, (old, self.replica), self.store)
+        self.outbox, delta = moved
+        self.next, self.decided, self._sent = len(self.outbox) + 1, 0, 0
         self.cursors.clear()
-        commit.meta = {
+        commit.meta |= {
             "replica": self.replica,
             "next": self.next,
             "decided": 0,
@@ -588,4 +594,4 @@ class ClientCore:
         self.ticket = ""
         self._arrivals.loads.clear()
         self._introduce()
-        return Update(net(deltas), commit)
+        return Update(delta, commit)

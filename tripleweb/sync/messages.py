@@ -131,6 +131,13 @@ none for; the client takes them over and puts what is still pending on top. Wher
 `[subject, predicate, kind, value]`, that stood where the transaction wrote, at places that the replica did not hold, so
 that it can take the transaction back; `"unseen":true`: they are too many to be told.
 
+**Restores.** The epoch changes when a server's data is replaced by a backup; a cursor of another epoch means nothing.
+What was accepted beyond the `last` of a welcome was forgotten with it, and is pushed again with the number, id and
+stamp that it had. So a client keeps it until the server says what a verified backup holds, in a welcome or a pong. Of
+identities that it had before, `former` of hello asks, and the welcome has the last numbers of those the server knows.
+
+    < {"t":"pong","now":1700000003000,"echo":1700000002990,"backup":["e2",47]}
+
 **Clock and life.** `{"t":"ping","now":…}` is answered by `{"t":"pong","now":SERVER,"echo":…}`. An error of protocol is
 answered by `{"t":"fault","code":…,"message":…}` and the end of the connection; codes: `malformed`, `protocol` (no
 common version), `size`, `order`, `forbidden`, `overload`, `replaced` (the replica connected again), `closing`. A fault
@@ -275,6 +282,7 @@ class Hello(msgspec.Struct, tag_field="t", tag="hello", omit_defaults=True):
     subscriptions: list[Subscription] = []
     ticket: str = ""
     at: Cursor | None = None
+    former: list[str] = []
 
 
 class Push(msgspec.Struct, tag_field="t", tag="push", omit_defaults=True, gc=False):
@@ -324,6 +332,8 @@ class Welcome(msgspec.Struct, tag_field="t", tag="welcome", omit_defaults=True):
     tolerance: int
     features: list[str] = []
     rekey: bool = False
+    former: dict[str, int] = {}
+    backup: Cursor | None = None
 
 
 class Part(msgspec.Struct, tag_field="t", tag="part", omit_defaults=True):
@@ -378,9 +388,10 @@ class Described(msgspec.Struct, tag_field="t", tag="described"):
     predicates: dict[str, int]
 
 
-class Pong(msgspec.Struct, tag_field="t", tag="pong"):
+class Pong(msgspec.Struct, tag_field="t", tag="pong", omit_defaults=True):
     now: int
     echo: int
+    backup: Cursor | None = None
 
 
 class Fault(msgspec.Struct, tag_field="t", tag="fault", omit_defaults=True):

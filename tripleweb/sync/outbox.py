@@ -24,6 +24,9 @@ class ClientLimits:
     frame_changes_max: int = 5_000
     frame_bytes_max: int = 4 << 20
     fates_max: int = 10_000
+    kept_max: int = 100_000  # accepted transactions that no backup is known to hold,
+    kept_bytes_max: int = 128 << 20
+    kept_ms: int = 7 * 86_400_000
     transaction_changes_max: int = messages.TRANSACTION_CHANGES_MAX
     transaction_bytes_max: int = messages.TRANSACTION_BYTES_MAX
 
@@ -40,6 +43,7 @@ class Step:
         default_factory=list
     )  # our increments that it has taken, by their last stamps
     last: int = 0  # the latest stamp that the server gave one of our transactions
+    epoch: str = ""  # the server's
     ahead: Receipt | None = None  # of a transaction whose stamp the server has set back
 
 

@@ -80,6 +80,7 @@ class TenantState:
     replicas: dict[str, ReplicaRow] = field(default_factory=dict)
     receipts: dict[tuple[str, int], tuple[str, bytes]] = field(default_factory=dict)
     tail: list[Entry] = field(default_factory=list)
+    backup: tuple[str, int] | None = None  # (epoch, seq): so far the latest verified backup reaches
 
 
 # -- replica -------------------------------------------------------------------------------------------------------
@@ -93,6 +94,20 @@ class Pending:
     id: str
     time: int
     changes: Sequence[Change]
+
+
+@dataclass(slots=True)
+class Kept:
+    """A transaction of ours that the server accepted, until a verified backup holds it (see `restores`)."""
+
+    replica: str  # whose number this is: ours, or one that was ours
+    number: int
+    id: str
+    time: int  # of the stamp that the server gave it
+    changes: Sequence[Change]  # as in `Pending`, at that time
+    epoch: str
+    seq: int  # of the server's order in that epoch: what is beyond has not seen it
+    at: int  # milliseconds, the server's clock
 
 
 @dataclass(slots=True)
@@ -136,6 +151,8 @@ class LocalCommit:
         default_factory=list
     )  # numbers that leave the outbox (before `pending` is added)
     fates: list[Fate] = field(default_factory=list)
+    released: list[tuple[str, int]] = field(default_factory=list)  # (replica, number) of what is kept no more
+    kept: list[Kept] = field(default_factory=list)  # new or other than before (after `released`)
     meta: dict[str, Any] = field(
         default_factory=dict
     )  # JSON values by name: replica, next, clock, cursors, ...
@@ -149,6 +166,7 @@ class LocalState:
     pending: list[Pending] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    kept: list[Kept] = field(default_factory=list)
     store: Store | None = None  # what `registers` are of, where they came as one
 
     def content(self) -> Store:

@@ -117,6 +117,7 @@ class TenantCore:
         self.limits = limits or Limits()
         self.server_id = server_id
         self.epoch = state.epoch
+        self.backup = state.backup  # what the latest verified backup holds; whoever made one sets it
         self.seq = self.durable_seq = state.seq
         self.clock = Clock(state.time, self.limits.tolerance_ms)
         self.store = loaded(state.registers)
@@ -180,7 +181,7 @@ class TenantCore:
         if isinstance(frame, Hello):
             self._hello(conn, link, frame, now_ms)
         elif isinstance(frame, messages.Ping):
-            self.readers.say(link.feed, messages.Pong(now_ms, frame.now))
+            self.readers.say(link.feed, messages.Pong(now_ms, frame.now, self.backup))
         elif not link.replica:
             if not link.rekeying:
                 raise ProtocolError("order", f"the first frame is hello, not {type(frame).__name__.lower()}")
@@ -234,6 +235,8 @@ class TenantCore:
         welcome = Welcome(
             PROTOCOL, self.server_id, self.epoch, self.durable_seq, last, actor.user, actor.session, actor.role,
             now_ms, tolerance, [messages.LINEAGE, messages.WINDOW], rekey=rekey,
+            former={name: self.replicas[name].last for name in hello.former if name in self.replicas},
+            backup=self.backup,
         )  # fmt: skip
         self.readers.say(feed, welcome)
         if not rekey:
