@@ -63,29 +63,23 @@ class Sizes:
         return self._fans[key]
 
     def _sampled(self, column: Column, variable: str) -> float:
+        if column.index is not None:
+            return column.live / max(1, len(column.index))
+        sample = self._sample(column)
         if variable in self._constants:
-            sample = self._sample(column)
             hits = sample.count(self._constants[variable])
             if hits > 2:
                 return column.live * hits / len(sample)
-        return self._mean_fan(column)
+        distinct = len(set(sample))
+        if distinct >= len(sample) * 0.9:
+            return 1.0
+        return max(1.0, column.live / max(1, distinct * 2))  # a sample sees about half of what repeats
 
     @staticmethod
     def _sample(column: Column) -> list[Any]:
         """Some of its single values."""
         step = max(1, len(column.values) // SAMPLE)
         return [inward(value) for value in column.values[::step] if value is not ABSENT]
-
-    def _mean_fan(self, column: Column) -> float:
-        if column.index is not None:
-            return column.live / max(1, len(column.index))
-        sample = self._sample(column)
-        distinct = len(set(sample))
-        if distinct >= len(sample) * 0.9:
-            return 1.0
-        return max(
-            1.0, column.live / max(1, distinct * 2)
-        )  # a sample sees about half of the values that repeat
 
     def share(self, literal: Literal) -> float:
         """Which part of the rows a test leaves."""

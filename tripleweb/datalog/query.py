@@ -230,6 +230,8 @@ class Query:
 
     def bind_rules(self, *rules: str | Rules) -> Query:
         """The query with these rules; a later one replaces an earlier one of the same name."""
+        if not any(rules):
+            return self
         merged: dict[str, tuple[Branch, ...]] = dict(self.rules)
         for given in rules:
             merged.update(parse_rules(given) if isinstance(given, str) else given)
@@ -259,8 +261,10 @@ class Query:
         '[:find (pull ?u [:user/active]) :where [?u :user/name]
           :kinds {:user/active (boolean true) :user/name text}]'
         """
-        if not self.looks_up:
-            return self.of_kinds(schema.types)
+        if not self.looks_up and RULES not in self.inputs:
+            types = schema.types
+            read = types if (named := self.predicates) is None else sorted(named & types.keys())
+            return self.of_kinds({name: types[name] for name in read})
         given = {name: schema.at(name) for name in schema.types}
         return self._of_fields(
             {

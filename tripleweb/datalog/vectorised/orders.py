@@ -3,6 +3,7 @@ tell."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from operator import eq, ge, gt, le, lt, ne
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ class Orders:
         it. It is found anew where sizes have changed."""
         if len(literals) < 2:  # there is but one order, and nothing to measure
             return list(zip(literals, needed_after(literals, wanted), strict=True))
-        sizes = Measured(run, literals)
+        sizes = Measured(run, literals, batch.vectors)
         key = (id(literals), tuple(batch.vectors), tuple(wanted), sizes.signature)
         found = self._kept.get(key)
         if found is None:
@@ -61,13 +62,13 @@ class Orders:
 class Measured(Sizes):
     """The sizes of mirrors, and what comparisons with constants leave of a sample."""
 
-    def __init__(self, run: Run, literals: Sequence[Literal]) -> None:
+    def __init__(self, run: Run, literals: Sequence[Literal], known: Collection[str] = ()) -> None:
+        """`known` are the variables that are bound before, beside the constants."""
         self._run = run
         self._constants = run.constants
         self._counts: dict[str, int] = {}
         self._means: dict[tuple[str, str], float] = {}
         self._shares: dict[int, float] = {}
-        rough = Sizes(run.scope.store, {}, self._constants)
         compared = {
             name
             for literal in literals
@@ -75,6 +76,7 @@ class Measured(Sizes):
             for name in literal.arguments
         }
         held: dict[str, Mirror] = {}
+        named = Counter(name for literal in literals for name in {*inputs_of(literal), *outputs_of(literal)})
         for literal in literals:
             if not isinstance(literal, Triple):
                 continue
@@ -84,7 +86,8 @@ class Measured(Sizes):
                 mirror = run.mirror(name)
             if mirror is None:
                 self._counts[name] = run.scope.store.count(name)
-                self._means[name, value] = rough.fan(name, value)
+                is_joined = named[value] > 1 or value in known or value in self._constants
+                self._means[name, value] = run.rough.fan(name, value) if is_joined else 1.0
                 continue
             held[value] = mirror
             self._counts[name] = len(mirror.cells)

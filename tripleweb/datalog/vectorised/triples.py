@@ -48,6 +48,7 @@ class Matching:
     def __init__(self, mirrors: Mirrors, scope: Scope, constants: Mapping[str, Any], is_exact: bool) -> None:
         self.mirrors = mirrors
         self.codes = Codes(mirrors)
+        self.rough = Sizes(scope.store, {}, constants)  # of columns without mirrors
         self.scope = scope
         self.constants = constants
         self.is_exact = is_exact  # every derivation counts, not only whether a row has one
@@ -193,10 +194,8 @@ class Matching:
                 return None
             wanted.setdefault(key, []).append(place)
         is_asked = literal.subject in later or self.is_exact
-        rough = Sizes(self.scope.store, {}, self.constants)
-        if not rent.allows(
-            column, len(wanted) * rough.fan(literal.predicate, literal.value) if is_asked else 0
-        ):
+        fan = self.rough.fan(literal.predicate, literal.value) if is_asked else 0
+        if not rent.allows(column, len(wanted) * fan):
             return None
         self.touch(len(column.values))
         if not is_asked:
