@@ -83,11 +83,11 @@ class Peer:
         self.conn = None
         self.core.disconnected()
 
-    def write(self, write: Callable[[Transaction], None]) -> str:
-        """One transaction; returns its random id."""
+    def write(self, write: Callable[[Transaction], None], check: messages.Check | None = None) -> str:
+        """One transaction; returns its random id. `check`: the query that must have an answer."""
         tx = self.core.begin(self.now_ms)
         write(tx)
-        commit = self.core.prepare(tx)
+        commit = self.core.prepare(tx, check)
         assert commit is not None
         self.disk.save(commit)
         self.core.accept(tx, commit)

@@ -24,14 +24,13 @@ from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.storage import file as storage_file
 from tripleweb.storage import replica as storage_replica
 from tripleweb.storage.file import OwnerLock
+from tripleweb.storage.packing import decode_registers, encode_registers
 from tripleweb.storage.replica import (
     FATES_MAX,
     MemoryReplica,
     Replica,
     ReplicaFile,
     adopt,
-    decode_registers,
-    encode_registers,
 )
 from tripleweb.store import Store
 from tripleweb.sync import records

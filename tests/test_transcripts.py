@@ -101,6 +101,8 @@ def meaning(frames: list[dict[str, Any]]) -> dict[str, Any]:
 def contains(now: Any, recorded: Any) -> bool:
     """Everything that was said is still said; more may be said besides."""
     if isinstance(recorded, dict):
+        if "features" in recorded:  # of which there may be more
+            now = {**now, "features": [one for one in now["features"] if one in recorded["features"]]}
         return isinstance(now, dict) and all(k in now and contains(now[k], v) for k, v in recorded.items())
     if isinstance(recorded, list):
         return isinstance(now, list) and len(now) == len(recorded) and all(map(contains, now, recorded))

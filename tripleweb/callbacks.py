@@ -1,4 +1,5 @@
-"""The one thread of a store on which what its users gave to be called is called: one after the other, in order.
+"""Who follows what a store holds; and the one thread of a store on which what its users gave to be called is called:
+one after the other, in order.
 
 Invariants: the thread is made with the first job; a job that raises, although it is expected to deal with its own
 exceptions, is logged, and the next one is run; after `close` nothing more is taken.
@@ -10,8 +11,27 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from typing import Protocol
+
+from tripleweb.store import Delta
 
 log = logging.getLogger("tripleweb")
+
+
+class Watcher(Protocol):
+    """Who follows what a session holds. All of it is called with the lock held, and must not raise."""
+
+    def changed(self, delta: Delta) -> None:
+        """A transaction, of this session or from the server, has changed the triples."""
+        ...
+
+    def catch_up(self) -> None:
+        """The user's code is about to run within a transaction: now is the last whole state until its end."""
+        ...
+
+    def state_changed(self) -> None:
+        """`state` or `complete` may have changed."""
+        ...
 
 
 class Callbacks:

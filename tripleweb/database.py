@@ -38,7 +38,7 @@ from tripleweb.session import Session
 from tripleweb.shield import Shield
 from tripleweb.status import WHAT, Status, foot, receipts
 from tripleweb.storage.replica import collector_at_rest
-from tripleweb.subscriptions import Asked
+from tripleweb.subscriptions import Asked, check_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,18 +165,43 @@ class Database:
             )
         return inserted.ids
 
-    def transaction(self) -> Block:
+    def transaction(self, check: str | None = None, inputs: Sequence[Any] = ()) -> Block:
         """A block whose writes become one transaction with one stamp; an exception in it undoes them all.
+
+        With a `check`, a query with its `inputs`, it is guarded: it is seen here at once, but committed only if the
+        query has an answer at the server at that moment, without what the block writes. `tx.wait(timeout=30)` returns
+        whether it was; else it is undone here, with a receipt (`rejected`, `guard`), and `tx.message` says why.
+        Raises `QueryError` and `ValueError` for a query that cannot be asked there, before anything is written.
 
         Blocks within blocks belong to the outermost. Other threads wait while one is open.
 
         >>> import tripleweb
         >>> db = tripleweb.open()
-        >>> with db.transaction():
-        ...     db.set("ada", "user/name", "Ada")
-        ...     db.set("ada", "user/age", 36)
+        >>> for name in ("Ada", "Bob"):
+        ...     with db.transaction("[:find ?s . :in $ ?s :where (not [?s :seat/holder])]", ["12A"]) as tx:
+        ...         db.set("12A", "seat/holder", name)
+        ...     tx.wait()
+        True
+        False
+        >>> db.get("seat", "12A")["holder"]
+        'Ada'
         """
-        return Block(self._session)
+        if check is None:
+            if inputs:
+                raise ValueError("inputs= are those of a check=, and there is none")
+            return Block(self._session)
+        if isinstance(inputs, str):
+            raise TypeError(f"inputs= is a sequence of inputs, such as [{inputs!r}]")
+        parsed, inputs = self._parsed(check), _repeatable(inputs)
+        with self._session.lock:
+            rules = self._rules
+            asked = check_of(parsed, inputs, str(rules) or None)
+
+        def refusal() -> str:
+            answer = self._executor.run(parsed, inputs, rules.rules or None, _budget())
+            return "" if answer.rows else "the query of its check has no answer"
+
+        return Block(self._session, asked, refusal)
 
     def undo(self) -> pd.DataFrame:
         """Takes back this session's last transaction by a new one, where its values still stand; called again, the one
@@ -204,7 +229,8 @@ class Database:
         from tripleweb.frame import result_frame
 
         session = self._session
-        if session.is_partial and session.state == "online" and not session.within_transaction:
+        waits = session.is_partial or session.core.is_guarded
+        if waits and session.state == "online" and not session.within_transaction:
             with suppress(TimeoutError):  # what it wrote over may come with the receipt
                 session.flush(_UNDO_WAITS_S)
         return result_frame(tuple(_LEFT), session.take_back(redo), kinds=_LEFT)

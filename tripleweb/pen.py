@@ -15,6 +15,7 @@ where a loop turns; so between the beginning of `Column.assign` (without a rever
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -24,9 +25,11 @@ from tripleweb.schema import Schema
 from tripleweb.session import Session
 from tripleweb.shield import Shield
 from tripleweb.store import change_of
+from tripleweb.sync.messages import Check
 from tripleweb.tables import Column, Table
 from tripleweb.terms import KINDS, Ref, normalise
 from tripleweb.undo import NOTES_MAX
+from tripleweb.verdict import Verdict
 
 _Plain = tuple[Table, Column, str]
 
@@ -140,16 +143,38 @@ class Pen:
 
 
 class Block:
-    """What `Database.transaction` returns."""
+    """What `Database.transaction` returns, and the value of its block. `guard` is asked when the block begins, where
+    there is no server: why the transaction is not to be taken, or ""."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(
+        self, session: Session, check: Check | None = None, guard: Callable[[], str] = lambda: ""
+    ) -> None:
         self._session = session
+        self._check = check
+        self._guard = guard
         self._open = False
+        self._verdict = Verdict(check)
 
     def __enter__(self) -> Block:
         if self._open:
             raise TriplewebError("this transaction is open already")
-        self._session.begin()
+        session = self._session
+        session.begin()
+        try:
+            if session.verdict is None:
+                self._verdict = Verdict(self._check)
+                if self._check is not None and session.core.local:
+                    self._verdict.refusal = self._guard()
+                session.verdict = self._verdict
+            elif self._check is not None:
+                raise TriplewebError(
+                    "a check belongs to the outermost transaction: this one is within another"
+                )
+            else:
+                self._verdict = session.verdict
+        except BaseException:
+            session.end(commit=False)
+            raise
         self._open = True
         return self
 
@@ -158,3 +183,17 @@ class Block:
     ) -> None:
         self._open = False
         self._session.end(commit=kind is None)
+
+    def wait(self, timeout: float | None = 30) -> bool:
+        """Whether the transaction was committed, once the server has decided that and made it durable; False: it was
+        rejected, and is undone here. At once where there is no server.
+
+        Raises `TimeoutError` if that is not known after `timeout` seconds, at once when offline by choice or refused;
+        and `TriplewebError` within a transaction, and for one that an exception has undone.
+        """
+        return self._verdict.wait(self._session, timeout)
+
+    @property
+    def message(self) -> str:
+        """Why it was rejected, as far as is known; "" otherwise."""
+        return self._verdict.message

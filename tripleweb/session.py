@@ -19,10 +19,10 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tripleweb import lifetime
-from tripleweb.callbacks import Callbacks
+from tripleweb.callbacks import Callbacks, Watcher
 from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError, RejectedError, StorageError, TriplewebError
 from tripleweb.fates import Fates
@@ -36,6 +36,7 @@ from tripleweb.sync.messages import ClientFrame, Fault, Receipt, ServerFrame, Su
 from tripleweb.sync.records import Fate, LocalCommit
 from tripleweb.transaction import Transaction
 from tripleweb.undo import Deed, Deeds, Left
+from tripleweb.verdict import Verdict, Verdicts
 
 log = logging.getLogger("tripleweb")
 
@@ -51,22 +52,6 @@ def now_ms() -> int:
 def _here() -> tuple[int, object]:
     loop = asyncio._get_running_loop()  # None where none runs in this thread
     return threading.get_ident(), None if loop is None else asyncio.current_task(loop)
-
-
-class Watcher(Protocol):
-    """Who follows what a session holds. All of it is called with the lock held, and must not raise."""
-
-    def changed(self, delta: Delta) -> None:
-        """A transaction, of this session or from the server, has changed the triples."""
-        ...
-
-    def catch_up(self) -> None:
-        """The user's code is about to run within a transaction: now is the last whole state until its end."""
-        ...
-
-    def state_changed(self) -> None:
-        """`state` or `complete` may have changed."""
-        ...
 
 
 class Session:
@@ -106,12 +91,13 @@ class Session:
         self._depth = 0
         self._opener: tuple[int, object] = 0, None  # the thread, and its task, that has opened a transaction
         self._deeds = Deeds(self.core.store.replicas)
+        self.verdict: Verdict | None = None  # of the block that is open
+        self.verdicts = Verdicts()  # that somebody may wait for
         self._waiting = 0  # how many threads are in `wait_for`
         self._unsaved: deque[LocalCommit] = deque()
         self._watchers: list[weakref.ref[Watcher]] = []
-        self.anchored: dict[
-            int, Any
-        ] = {}  # whom callbacks or displays need is kept alive here, by their watcher
+        # whom callbacks or displays need is kept alive here, by their watcher
+        self.anchored: dict[int, Any] = {}
         self._fault: Fault | None = None
         self._expelled = False  # the server has ended this connection for good
         self._callbacks = Callbacks(app or "local")
@@ -148,14 +134,8 @@ class Session:
     @property
     def state(self) -> str:
         """One of `local connecting online offline refused`."""
-        if (
-            self.core.state == "offline"
-            and not self.closed
-            and self._link is not None
-            and self._link.connecting
-        ):
-            return "connecting"
-        return self.core.state
+        tries = self._link is not None and self._link.connecting and not self.closed
+        return "connecting" if tries and self.core.state == "offline" else self.core.state
 
     @property
     def position(self) -> str | None:
@@ -222,16 +202,18 @@ class Session:
         if not self._depth or self._opener[0] != threading.get_ident():
             raise TriplewebError("a transaction is ended once, by the thread that opened it")
         with Shield():
-            tx = self._tx
+            tx, verdict = self._tx, self.verdict
             try:
                 self._depth -= 1
+                if self._depth == 0:
+                    self.verdict = None
                 if tx is None:  # undone by an inner end
                     if commit and self._depth == 0:
                         raise TriplewebError("the transaction was undone by an exception inside of it")
                 elif not commit:
                     self._abandon(tx)
                 elif self._depth == 0:
-                    deed = self._commit(tx)
+                    deed = self._commit(tx, verdict)
                     if deed is not None:
                         self._deeds.add(deed)
             finally:
@@ -263,6 +245,10 @@ class Session:
             try:
                 if self._tx is not None or self._depth:
                     raise TriplewebError("cannot take anything back within a transaction: end it first")
+                if self.core.is_guarded:  # what is taken back might be somebody else's by then
+                    raise TriplewebError(
+                        "the server has not decided on a guarded transaction yet: nothing is taken back before"
+                    )
                 deed = self._deeds.last(redo)
                 tx = self._begin()
                 try:
@@ -275,9 +261,16 @@ class Session:
             finally:
                 self.lock.release()
 
-    def _commit(self, tx: Transaction) -> Deed | None:
+    def _commit(self, tx: Transaction, verdict: Verdict | None = None) -> Deed | None:
+        if verdict is not None and verdict.refusal:
+            refusal, receipt = verdict.refuse(tx, self.core.limits.fates_max)
+            self._abandon(tx)
+            self.save_received(refusal, [receipt])
+            self._tell(Delta(), state=True)
+            return None
+        check = None if verdict is None or self.core.local else verdict.check
         try:
-            commit = self.core.prepare(tx)
+            commit = self.core.prepare(tx, check)
             if commit is not None:
                 self._save(commit)
         except BaseException:
@@ -288,10 +281,10 @@ class Session:
         self._tell(delta, state=bool(self.app) and self.core.state != "online")
         if self._link is not None:
             self._link.wake()
-        if commit is None:
-            return None
-        known = commit.pending[0].id if commit.pending else ""
-        return Deed(known, tx, delta)
+        known = commit.pending[0].id if commit is not None and commit.pending else ""
+        if verdict is not None:
+            self.verdicts.expect(known, verdict)
+        return Deed(known, tx, delta) if tx.changes else None
 
     def _check_open(self) -> None:
         if self.closed:
@@ -402,18 +395,16 @@ class Session:
         """
         with self.lock:
             waiting = {pending.id for pending in self.core.outbox.values()}
-        if waiting and self._link is not None:
-            self._link.hurry()
 
-        def decided() -> bool:
-            return all(pending.id not in waiting for pending in self.core.outbox.values())
+        def left() -> int:
+            return sum(pending.id in waiting for pending in self.core.outbox.values())
 
-        self.wait_for(lambda: decided() or self._hopeless(), timeout)
+        self.wait_decided(lambda: not left(), timeout)
         with self.lock:
-            left = sum(pending.id in waiting for pending in self.core.outbox.values())
-            if left:
-                why = f"{self.state}{': ' + self.core.reason if self.core.reason else ''}"
-                raise TimeoutError(f"{left} of {len(waiting)} transactions are not decided ({why})")
+            if count := left():
+                raise TimeoutError(
+                    f"{count} of {len(waiting)} transactions are not decided ({self.standing})"
+                )
             if not strict:
                 return
             rejected = self.outcomes.flushed()
@@ -422,6 +413,17 @@ class Session:
             raise RejectedError(
                 f"{rejected.total()} transactions were rejected ({reasons}); db.receipts() says which"
             )
+
+    def wait_decided(self, decided: Callable[[], bool], timeout: float | None) -> None:
+        """Waits until `decided` is true, or nothing will be decided unless somebody does something."""
+        if self.core.outbox and self._link is not None:
+            self._link.hurry()
+        self.wait_for(lambda: decided() or self._hopeless(), timeout)
+
+    @property
+    def standing(self) -> str:
+        """The state, and why."""
+        return f"{self.state}{': ' + self.core.reason if self.core.reason else ''}"
 
     def take_rejected(self) -> Counter[str]:
         """How many transactions were rejected and never told, restarts included, by reason. Waits for nobody: what can
@@ -495,6 +497,7 @@ class Session:
         for receipt in update.receipts:
             rejected, stood = receipt.outcome == "rejected", receipt.triples_stood
             self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), rejected, stood, receipt.unseen)
+            self.verdicts.decided(receipt)
         try:
             if update.commit is not None:
                 self.save_received(update.commit, update.receipts)

@@ -28,6 +28,7 @@ from tripleweb.terms import normalise, to_wire
 TTL_S = 300.0
 ASKED_MAX = 900  # at a time, but for what live frames hold; a server takes 1,000 of a connection
 KEYS_MAX = 10_000
+CHECK_BYTES_MAX = 1 << 20
 _KEY_ITEMS_MAX = 1_000  # to compare more would take longer than to share saves
 _TICK_MAX_S = 60.0  # a longer one is a machine that slept
 
@@ -169,6 +170,20 @@ class Subscriptions:
                     self._end(asked)
                     ended = True
         return ended
+
+
+def check_of(query: Query, inputs: Sequence[Any], rules: str | None) -> messages.Check:
+    """A query that decides on a transaction, as it travels. Raises `QueryError` for what cannot be run, `ValueError`
+    for what cannot travel, and `TypeError` as `normalise` does."""
+    prepare(query, inputs, rules)
+    if query.uses_callables(inputs):
+        raise ValueError(
+            "a check is asked at the server, where no Python function goes: use what the language has"
+        )
+    check = messages.Check(query.text, [_to_wire(value) for value in inputs], rules)
+    if len(messages.encode(check)) > CHECK_BYTES_MAX:
+        raise ValueError(f"a check with its inputs has at most {CHECK_BYTES_MAX >> 20} MB")
+    return check
 
 
 def _to_wire(value: Any) -> Any:

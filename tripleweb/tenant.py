@@ -331,8 +331,10 @@ class Tenant:
 
     @property
     def _is_choked(self) -> bool:
-        """The disk is behind: nothing more is taken in before it has caught up."""
-        return self._in_flight is not None and self._uncommitted > self.limits.uncommitted_bytes_max
+        """The disk, or the queries of guarded transactions, are behind: nothing more is taken in before they have
+        caught up."""
+        is_full = self._in_flight is not None and self._uncommitted > self.limits.uncommitted_bytes_max
+        return is_full or self._core.is_behind
 
     async def _take_one(self) -> bool:
         if self._landed:

@@ -14,7 +14,7 @@ from tripleweb.datalog import evaluate
 from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
 from tripleweb.sync.client import ClientCore
-from tripleweb.sync.messages import FRAME_BYTES_MAX, Part, Poke, Receipt, Rows, input_from_wire
+from tripleweb.sync.messages import FRAME_BYTES_MAX, Check, Part, Poke, Receipt, Rows, input_from_wire
 from tripleweb.sync.records import LOST, Commit, Entry, LocalCommit
 from tripleweb.terms import slot, to_wire
 from tripleweb.transaction import Transaction
@@ -43,6 +43,7 @@ class Written:
     by: str
     time: int  # of its first stamp
     changes: list[Change]  # increments as such
+    check: Check | None = None  # the query that decides on it
 
 
 def hold(name: str, kept: bool, message: str) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 
 from tripleweb.change import DELETED
-from tripleweb.clock import Clock
+from tripleweb.clock import Clock, parse_stamp
+from tripleweb.influx import loaded
 from tripleweb.store import Store
 from tripleweb.sync import client, feed, messages
 from tripleweb.sync.client import ClientCore
+from tripleweb.sync.guards import Guards
 from tripleweb.sync.messages import Receipt
 from tripleweb.sync.order import Arrivals
 from tripleweb.sync.pages import Pages
@@ -418,6 +420,70 @@ def loads_wait_for_ever() -> list[Patch]:
     return [(feed.Feed, "took", lambda self, parts: None)]
 
 
+def guard_sees_its_own_writes() -> list[Patch]:
+    """A guarded transaction is decided on the state that it would make."""
+    decide = TenantCore._decide
+
+    def too_late(self: TenantCore, link: Any, row: Any, pushed: Any, *args: Any) -> Any:
+        if pushed.check is None:
+            return decide(self, link, row, pushed, *args)
+        time, replica = parse_stamp(pushed.stamp)
+        after = loaded(self.store.registers())
+        after.apply([messages.change_from_wire(wire, time, replica) for wire in pushed.changes])
+        guards, self.guards = self.guards, Guards(after, self.limits)
+        try:
+            return decide(self, link, row, pushed, *args)
+        finally:
+            self.guards = guards
+
+    return [(TenantCore, "_decide", too_late)]
+
+
+def guard_asked_on_arrival() -> list[Patch]:
+    """A query is asked when its transaction comes in, which is decided when it has its turn."""
+    wait, refusal = Guards.wait, Guards.refusal
+
+    def early(self: Guards, behind: Any, pushed: Any, is_whole: bool) -> None:
+        if pushed.check is not None:
+            self.__dict__.setdefault("early", {})[id(pushed.check)] = refusal(self, pushed.check)
+        wait(self, behind, pushed, is_whole)
+
+    def told(self: Guards, check: Any) -> str:
+        return self.__dict__["early"].get(id(check), "")  # type: ignore[no-any-return]
+
+    return [(Guards, "wait", early), (Guards, "refusal", told)]
+
+
+def guard_asked_again() -> list[Patch]:
+    """What a copy of a replica has pushed already is asked again."""
+    recall = TenantCore._recall
+
+    def again(self: TenantCore, link: Any, pushed: Any, entry: Any, now_ms: int) -> Receipt:
+        receipt = recall(self, link, pushed, entry, now_ms)
+        if pushed.check is not None and (refusal := self.guards.refusal(pushed.check)):
+            receipt.outcome, receipt.reason, receipt.message = "rejected", "guard", refusal
+        return receipt
+
+    return [(TenantCore, "_recall", again)]
+
+
+def guard_forgotten_by_the_file() -> list[Patch]:
+    """A replica's file does not keep the query of what is unsent."""
+    start = ClientCore.__init__
+
+    def forgetful(self: ClientCore, state: Any, **more: Any) -> None:
+        for pending in state.pending:
+            pending.check = None
+        start(self, state, **more)
+
+    return [(ClientCore, "__init__", forgetful)]
+
+
+def guarded_loses() -> list[Patch]:
+    """What a guarded transaction writes may lose to what stood there when it was decided."""
+    return [(TenantCore, "_latest", lambda self, changes: 0)]
+
+
 # the first seed that notices it
 CAUGHT: dict[Callable[[], list[Patch]], int] = {
     resume_by_last_hlc: 0,
@@ -456,6 +522,11 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     forgets_not_told: 5,
     own_writes_not_followed: 5,
     any_ticket_believed: 47,
+    guard_sees_its_own_writes: 0,
+    guard_asked_on_arrival: 0,
+    guard_asked_again: 0,
+    guard_forgotten_by_the_file: 0,
+    guarded_loses: 0,
 }
 
 

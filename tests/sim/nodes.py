@@ -16,13 +16,14 @@ from tests.sim import checks, interest, partial
 from tests.sim.checks import Violation
 from tests.sim.disk import ReplicaDisk, TenantDisk
 from tests.sim.files import ReplicaOnFile, TenantFile
+from tests.sim.guarded import GuardJudge
 from tests.sim.network import Connection
 from tripleweb.clock import parse_stamp
 from tripleweb.errors import ProtocolError
 from tripleweb.store import Delta
 from tripleweb.sync import messages
 from tripleweb.sync.client import ClientCore, Update
-from tripleweb.sync.messages import Fault, Poke
+from tripleweb.sync.messages import Check, Fault, Poke
 from tripleweb.sync.records import Commit, LocalCommit
 from tripleweb.sync.server import Actor, TenantCore
 from tripleweb.transaction import Transaction
@@ -82,6 +83,7 @@ class ServerNode:
         self.links: dict[int, Connection] = {}
         self.roles: dict[int, str] = {}  # connection -> what its user may do, in this moment
         self.judge = checks.Judge()
+        self.guard_judge = GuardJudge()
         self.stepped_back_ms = 0  # of its clock, in all
         self._commit: Commit | None = None  # out, not yet told
         self._landed = False
@@ -230,6 +232,7 @@ class ServerNode:
         self.disk.commit(commit)
         checks.log_rises(self.world, commit)
         checks.receipts_truthful(self.world, commit)
+        self.guard_judge.check(self.world, commit)
 
     def _told(self, commit: Commit) -> None:
         if commit is self._commit and self.core is not None:
@@ -390,7 +393,9 @@ class ClientNode:
         self.disk.save(commit)
         self.world.note(self, commit)
 
-    def transact(self, write: Callable[[Transaction], None], give_up: bool = False) -> None:
+    def transact(
+        self, write: Callable[[Transaction], None], give_up: bool = False, check: Check | None = None
+    ) -> None:
         core = self.core
         if core is None:
             return
@@ -402,7 +407,8 @@ class ClientNode:
             checks.abandoned_without_trace(self, before)
             return
         checks.stamp_is_new(self, tx)
-        commit = core.prepare(tx)
+        # (one that writes nothing is pushed with its check, but nobody here would miss it)
+        commit = core.prepare(tx, check if tx.changes else None)
         if commit is not None and not self.save(commit):
             return
         self.world.say(self.name, "writes", [change[:4] for change in tx.changes])

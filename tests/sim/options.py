@@ -42,6 +42,7 @@ class Habits:
     mixed: bool  # a field is used as single and as many
     displays: bool
     second: bool  # another subscription to the whole app comes and goes
+    guarded: float = 0.0  # chance of a transaction that a query decides on
 
     @classmethod
     def draw(cls, rng: random.Random) -> Habits:
@@ -100,6 +101,7 @@ class Options:
         def either(*values: Any) -> Any:
             return rng.choice(values)
 
+        guards = random.Random(rng.getstate()[1][0])  # its own: what else is drawn stays as it was
         copies = rng.random() < 0.4
         clients, readers = rng.randint(2, 4), either(0, 0, 1)
         hostile = some(0.3, lambda: 1.0) if not network else float(network == "hostile")
@@ -147,7 +149,7 @@ class Options:
             pause_every_ms=some(0.4, lambda: rng.uniform(1_000, 10_000)),
             role_every_ms=some(0.3, lambda: rng.uniform(3_000, 15_000)),
             ping_every_ms=5_000,
-            habits=Habits.draw(rng),
+            habits=replace(Habits.draw(rng), guarded=guards.choice([0, 0, 0.1, 0.4])),
             asking=[],
             tick_every_ms=0.0,
         )

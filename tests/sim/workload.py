@@ -9,7 +9,9 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from tests.sim import interest
+from tests.sim.guarded import GUARDS
 from tripleweb.errors import DeletedError
+from tripleweb.sync.messages import Check
 from tripleweb.terms import Ref, Value, from_wire
 from tripleweb.terms import to_wire as wire_pair
 from tripleweb.transaction import Transaction
@@ -35,15 +37,17 @@ class Workload:
         self.subjects = [f"e{i}" for i in range(self.habits.subjects)]
         self.deeds = {"writes": self.writes, "asks": self.asks}
         self._rngs: dict[str, random.Random] = {}
+        self._guards: dict[str, random.Random] = {}
         self._values = 0
 
     # -- deeds -------------------------------------------------------------------------------------------------
 
-    def writes(self, who: str, operations: list[Any], give_up: bool) -> None:
-        """A transaction, by its operations as JSON."""
+    def writes(self, who: str, operations: list[Any], give_up: bool, check: list[Any] | None = None) -> None:
+        """A transaction, by its operations as JSON; `check`: the query that decides on it, and its inputs."""
         node = self.world.nodes.get(who)
         if node is not None:
-            node.transact(lambda tx: _write(tx, operations), give_up)
+            asked = None if check is None else Check(check[0], check[1])
+            node.transact(lambda tx: _write(tx, operations), give_up, asked)
 
     def asks(self, who: str, name: str, given: Any) -> None:
         """A subscription comes, or goes if it is there."""
@@ -79,8 +83,13 @@ class Workload:
         if node.core is not None and not (rng.random() < often and self._ask(node, rng)):
             count = rng.randint(2, 6) if rng.random() < self.habits.many_writes else 1
             operations = [self._operation(node, rng) for _ in range(count)]
+            guard = self._guard(node, operations)
             self.world.do(
-                node.name, "writes", operations=operations, give_up=rng.random() < self.habits.give_up
+                node.name,
+                "writes",
+                operations=operations,
+                give_up=rng.random() < self.habits.give_up,
+                **guard,
             )
         self._think(node)
 
@@ -89,6 +98,16 @@ class Workload:
         if wanted is not None:
             self.world.do(node.name, "asks", **wanted)
         return wanted is not None
+
+    def _guard(self, node: ClientNode, operations: list[Any]) -> dict[str, Any]:
+        """A query that is to decide on a transaction, about what it writes or something else."""
+        rng = self._guards.setdefault(node.name, self.world.random(f"guards/{node.name}"))
+        if rng.random() >= self.habits.guarded:
+            return {}
+        subject = operations[0][1] if rng.random() < 0.8 else rng.choice(self.subjects)
+        text, values = rng.choice(GUARDS)
+        inputs = [to_wire(subject), *([to_wire(rng.choice(values))] if values else [])]
+        return {"check": [text, inputs]}
 
     def _operation(self, node: ClientNode, rng: random.Random) -> list[Any]:
         habits = self.habits

@@ -196,7 +196,9 @@ class World:
             node.outbox[pending.number] = pending.id
             if pending.id not in self.written:
                 node.issued[pending.changes[0].replica] = pending.time
-                self.written[pending.id] = Written(pending.id, node.name, pending.time, list(pending.changes))
+                self.written[pending.id] = Written(
+                    pending.id, node.name, pending.time, list(pending.changes), pending.check
+                )
 
     def mark(self, frame: messages.ServerFrame) -> None:
         """Takes note of what kind of a frame the server sends."""
@@ -217,6 +219,7 @@ class World:
             )
             for receipt in frame.receipts:
                 marks[f"receipt: {receipt.outcome}"] += 1
+                marks[f"rejected: {receipt.reason}"] += receipt.outcome == "rejected"
                 marks["receipt: reload"] += receipt.reload
                 marks.update(f"lost: {reason}" for _, reason, _ in receipt.lost)
                 pushed = self.written.get(receipt.id)

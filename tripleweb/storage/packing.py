@@ -26,9 +26,11 @@ from tripleweb.blocks import Block, Changes, Sets, Singles
 from tripleweb.change import DELETED, SINGLE, Change, Key
 from tripleweb.influx import FEW, whole_sets
 from tripleweb.store import Store
+from tripleweb.sync.messages import Check
 from tripleweb.terms import Ref, Value
 
 MARK = b"\xc1"
+GUARDED = MARK + MARK  # before a transaction with a check
 FRAME = 20_000  # cells in one body
 
 _Row = tuple[str, str, str, Any, int, str]
@@ -68,6 +70,7 @@ def _unpack_ref(code: int, data: memoryview) -> Ref:
 
 encode = msgspec.msgpack.Encoder(enc_hook=_pack_ref).encode
 _decode_rows = msgspec.msgpack.Decoder(list[_Row], ext_hook=_unpack_ref).decode
+_decode_guarded = msgspec.msgpack.Decoder(tuple[Check, bytes]).decode
 _decode_body = msgspec.msgpack.Decoder(_Body, ext_hook=_unpack_ref).decode
 decode_save = msgspec.msgpack.Decoder(
     tuple[bool, list[str], list[_Row], list[Key]], ext_hook=_unpack_ref
@@ -232,6 +235,25 @@ class Unpacker:
                 else:
                     store.put(self._changes(subjects, column))
         return count, fresh
+
+
+def encode_pending(changes: Sequence[Change], check: Check | None) -> bytes:
+    """The changes of an unsent transaction, with its check before them. A version that knows no checks cannot read
+    that, rather than send it without."""
+    body = encode_registers(changes)
+    return body if check is None else GUARDED + msgspec.msgpack.encode((check, body))
+
+
+def decode_pending(body: bytes) -> tuple[list[Change], Check | None]:
+    """What `encode_pending` packed; raises `ValueError` for anything else.
+
+    >>> decode_pending(encode_pending([], Check("[:find ?u . :where [?u :user/name]]")))[1].query
+    '[:find ?u . :where [?u :user/name]]'
+    """
+    if body[: len(GUARDED)] != GUARDED:
+        return decode_registers(body), None
+    check, changes = _decode_guarded(body[len(GUARDED) :])
+    return decode_registers(changes), check
 
 
 def decode_registers(body: bytes) -> list[Change]:

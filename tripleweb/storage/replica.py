@@ -12,7 +12,7 @@ once it returned, with "full" that of the machine. One owner at a time, by a loc
 
     chunks   generation, n, body       registers, packed as `packing.encode_apart` does
     saves    n, body                   [clear, revive, registers, drop], applied in this order, or registers as columns
-    outbox   number, id, time, changes
+    outbox   number, id, time, changes (with the query of a guarded transaction: `packing.encode_pending`)
     kept     what the server accepted, as in the outbox, with whose number it is and where it stands (`records.Kept`)
     fates    what became of writes: at least what `records.worth_keeping` says
     meta     JSON values by name; names beginning with "_" are the file's own, `_format` says what it is
@@ -40,12 +40,12 @@ from tripleweb.storage.file import PAGE_BYTES, DatabaseFile, OwnerLock, delete_d
 from tripleweb.storage.packing import (
     MARK,
     Unpacker,
-    decode_registers,
+    decode_pending,
     decode_save,
     encode,
     encode_apart,
     encode_blocks,
-    encode_registers,
+    encode_pending,
 )
 from tripleweb.store import Store
 from tripleweb.sync.records import (
@@ -242,7 +242,7 @@ class ReplicaFile:
                     registers=_Registers(store),
                     store=store,
                     pending=[
-                        Pending(number, tx, time, decode_registers(changes))
+                        Pending(number, tx, time, *decode_pending(changes))
                         for number, tx, time, changes in connection.execute(
                             "SELECT number, id, time, changes FROM outbox ORDER BY number"
                         )
@@ -254,7 +254,7 @@ class ReplicaFile:
                         )
                     ],
                     kept=[
-                        Kept(replica, number, tx, time, decode_registers(changes), epoch, seq, at)
+                        Kept(replica, number, tx, time, decode_pending(changes)[0], epoch, seq, at)
                         for replica, number, tx, time, changes, epoch, seq, at in connection.execute(
                             "SELECT replica, number, id, time, changes, epoch, seq, at FROM kept"
                         )
@@ -284,7 +284,7 @@ class ReplicaFile:
 
     def save(self, commit: LocalCommit) -> None:
         rows = _pieces(commit)
-        pending = [(p.number, p.id, p.time, encode_registers(p.changes)) for p in commit.pending]
+        pending = [(p.number, p.id, p.time, encode_pending(p.changes, p.check)) for p in commit.pending]
         _check_names(commit)
         fate_values = [msgspec.json.encode(fate.value).decode() for fate in commit.fates]
         meta = {name: msgspec.json.encode(value).decode() for name, value in commit.meta.items()}
@@ -340,7 +340,7 @@ class ReplicaFile:
                 "UPDATE kept SET epoch = ?, seq = ?, at = ? WHERE replica = ? AND number = ? AND id = ? AND time = ?",
                 (*at, one.replica, *identity),
             ).rowcount:
-                body = encode_registers(one.changes)
+                body = encode_pending(one.changes, None)
                 connection.execute(
                     _KEEP + "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (one.replica, *identity, *at, body)
                 )

@@ -26,6 +26,7 @@ from tripleweb.errors import ProtocolError
 from tripleweb.sync.messages import (
     FRAME_BYTES_MAX,
     PROTOCOL,
+    Check,
     ClientFrame,
     Confirm,
     Hello,
@@ -47,6 +48,7 @@ class _Transaction(msgspec.Struct):
     changes: list[WireChange]
     stamp: str = ""
     more: bool = False
+    check: Check | None = None
 
 
 class _Line(msgspec.Struct):
@@ -156,7 +158,7 @@ class BulkReader:
         transactions = []
         for tx in line.transactions:
             stamp = tx.stamp or self._stamp()
-            transactions.append(PushedTransaction(tx.number, tx.id, stamp, tx.changes, tx.more))
+            transactions.append(PushedTransaction(tx.number, tx.id, stamp, tx.changes, tx.more, tx.check))
             self._open = (tx.number, tx.id) if tx.more else None
             if not tx.more:
                 self._note(tx.number, tx.id)

@@ -11,7 +11,7 @@ does not join where this replica stands, not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -36,12 +36,23 @@ from tripleweb.sync.messages import (
     Welcome,
 )
 from tripleweb.sync.order import Arrivals, in_time, opened
-from tripleweb.sync.outbox import ClientLimits, Step, fates_of, pushes, shares, stored_key
+from tripleweb.sync.outbox import (
+    ClientLimits,
+    Step,
+    fates_of,
+    pushes,
+    put_again,
+    refused,
+    shares,
+    stored_key,
+    take_away,
+)
 from tripleweb.sync.records import Kept, LocalCommit, LocalState, Pending
 from tripleweb.sync.restores import Keepsakes, joins
 from tripleweb.transaction import Transaction
 
 APP = "app"  # the subscription to the whole app
+NO_GUARDS = "this server does not know guarded transactions: it needs a newer version of tripleweb"
 
 
 @dataclass(slots=True)
@@ -109,6 +120,11 @@ class ClientCore:
         return len(self.outbox)
 
     @property
+    def is_guarded(self) -> bool:
+        """True if the server has yet to decide whether something is taken at all."""
+        return any(pending.check is not None for pending in self.outbox.values())
+
+    @property
     def complete(self) -> bool:
         """True if every triples subscription has been loaded at some time (offline: as of then)."""
         wanted = [s.id for s in self.subscriptions.values() if s.kind == "triples"]
@@ -130,12 +146,14 @@ class ClientCore:
             raise TriplewebError("a function that a query calls cannot write")
         return Transaction(self.store, self.clock.tick(now_ms + self.offset_ms), self.replica)
 
-    def prepare(self, tx: Transaction) -> LocalCommit | None:
-        """What must be saved before `accept`; None if nothing was written. Raises `ValueError` for a transaction that
-        the server would not take."""
+    def prepare(self, tx: Transaction, check: messages.Check | None = None) -> LocalCommit | None:
+        """What must be saved before `accept`; None if nothing was written (and there is no `check`, a query that must
+        have an answer at the server). Raises `ValueError` for a transaction that the server would not take."""
         changes = tx.changes
-        if not changes:
+        if not changes and check is None:
             return None
+        if check is not None and self.state == "online" and messages.GUARD not in self.features:
+            raise TriplewebError(NO_GUARDS)
         if not self.local:
             messages.check_size(
                 changes, self.limits.transaction_changes_max, self.limits.transaction_bytes_max
@@ -143,7 +161,7 @@ class ClientCore:
         commit = LocalCommit(registers=tx.registers(), fresh=tx.fresh)
         commit.meta = {"clock": self.clock.last, "replica": self.replica}
         if not self.local:
-            commit.pending = [Pending(self.next, nano_id(self._random_bytes), tx.time, changes)]
+            commit.pending = [Pending(self.next, nano_id(self._random_bytes), tx.time, changes, check)]
             commit.meta["next"] = self.next + 1
         return commit
 
@@ -223,14 +241,11 @@ class ClientCore:
         self._confirmed = self.decided
         self._said = 0
         self._arrivals.begin(self.subscriptions.values())
+        who = (self.replica, self.incarnation, self.next, self.decided, now_ms)
         return Hello(
             (PROTOCOL, PROTOCOL),
-            self.replica,
-            self.incarnation,
-            self.next,
-            self.decided,
-            now_ms,
-            features=[messages.LINEAGE, messages.WINDOW],
+            *who,
+            features=list(messages.FEATURES),
             subscriptions=[self._with_cursor(s) for s in self.subscriptions.values()],
             ticket=self.ticket,
             at=(self.epoch, self.at) if self.epoch else None,
@@ -331,6 +346,9 @@ class ClientCore:
         is_own = all(one.replica == self.replica for one in forgotten)
         if welcome.rekey or not (is_own and joins(welcome.last, forgotten, self.outbox, self.next)):
             return self._rekey(forgotten, commit)  # a copy, or the server has forgotten what is kept no more
+        guarded = [one for one in self.outbox.values() if one.check is not None and one.number > welcome.last]
+        if guarded and messages.GUARD not in welcome.features:
+            return self._refuse(guarded, commit)
         self.outbox = self.kept.push_again(commit, forgotten) | self.outbox
         self.decided = commit.meta["decided"] = min([self.decided, *(number - 1 for number in self.outbox)])
         self.state = "online"
@@ -341,6 +359,30 @@ class ClientCore:
         commit = LocalCommit()
         self.kept.release(commit, backup, server_ms)
         return Update(commit=commit if commit.released else None)
+
+    def _refuse(self, guarded: Iterable[Pending], commit: LocalCommit) -> Update:
+        """The server is older than guards, and would take what they are to keep out: what it has not decided is rejected
+        here. Numbers have no holes: theirs go with nothing; what stood there comes with a load."""
+        step, receipts = Step(commit), []
+        for pending in guarded:
+            receipts.append(refused(pending, self.replica, NO_GUARDS))
+            commit.fates.extend(fates_of(pending, receipts[-1], self.limits.fates_max))
+            take_away(self.store, self.replica, pending, step)
+            empty = Pending(pending.number, nano_id(self._random_bytes), pending.time, [])
+            self.outbox[pending.number] = empty
+            commit.pending.append(empty)
+        self._state_of(step)
+        self.cursors.clear()
+        self.ticket = ""
+        commit.meta |= {"cursors": {}, "ticket": ""}
+        self._introduce()
+        return Update(net(step.deltas), commit, receipts)
+
+    def _state_of(self, step: Step) -> None:
+        """What a step has touched, as it now is, into its commit."""
+        held = [(key, self.store.register(key)) for key in step.touched]
+        step.commit.registers = [register for _, register in held if register is not None]
+        step.commit.drop += [key for key, register in held if register is None]
 
     def _poke(self, poke: Poke, now_ms: int) -> Update:
         self._check_joins(poke)
@@ -381,9 +423,7 @@ class ClientCore:
         if full:
             commit.clear, commit.registers = True, contents(self.store)
         else:
-            held = [(key, self.store.register(key)) for key in step.touched]
-            commit.registers = [register for _, register in held if register is not None]
-            commit.drop += [key for key, register in held if register is None]
+            self._state_of(step)
         self.kept.release(commit, None, latest)
         commit.meta = {
             "epoch": self.epoch,
@@ -471,54 +511,17 @@ class ClientCore:
             step.touched.update(dict.fromkeys(keys))
             step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
         elif receipt.outcome == "rejected":
-            self._take_away(pending, step)
+            take_away(self.store, self.replica, pending, step)
         else:  # all as pushed: only what the server's word on an earlier one took away has to be put back
-            self._put_again(pending, step, [c._replace(time=time) for c in pending.changes])
+            put_again(
+                self.store, self.replica, pending, step, [c._replace(time=time) for c in pending.changes]
+            )
         if receipt.outcome == "applied":
             if parse_stamp(receipt.stamp)[1] == self.replica:  # else a copy had pushed it, and counts it
                 step.counted += [c._replace(time=time) for c in pending.changes if c.slot == COUNTER]
             step.last = time
             if time < pending.time:
                 step.ahead = receipt
-
-    def _take_away(self, pending: Pending, step: Step) -> None:
-        """Takes a rejected transaction out of the store. What stood there before is not known any more: it comes with
-        the load that follows, and until then nothing is shown there rather than what was rejected."""
-        gone: list[Key] = []
-        for change in pending.changes:
-            key = stored_key(change, self.replica)
-            held = self.store.register(key)
-            if held is not None and change.slot == COUNTER:
-                before = held.value - change.value  # type: ignore[operator]
-                if before:
-                    step.deltas.append(self.store.put([held._replace(value=before)]))  # type: ignore[arg-type]
-                    step.touched[key] = None
-                else:
-                    gone.append(key)
-                    step.shares.add(key)
-            elif held is not None and held.stamp == (pending.time, self.replica):
-                gone.append(key)
-        revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
-        step.deltas.append(self.store.put((), gone, revive))
-        step.commit.revive.extend(revive)
-        step.touched.update(dict.fromkeys(gone))
-
-    def _put_again(self, pending: Pending, step: Step, changes: Sequence[Change]) -> None:
-        """Applies changes of ours over what the server said; increments only where it has set our share."""
-        again = []
-        for change in changes:
-            key = stored_key(change, self.replica)
-            if change.slot != COUNTER:
-                if key in step.touched or change.time != pending.time or change.predicate == DELETED:
-                    again.append(change)
-                    step.touched[key] = None
-            elif key in step.shares and self.store.deleted(change.subject) is None:
-                held = self.store.register(key)
-                share = (held.value if held is not None and held.value is not None else 0) + change.value  # type: ignore[operator]
-                time = change.time if held is None else max(held.time, change.time)
-                step.deltas.append(self.store.put([Change(*key, share, time, self.replica)]))
-                step.touched[key] = None
-        step.deltas.append(self.store.apply(again))
 
     def _restamp(self, step: Step, now_ms: int) -> None:
         """What is pending has to be later than what the server decided, and so has what is written from now on.
@@ -570,7 +573,7 @@ class ClientCore:
                 keys = [stored_key(change, self.replica) for change in pending.changes]
                 step.touched.update(dict.fromkeys(keys))
                 step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
-            self._put_again(pending, step, pending.changes)
+            put_again(self.store, self.replica, pending, step, pending.changes)
 
     def _rekey(self, forgotten: Iterable[Kept] = (), commit: LocalCommit | None = None) -> Update:
         """Takes a new identity, since this replica is a copy of another or has lost its tail, and says hello with it.

@@ -35,12 +35,26 @@ any text that may be an id (`ids.py`).
     > {"t":"push","transactions":[{"number":8,"id":"V1StGXR8","stamp":"018bcfe568000000-0123456789ab",
     >  "changes":[["ada","user/age","","n",37],["p1","post/likes","c:","n",1]]}]}
 
-A transaction with `"more":true` goes on in the next push with the same number. What was pushed keeps its stamp until it
+A transaction with `"more":true` goes on in the next push with the same number (and its `check` stands in its first
+piece). What was pushed keeps its stamp until it
 is decided; a client whose stamp was set back pushes nothing new until then. Slot `c:` is an increment, which the
 server adds to the replica's share. Every transaction ends in a receipt, decided once and kept by the server until the
 client confirms it:
 
     > {"t":"confirm","number":8}
+
+**Guarded** is a transaction with a `check`, a query with its inputs and rules as a subscription has them. It is taken
+only if the query has an answer at the server on the state that all transactions accepted before it have made, without
+what it writes itself. What it writes then stands: it gets a later stamp than all that it meets, if it has none. What
+the replica pushes behind it is decided after it.
+
+    > {"t":"push","transactions":[{"number":9,"id":"mD3k","stamp":"018bcfe568010000-0123456789ab",
+    >  "changes":[["12A","seat/holder","","s","Ada"]],
+    >  "check":{"query":"[:find ?s . :in $ ?s :where (not [?s :seat/holder])]","inputs":[["s","12A"]]}}]}
+
+Else its receipt says `rejected`, for the reason `guard`, and has a `message` (also where the query cannot be asked, or
+needs more than its budget). A server that does not say the feature `guard` would take it as it is: no check is pushed
+to it.
 
 **Reading.** Subscriptions of kind `triples` fill a replica, those of kind `rows` a display. A poke moves all triples
 subscriptions of the connection from one consistent state to the next, receipts included; the client applies it in one
@@ -167,6 +181,8 @@ from tripleweb.terms import TEXT_BYTES_MAX, Value, from_wire, kind, slot, to_wir
 PROTOCOL = 2
 LINEAGE = "lineage"  # the feature of loading what queries need
 WINDOW = "window"  # that of saying what has come of a load
+GUARD = "guard"  # that of transactions with a check
+FEATURES = [LINEAGE, WINDOW, GUARD]
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000
 TRANSACTION_BYTES_MAX = 224 << 20  # of its changes; what carries them may take another frame
@@ -201,12 +217,21 @@ def said(subscription: Subscription) -> bytes:
     return encode(msgspec.structs.replace(subscription, cursor=None, have=0))
 
 
+class Check(msgspec.Struct, omit_defaults=True):
+    """The query that must have an answer, or the transaction that it comes with is rejected."""
+
+    query: str
+    inputs: list[Any] = []
+    rules: str | None = None
+
+
 class PushedTransaction(msgspec.Struct, omit_defaults=True, gc=False):
     number: int
     id: str
     stamp: str
     changes: list[WireChange]
     more: bool = False
+    check: Check | None = None
 
     def keys(self, replica: str) -> list[Key]:
         """The registers that it is to set, as a transaction of `replica`."""
@@ -231,6 +256,7 @@ class Receipt(msgspec.Struct, omit_defaults=True, gc=False):
     runs: list[tuple[int, int, str, str]] = []
     stood: list[tuple[str, str, str, Any]] = []
     unseen: bool = False
+    message: str = ""
 
     def lose(self, index: int, reason: str, by: str, singly: int) -> None:
         """Notes that a change lost; the indexes come in order. At most `singly` of them stand in `lost`."""

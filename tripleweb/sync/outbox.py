@@ -1,14 +1,14 @@
-"""What waits for the server's word at a replica: how it is pushed, and what has become of it when the word comes; and
-what a poke does, as it is being gathered."""
+"""What waits for the server's word at a replica: how it is pushed, and what has become of it when the word comes, also
+in the store; and what a poke does, as it is being gathered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tripleweb.change import COUNTER, Change, Key
+from tripleweb.change import COUNTER, DELETED, Change, Key
 from tripleweb.clock import TOLERANCE_MS, parse_stamp, stamp_text, unpack
-from tripleweb.store import Delta
+from tripleweb.store import Delta, Store
 from tripleweb.sync import messages
 from tripleweb.sync.messages import Push, PushedTransaction, Receipt
 from tripleweb.sync.records import FATES_MAX, LOST_MAX, Fate, LocalCommit, Pending
@@ -54,18 +54,27 @@ def pushes(due: Iterable[Pending], replica: str, changes_max: int, bytes_max: in
     for pending in due:
         stamp = stamp_text(pending.time, replica)
         piece: list[messages.WireChange] = []
+        check = pending.check
+        size += 0 if check is None else len(messages.encode(check))
         for change in pending.changes:
             if changes >= changes_max or size >= bytes_max:
                 if piece:
-                    batch.append(PushedTransaction(pending.number, pending.id, stamp, piece, more=True))
+                    batch.append(PushedTransaction(pending.number, pending.id, stamp, piece, True, check))
+                    check = None
                 yield Push(batch)
                 batch, piece, changes, size = [], [], 0, 0
             piece.append(messages.change_to_wire(change))
             changes += 1
             size += messages.wire_bytes(change)
-        batch.append(PushedTransaction(pending.number, pending.id, stamp, piece))
+        batch.append(PushedTransaction(pending.number, pending.id, stamp, piece, check=check))
     if batch:
         yield Push(batch)
+
+
+def refused(pending: Pending, replica: str, message: str) -> Receipt:
+    """The receipt of a guarded transaction that is refused here."""
+    stamp = stamp_text(pending.time, replica)
+    return Receipt(pending.number, pending.id, "rejected", stamp, reason="guard", message=message)
 
 
 def fates_of(pending: Pending, receipt: Receipt, singly: int) -> Iterator[Fate]:
@@ -108,3 +117,44 @@ def stored_key(change: Change, replica: str) -> Key:
     """The register that a change of ours stands in: an increment in our share."""
     slot = COUNTER + replica if change.slot == COUNTER else change.slot
     return change.subject, change.predicate, slot
+
+
+def take_away(store: Store, replica: str, pending: Pending, step: Step) -> None:
+    """Takes a rejected transaction out of the store. What stood there before is not known any more: it comes with
+    the load that follows, and until then nothing is shown there rather than what was rejected."""
+    gone: list[Key] = []
+    for change in pending.changes:
+        key = stored_key(change, replica)
+        held = store.register(key)
+        if held is not None and change.slot == COUNTER:
+            before = held.value - change.value  # type: ignore[operator]
+            if before:
+                step.deltas.append(store.put([held._replace(value=before)]))  # type: ignore[arg-type]
+                step.touched[key] = None
+            else:
+                gone.append(key)
+                step.shares.add(key)
+        elif held is not None and held.stamp == (pending.time, replica):
+            gone.append(key)
+    revive = [subject for subject, predicate, _ in gone if predicate == DELETED]
+    step.deltas.append(store.put((), gone, revive))
+    step.commit.revive.extend(revive)
+    step.touched.update(dict.fromkeys(gone))
+
+
+def put_again(store: Store, replica: str, pending: Pending, step: Step, changes: Sequence[Change]) -> None:
+    """Applies changes of ours over what the server said; increments only where it has set our share."""
+    again = []
+    for change in changes:
+        key = stored_key(change, replica)
+        if change.slot != COUNTER:
+            if key in step.touched or change.time != pending.time or change.predicate == DELETED:
+                again.append(change)
+                step.touched[key] = None
+        elif key in step.shares and store.deleted(change.subject) is None:
+            held = store.register(key)
+            share = (held.value if held is not None and held.value is not None else 0) + change.value  # type: ignore[operator]
+            time = change.time if held is None else max(held.time, change.time)
+            step.deltas.append(store.put([Change(*key, share, time, replica)]))
+            step.touched[key] = None
+    step.deltas.append(store.apply(again))

@@ -16,6 +16,7 @@ import msgspec
 from tripleweb.change import COUNTER, Change, Key
 from tripleweb.influx import loaded
 from tripleweb.store import Store
+from tripleweb.sync.messages import Check
 
 FATES_MAX = 10_000
 LOST_MAX = 100_000
@@ -94,6 +95,7 @@ class Pending:
     id: str
     time: int
     changes: Sequence[Change]
+    check: Check | None = None
 
 
 @dataclass(slots=True)

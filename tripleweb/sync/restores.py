@@ -130,7 +130,7 @@ class Keepsakes:
                     deltas.append(store.put(restamped[-1:]))
             number = len(numbered) + 1
             changes = [change._replace(replica=new) for change in moved.changes]
-            numbered[number] = Pending(number, moved.id, moved.time, changes)
+            numbered[number] = Pending(number, moved.id, moved.time, changes, moved.check)
             if before is not None:
                 self._drop(commit, [(before.replica, before.number)])
                 self._put(commit, replace(before, replica=new, number=number, changes=changes))

@@ -27,6 +27,7 @@ from tripleweb.influx import loaded
 from tripleweb.store import Delta, Fate
 from tripleweb.sync import messages
 from tripleweb.sync.feed import Conn, Feed, Holding
+from tripleweb.sync.guards import Behind, Guards
 from tripleweb.sync.messages import (
     PROTOCOL,
     ClientFrame,
@@ -84,6 +85,7 @@ class Limits:
     held_ms: int = 300_000  # how long one that is away is remembered, and what it wrote counts as asked for
     lag_max: int = 1_000  # seqs behind, where nothing of it concerns a connection
     own_max: int = 100_000  # places that count as asked for by having been written
+    behind_max: int = 20_000  # changes that wait for guarded transactions before them
     subscriptions_max: int = 1_000
     subscription_bytes_max: int = 16 << 20  # of all of a connection
     holdings_max: int = 10_000  # replicas, those that are away first
@@ -101,6 +103,7 @@ class _Connection:
     partial: PushedTransaction | None = None
     beyond: bool = False  # it is larger than a transaction may be: nothing of it is kept
     rekeying: bool = False  # what it pushes is ignored until it says hello again
+    behind: Behind | None = None  # guarded transactions, and what was pushed after them
 
 
 class TenantCore:
@@ -134,6 +137,9 @@ class TenantCore:
         self._in_flight: Commit | None = None
         self._durable_batch = 0
         self._may_send = True  # False: nothing has happened since that could let a frame leave
+        self.guards = Guards(self.store, self.limits)
+        self._now_ms = 0  # when something last came in
+        self._guards_turn = False
 
     # -- connections -------------------------------------------------------------------------------------------
 
@@ -145,6 +151,7 @@ class TenantCore:
         """A connection is gone; its work is dropped."""
         link = self.connections.pop(conn, None)
         if link is not None:
+            self._drop_behind(link)
             self.readers.leave(link.feed, now_ms)
 
     def pause(self, conn: Conn) -> None:
@@ -174,6 +181,7 @@ class TenantCore:
         link = self.connections.get(conn)
         if link is None:
             return
+        self._now_ms = now_ms
         if len(link.feed.out) > self.limits.unread_max:
             raise ProtocolError("overload", "much is asked for, and what is answered is not read")
         if not isinstance(frame, (messages.Push, messages.Confirm)):  # these wait for a commit
@@ -221,6 +229,7 @@ class TenantCore:
         # a client that keeps nothing says so by a `next` beyond every number; else a lost receipt is a lost tail
         shortened = row is not None and hello.confirmed < row.confirmed and hello.next < _NUMBER_MAX
         rekey = row is not None and (row.user != link.actor.user or hello.next <= last or shortened)
+        self._drop_behind(link)
         self.readers.leave(link.feed, now_ms)
         feed = Feed(conn, link.feed.out, hello.replica, paused=link.feed.paused)
         feed.window = self.limits.window_parts if messages.WINDOW in hello.features else 0
@@ -234,7 +243,7 @@ class TenantCore:
         actor, tolerance = link.actor, self.limits.tolerance_ms
         welcome = Welcome(
             PROTOCOL, self.server_id, self.epoch, self.durable_seq, last, actor.user, actor.session, actor.role,
-            now_ms, tolerance, [messages.LINEAGE, messages.WINDOW], rekey=rekey,
+            now_ms, tolerance, list(messages.FEATURES), rekey=rekey,
             former={name: self.replicas[name].last for name in hello.former if name in self.replicas},
             backup=self.backup,
         )  # fmt: skip
@@ -248,11 +257,12 @@ class TenantCore:
             if other != conn and link.replica == hello.replica:
                 self._expel(link, "this replica has connected again from elsewhere", now_ms)
 
-    def _expel(self, link: _Connection, message: str, now_ms: int) -> None:
+    def _expel(self, link: _Connection, message: str, now_ms: int, code: str = "replaced") -> None:
         """Takes the identity from a connection: it has to say hello with another. All that it waited for is dropped."""
+        self._drop_behind(link)
         self.readers.leave(link.feed, now_ms)
         link.feed = Feed(link.feed.conn, link.feed.out, paused=link.feed.paused)
-        self.readers.say(link.feed, Fault("replaced", message))
+        self.readers.say(link.feed, Fault(code, message))
         link.replica, link.rekeying = "", True
 
     def _confirm(self, replica: str, number: int) -> None:
@@ -280,7 +290,28 @@ class TenantCore:
         link.partial = pushed if pushed.more else None
         if pushed.more:
             return
-        beyond, link.beyond = link.beyond, False
+        is_whole, link.beyond = not link.beyond, False
+        if pushed.check is None and (link.behind is None or not link.behind.pushed):
+            self._take(link, pushed, is_whole, now_ms)
+            return
+        if link.behind is None:
+            link.behind = Behind(partial(self._take_in_turn, link))
+        self.guards.wait(link.behind, pushed, is_whole)
+        self._may_send = True
+
+    def _drop_behind(self, link: _Connection) -> None:
+        if link.behind is not None:
+            self.guards.leave(link.behind)
+
+    def _take_in_turn(self, link: _Connection, pushed: PushedTransaction, is_whole: bool) -> None:
+        """Decides on a transaction that had to wait. Raises `guards.Heavy`."""
+        try:
+            self._take(link, pushed, is_whole, self._now_ms)
+        except ProtocolError as error:
+            self._expel(link, str(error), self._now_ms, error.code)
+
+    def _take(self, link: _Connection, pushed: PushedTransaction, is_whole: bool, now_ms: int) -> None:
+        """Decides on a transaction, if that has not been done before, and has its receipt told."""
         try:
             check_id(pushed.id, "id of a transaction")
             time, replica = parse_stamp(pushed.stamp)
@@ -302,7 +333,7 @@ class TenantCore:
                 self._expel(link, f"number {pushed.number} of this replica is taken", now_ms)
             return
         known = self._tail.find(pushed.id)
-        if beyond:  # what it was to set is not known here any more
+        if not is_whole:  # what it was to set is not known here any more
             receipt = Receipt(
                 pushed.number, pushed.id, "rejected", pushed.stamp, self.seq, now_ms, "limits", reload=True
             )
@@ -326,17 +357,25 @@ class TenantCore:
         """The fate of a new transaction, decided once."""
         replica = link.replica
         receipt = Receipt(pushed.number, pushed.id, "applied", pushed.stamp, self.seq, now_ms)
+        may_write = link.actor.role in ("writer", "admin")
+        if may_write and pushed.check is not None and (refusal := self.guards.refusal(pushed.check)):
+            receipt.outcome, receipt.reason, receipt.message = "rejected", "guard", refusal
+            self._tell_current(receipt, pushed.keys(replica), [])
+            return receipt
         time = self.clock.tick(now_ms) if self.clock.is_ahead(sent_time, now_ms) else sent_time
         if time <= row.time:
             time = row.time + 1
         try:
-            if link.actor.role not in ("writer", "admin"):
+            if not may_write:
                 raise PermissionError(f"a {link.actor.role} may not write")
             changes = [messages.change_from_wire(wire, time, replica) for wire in pushed.changes]
             if len(changes) > 1 and len({change[:3] for change in changes}) != len(changes):
                 raise ValueError("a transaction has at most one change a slot")
             if any(change.slot[:2] == COUNTER for change in changes):
                 changes = [self._total(c) if c.slot[:2] == COUNTER else c for c in changes]
+            if pushed.check is not None and (met := self._latest(changes)) >= time:
+                time = met + 1  # it was decided upon with these there, so it comes after them
+                changes = [change._replace(time=time) for change in changes]
         except (ValueError, TypeError, PermissionError) as error:
             receipt.outcome = "rejected"
             receipt.reason = "permission" if isinstance(error, PermissionError) else "invalid"
@@ -359,6 +398,11 @@ class TenantCore:
         if any(fates) or time != sent_time:
             self._tell_current(receipt, [c.key for c in changes], fates)
         return receipt
+
+    def _latest(self, changes: list[Change]) -> int:
+        """The latest time of what stands where these changes are to stand."""
+        keys = {(s, p, place) for s, p, slot_, *_ in changes for place in (slot_, SINGLE, RESET)}
+        return max((held.time for key in keys if (held := self.store.register(key)) is not None), default=0)
 
     def _tell_stood(self, receipt: Receipt, changes: list[Change], delta: Delta, holding: Holding) -> None:
         """Puts into a receipt what its writer could not know: the values that stood where it wrote."""
@@ -497,23 +541,35 @@ class TenantCore:
 
     def has_work(self) -> bool:
         """True if `step` has something to do."""
-        return self.readers.loads.has_work()
+        return self.guards.has_work or self.readers.loads.has_work()
+
+    @property
+    def is_behind(self) -> bool:
+        """True if so much waits for guarded transactions that nothing more is to be received before `step`."""
+        return self.guards.is_full
 
     def step(self) -> bool:
-        """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers
-        (call again after `frames_to_send` or `resume`)."""
+        """One bounded slice of the longest-waiting load, evaluation or guarded transaction; False if all of them wait
+        for their readers (call again after `frames_to_send` or `resume`)."""
         self._may_send = True
+        self._guards_turn = self.guards.has_work and not (self._guards_turn and self.readers.loads.has_work())
+        if self._guards_turn:
+            self.guards.step()
+            return True
         return self.readers.loads.step()
 
     @property
     def is_heavy(self) -> bool:
         """True if something waits for `evaluate`, which takes as long as a query may: call it beside the loop."""
-        return self.readers.loads.is_heavy
+        return self.guards.is_heavy or self.readers.loads.is_heavy
 
     def evaluate(self) -> None:
         """The longest-waiting evaluation that is no slice. Nothing else may be called meanwhile."""
         self._may_send = True
-        self.readers.loads.evaluate()
+        if self.guards.is_heavy:
+            self.guards.evaluate()
+        else:
+            self.readers.loads.evaluate()
 
     def tick(self, now_ms: int) -> None:
         """To be called every few seconds: forgets replicas that have been away for long."""
