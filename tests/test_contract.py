@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import re
-from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -132,6 +131,14 @@ test_display::test_a_display_follows: as the last value of a cell it shows a tab
 test_display::test_in_a_real_kernel: while a long cell runs
 test_display::test_elsewhere_it_is_a_plain_table: Elsewhere it is a plain table
 
+-- guarded transactions
+test_guarded::test_committed_only_if_it_has_an_answer_at_the_server: A guarded transaction, `with
+    db.transaction(check='[:find … ]', inputs=(…)) as tx:`, is committed only if the query has an answer at the
+    server at that moment
+test_guarded::test_committed_only_if_it_has_an_answer_at_the_server: `tx.wait(timeout=30)` returns whether it was;
+    refused, it is undone here with a receipt
+test_guarded::test_committed_only_if_it_has_an_answer_at_the_server: `rejected` (… guard …) with the value kept
+
 -- sync
 test_magics::test_connect_binds_db: its repr and HTML are what `%tripleweb status` shows
 test_undo::test_undo_and_redo: `db.undo()` takes back this session's last transaction as a new one, where its
@@ -142,10 +149,6 @@ test_undo::test_undo_and_redo: `db.undo()` takes back this session's last transa
 TO_COME = {
     """`db.export("all.jsonl"); db.import_("all.jsonl")`: Parquet (with [parquet]), CSV, JSON Lines, EDN datoms, by the
     ending""": hasattr(Database, "export") or hasattr(Database, "import_"),
-    """A guarded transaction, `with db.transaction(check='[:find … ]', inputs=(…)) as tx:`, is committed only if the
-    query has an answer at the server at that moment; `tx.wait(timeout=30)` returns whether it was; refused, it is
-    undone here with a receipt. [Receipts say] `rejected` ([…] guard […]).""": "check"
-    in signature(Database.transaction).parameters,
     """`db.history(id)`: a frame (`time user predicate old new`, oldest first; one row a member of a many-valued field;
     a delete is a row for each value it removed).""": hasattr(Database, "history"),
     """`db.as_of(moment).q(…)`: the state after the last transaction the server committed by then, empty before the

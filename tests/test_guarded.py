@@ -193,6 +193,9 @@ def test_schema_and_kept_rules_are_part_of_the_question() -> None:
 
 
 def test_committed_only_if_it_has_an_answer_at_the_server(connect: Callable[..., Database]) -> None:
+    """A guarded transaction, `with db.transaction(check='[:find … ]', inputs=(…)) as tx:`, is committed only if the
+    query has an answer at the server at that moment; `tx.wait(timeout=30)` returns whether it was; refused, it is
+    undone here with a receipt: `rejected` (… guard …) with the value kept."""
     ann, bob = connect(), connect()
     online(ann, bob)
     bob.go_offline()
@@ -410,3 +413,43 @@ def test_an_older_server(connect: Callable[..., Database], monkeypatch: pytest.M
     assert holder(db) is None and db.receipts()["reason"].tolist() == ["guard"]
     db.set("12A", "seat/holder", "eve")
     db.flush(30)
+
+
+@pytest.mark.parametrize("form", ["single", "removed", "member", "assigned", "same"])
+def test_undo_does_not_bring_back_what_was_refused(form: str, connect: Callable[..., Database]) -> None:
+    """What was written over something that was refused since was written over what the server had there."""
+    ann, bob = connect(), connect()
+    online(ann, bob)
+    ann.set("12A", "seat/row", 12)
+    ann.flush(30)
+    wait_until(lambda: bob.get("seat", "12A") is not None)
+    bob.go_offline()
+    if form in ("single", "same"):
+        ann.set("12A", "seat/holder", "ann")
+        ann.flush(30)
+    none = "[:find ?s . :where [?s :never/there]]"
+    with bob.transaction(check=none) as tx:
+        if form in ("single", "same"):
+            bob.set("12A", "seat/holder", "bob")
+        elif form == "removed":
+            bob.set("12A", "seat/row", None)
+        else:
+            bob._session.write(lambda tx: tx.add("12A", "seat/tags", "mine"))
+    if form == "removed":
+        bob.set("12A", "seat/row", 13)
+    elif form == "member":
+        bob._session.write(lambda tx: tx.remove("12A", "seat/tags", "mine"))
+    elif form == "assigned":
+        bob.set("12A", "seat/tags", {"a", "b"})
+    else:
+        bob.set("12A", "seat/holder", "bob" if form == "same" else "kim")
+    bob.go_online()
+    assert tx.wait() is False
+    bob.flush(30)
+    assert bob.undo().empty
+    bob.flush(30)
+    expected: dict[str, Any] = {"id": "12A", "row": 12}
+    if form in ("single", "same"):
+        expected["holder"] = "ann"
+    assert bob.get("seat", "12A") == expected
+    wait_until(lambda: ann.get("seat", "12A") == expected)

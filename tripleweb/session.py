@@ -496,7 +496,8 @@ class Session:
             self._deeds.restamped(pending.id, (pending.time, self.core.replica))
         for receipt in update.receipts:
             rejected, stood = receipt.outcome == "rejected", receipt.triples_stood
-            self._deeds.decided(receipt.id, parse_stamp(receipt.stamp), rejected, stood, receipt.unseen)
+            stamp, held = parse_stamp(receipt.stamp), receipt.registers_held
+            self._deeds.decided(receipt.id, stamp, rejected, stood, receipt.unseen, held)
             self.verdicts.decided(receipt)
         try:
             if update.commit is not None:

@@ -73,7 +73,8 @@ class Deed:
     """What one transaction did: the slots it wrote, with their values, and the triples that went.
 
     `id` is that of the transaction in the outbox ("" without a server); `stamps` are the ones it had, the present one
-    last. `replaced` are the registers that stood where it wrote.
+    last. `replaced` are the registers that stood where it wrote, `instead` those that the server had there when it
+    rejected it (None: there is none, or all of them are unknown).
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class Deed:
         "_size",
         "_stood",
         "id",
+        "instead",
         "rejected",
         "replaced",
         "stamps",
@@ -93,6 +95,7 @@ class Deed:
         self.id = id
         self.stamps: list[Stamp] = [(tx.time, tx.replica)]
         self.rejected = False
+        self.instead: dict[Key, Change | None] | None = None
         self.unseen = False  # what it wrote over is known to nobody here
         self._stood: dict[tuple[str, str, type, str], Triple] = {}
         self.replaced = tx.replaced
@@ -262,12 +265,22 @@ class Deeds:
         if deed is not None and deed.stamps[-1] != stamp:
             deed.stamps.append(stamp)
 
-    def decided(self, id: str, stamp: Stamp, rejected: bool, stood: Iterable[Triple], unseen: bool) -> None:
-        """The server has decided on a transaction, and says what it wrote over that was not here."""
+    def decided(
+        self,
+        id: str,
+        stamp: Stamp,
+        rejected: bool,
+        stood: Iterable[Triple],
+        unseen: bool,
+        held: dict[Key, Change | None] | None,
+    ) -> None:
+        """The server has decided on a transaction, and says what it wrote over that was not here, and what it has there
+        (`held`) where not all is as it was pushed."""
         self.restamped(id, stamp)
         deed = self._by_id.get(id)
         if deed is not None:
             deed.rejected, deed.unseen = rejected, unseen
+            deed.instead = held if rejected else None
             deed.learn(stood)
 
     def take_back(self, tx: Transaction, deed: Deed) -> list[Left]:
@@ -292,7 +305,7 @@ class Deeds:
 def take_back(tx: Transaction, deed: Deed, known: Sequence[Deed]) -> list[Left]:
     """Writes into `tx` what takes a deed back; returns what is left alone. `known` are the deeds of the session, oldest
     first; those after this one count for nothing."""
-    past = _Past(known, deed)
+    past, doubt = _Past(known, deed), _Doubt(known, deed)
     fields: dict[tuple[str, str], _Field] = {}
     deleted: set[str] = set()
     for subject, predicate, place, value, came in deed.changes():
@@ -303,6 +316,8 @@ def take_back(tx: Transaction, deed: Deed, known: Sequence[Deed]) -> list[Left]:
         if field is None:
             field = fields[subject, predicate] = _Field(tx, subject, predicate, past)
         field.slots[place] = value
+        if doubt and doubt.looks_at(field, place, value, came):
+            continue
         if came:
             assert value is not None
             field.came[place] = value
@@ -310,12 +325,12 @@ def take_back(tx: Transaction, deed: Deed, known: Sequence[Deed]) -> list[Left]:
     for triple in deed.gone:
         if triple[0] in deleted:
             left.append(Left(*triple, "deleted"))
-        else:
+        elif not (doubt and doubt.is_void(fields[triple[:2]], triple[2])):
             fields[triple[:2]].gone.append(triple[2])
     for field in fields.values():
         if deed.rejected:
             left += field.left_alone("rejected")
-        elif deed.unseen:
+        elif deed.unseen or (field.subject, field.predicate) in doubt.unknown:
             left += field.left_alone("unseen")
         elif tx.store.deleted(field.subject) is not None:
             left += field.left_alone("deleted")
@@ -348,6 +363,58 @@ class _Past:
             before = self._undone[stamp].replaced.before(key)
             stamp = NEVER if before is None else before.stamp
         return self._present.get(stamp, stamp)
+
+
+class _Doubt:
+    """What was written here before and rejected since never stood where a deed wrote: there was what the server had.
+
+    `unknown` are the fields of which that is not known. False if nothing of this session was rejected.
+    """
+
+    def __init__(self, known: Sequence[Deed], deed: Deed) -> None:
+        self._deed = deed
+        self._rejected = {
+            stamp: one for one in known if one.rejected and one is not deed for stamp in one.stamps
+        }
+        self._void: dict[tuple[str, str], list[Value]] = {}
+        self.unknown: set[tuple[str, str]] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._rejected)
+
+    def looks_at(self, field: _Field, place: str, value: Value | None, came: bool) -> bool:
+        """True if this place of a deed had something that was rejected: then `field` has got what it needs."""
+        key, where = (field.subject, field.predicate, place), (field.subject, field.predicate)
+        try:
+            before = None if place == COUNTER else self._deed.replaced.before(key)
+        except KeyError:  # it had lost when it was written
+            before = None
+        rejected = None if before is None else self._rejected.get(before.stamp)
+        if before is None or rejected is None:
+            return False
+        if rejected.instead is None or place == RESET:
+            self.unknown.add(where)
+            return False
+        stood = rejected.instead.get(key)
+        held = None if stood is None else stood.value
+        if before.value is not None:
+            self._void.setdefault(where, []).append(before.value)
+        if value is not None and (held is None or slot(held) != slot(value)):
+            field.came[place] = value
+        if held is not None and (value is None or slot(held) != slot(value)):
+            field.gone.append(held)
+        return True
+
+    def is_void(self, field: _Field, value: Value) -> bool:
+        """True for a value that went with a deed, but had come with what was rejected."""
+        where, place = (field.subject, field.predicate), slot(value)
+        if any(slot(void) == place for void in self._void.get(where, ())):
+            return True
+        for rejected in self._rejected.values():
+            if place not in field.slots and rejected.instead and (*where, place) in rejected.instead:
+                stood = rejected.instead[*where, place]
+                return stood is None or stood.value is None
+        return False
 
 
 class _Field:

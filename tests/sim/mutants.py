@@ -522,9 +522,9 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     forgets_not_told: 5,
     own_writes_not_followed: 5,
     any_ticket_believed: 47,
-    guard_sees_its_own_writes: 0,
-    guard_asked_on_arrival: 0,
-    guard_asked_again: 0,
+    guard_sees_its_own_writes: 4,
+    guard_asked_on_arrival: 11,
+    guard_asked_again: 130,
     guard_forgotten_by_the_file: 0,
     guarded_loses: 0,
 }

@@ -278,6 +278,14 @@ class Receipt(msgspec.Struct, omit_defaults=True, gc=False):
         return found  # type: ignore[return-value]
 
     @property
+    def registers_held(self) -> dict[Key, Change | None] | None:
+        """What `current` and `absent` say, by key; None where they say nothing. Raises `ValueError`."""
+        if self.reload or not (self.current or self.absent):
+            return None
+        held: dict[Key, Change | None] = dict.fromkeys(self.absent)
+        return held | {one.key: one for one in map(register_from_wire, self.current)}
+
+    @property
     def losses(self) -> dict[int, tuple[str, str]]:
         """index -> (reason, by) of every change that lost."""
         singly = {index: (reason, by) for index, reason, by in self.lost}
