@@ -5,24 +5,31 @@ First the cores, frame by frame; then what a user holds, with real servers, file
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from tests.peers import Peer, Peers
+from tests.test_restores import restore
+from tripleweb.change import Change
 from tripleweb.clock import stamp_text
 from tripleweb.errors import TriplewebError
+from tripleweb.storage.packing import decode_pending, decode_registers, encode_pending, encode_registers
+from tripleweb.storage.replica import ReplicaFile
 from tripleweb.sync import guards, messages
 from tripleweb.sync.client import NO_GUARDS, ClientLimits
 from tripleweb.sync.messages import Check, Push, PushedTransaction, Receipt
+from tripleweb.sync.records import Kept, LocalCommit, Pending
 from tripleweb.sync.server import Limits
 
 FREE = "[:find ?s . :in $ ?s :where (not [?s :seat/holder])]"
 
 
 def free(seat: str) -> Check:
-    return Check(FREE, [("s", seat)])
+    return Check(FREE, [["s", seat]])
 
 
 def book(peer: Peer, seat: str = "12A", check: Check | None = None) -> str:
@@ -410,3 +417,55 @@ def test_receipts_travel_with_their_message() -> None:
     receipt = Receipt(1, "x", "rejected", "s", reason="guard", message="why")
     assert messages.decode_receipt(messages.encode(receipt)) == receipt
     assert b"message" not in messages.encode(Receipt(1, "x", "applied", "s"))
+
+
+# -- what is kept -----------------------------------------------------------------------------------------------
+
+
+def test_a_server_put_back_to_a_backup_does_not_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was acknowledged is not lost, though its query has no answer any more; what waits is asked."""
+    peers = Peers()
+    ann, bob = peers.join("ann"), peers.join("bob")
+    backup = copy.deepcopy(peers.disk)
+    book(ann), book(bob, "1F")
+    peers.settle()
+    ann.disconnect()
+    book(ann, "1F"), book(ann, "1G")
+    asked = count_questions(monkeypatch)
+    restore(peers, backup, "e2")
+    peers.settle()
+    assert not asked and holder(peers, "1F") == ["bob"]
+    ann.connect(*ann.core.subscriptions.values(), whole=False)
+    peers.settle()
+    assert asked == [free("1F"), free("1G")]
+    assert (holder(peers), holder(peers, "1F"), holder(peers, "1G")) == (["ann"], ["bob"], ["ann"])
+    assert outcomes(ann)[-2:] == [("rejected", "guard"), ("applied", "")]
+    peers.agree()
+
+
+def test_a_file_keeps_the_check_of_what_is_unsent(tmp_path: Path) -> None:
+    """…until it is decided; what the server took is kept for the day on which it is put back to a backup."""
+    path = tmp_path / "a.replica"
+    change = Change("12A", "seat/holder", "", "ann", 5, "a")
+    guarded, plain = Pending(1, "x", 5, [change], free("12A")), Pending(2, "y", 6, [])
+    rules = Pending(3, "z", 7, [], Check("[:find ?s . :where (r ?s)]", rules="[(r ?s) [?s :k/v]]"))
+    file = ReplicaFile(path)
+    file.save(LocalCommit(pending=[guarded, plain, rules]))
+    file.close()
+    file = ReplicaFile(path)
+    assert file.load().pending == [guarded, plain, rules]
+    kept = Kept("a", 1, "x", 5, [change], "e1", 1, 1)
+    file.save(LocalCommit(decided=[1], kept=[kept]))
+    file.close()
+    file = ReplicaFile(path)
+    state = file.load()
+    file.close()
+    assert state.pending == [plain, rules] and state.kept == [kept]
+
+
+def test_a_version_without_checks_does_not_read_them() -> None:
+    """It would push them unguarded."""
+    body = encode_pending([], free("12A"))
+    with pytest.raises((ValueError, msgspec.MsgspecError)):
+        decode_registers(body)
+    assert decode_pending(encode_registers([])) == ([], None)

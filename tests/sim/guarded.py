@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.sim.checks import hold
+from tests.sim.checks import Cut, hold
 from tripleweb.datalog import evaluate
-from tripleweb.store import Store
 from tripleweb.sync.messages import decode_receipt, input_from_wire
 from tripleweb.sync.records import Commit
 from tripleweb.terms import Value
@@ -30,13 +29,14 @@ class GuardJudge:
     """The server's decisions on guarded transactions, beside the plain evaluator on its log."""
 
     def __init__(self) -> None:
-        self.store = Store()  # the log so far
+        self.cut = Cut()  # the log so far
         self.accepted: set[str] = set()
 
     def check(self, world: World, commit: Commit) -> None:
         """A guarded transaction is accepted if its query had an answer at its place in the order, else it is not; what
         was accepted once is never refused, and what it wrote stood then."""
         entries = {(entry.id, entry.replica): entry for entry in commit.entries}
+        store = self.cut.at(world.server.disk.log, commit.seq - len(commit.entries))
         for replica, _, tx, body in commit.receipts:
             receipt, written = decode_receipt(body), world.written[tx]
             if receipt.reason == "guard":
@@ -44,7 +44,7 @@ class GuardJudge:
                 hold("guards hold", tx not in self.accepted, f"accepted before: {receipt}")
             if written.check is not None and tx not in self.accepted:
                 inputs = [input_from_wire(wire) for wire in written.check.inputs]
-                answers = evaluate.run(written.check.query, inputs, self.store).rows
+                answers = evaluate.run(written.check.query, inputs, store).rows
                 if receipt.outcome == "rejected":
                     is_due = not answers or receipt.reason == "permission"
                 else:
@@ -52,4 +52,5 @@ class GuardJudge:
                     is_due = bool(answers) and all(reason == "deleted" for _, reason, _ in receipt.lost)
                 hold("guards hold", is_due, f"{written.check}: {answers}, {receipt}")
             if (entry := entries.get((tx, replica))) is not None:
-                self.store.apply(entry.registers)
+                store.apply(entry.registers)
+                self.cut.seq = entry.seq

@@ -361,8 +361,8 @@ class ClientCore:
         return Update(commit=commit if commit.released else None)
 
     def _refuse(self, guarded: Iterable[Pending], commit: LocalCommit) -> Update:
-        """The server is older than guards, and would take what they are to keep out: what it has not decided is rejected
-        here. Numbers have no holes: theirs go with nothing; what stood there comes with a load."""
+        """The server is older than guards, and would take what they are to keep out: what it has not decided is
+        rejected here. Numbers have no holes: theirs go with nothing; what stood there comes with a load."""
         step, receipts = Step(commit), []
         for pending in guarded:
             receipts.append(refused(pending, self.replica, NO_GUARDS))
