@@ -324,7 +324,7 @@ def take_back(tx: Transaction, deed: Deed, known: Sequence[Deed]) -> list[Left]:
     left: list[Left] = []
     for triple in deed.gone:
         if triple[0] in deleted:
-            left.append(Left(*triple, "deleted"))
+            left.append(Left(*triple, "rejected" if deed.rejected else "deleted"))
         elif not (doubt and doubt.is_void(fields[triple[:2]], triple[2])):
             fields[triple[:2]].gone.append(triple[2])
     for field in fields.values():
