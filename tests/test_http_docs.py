@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tripleweb import endpoints
+from tripleweb import custody, endpoints
 from tripleweb.storage.memory import MemoryStores
 from tripleweb.web import SYNC, WebServer
 
@@ -98,6 +98,10 @@ def test_every_endpoint_is_described() -> None:
         endpoints.CHANGES,
         endpoints.QUERY,
         endpoints.SNAPSHOT,
+        custody.BACKUP,
+        custody.RESTORE,
+        custody.CHECK,
+        custody.COMPACT,
         endpoints.METRICS,
         endpoints.DASHBOARD,
     ]

@@ -1,9 +1,11 @@
-"""The command line: `tripleweb serve`, a server without Jupyter, for scripts, IPython and editors on this machine.
+"""The command line: a server without Jupyter, for scripts, IPython and editors on this machine; and care of its data.
 
     tripleweb serve [--data DIR] [--port N]
+    tripleweb backup APP FILE | restore APP FILE | check [APP] | compact APP  [--data DIR | --url URL --token TOKEN]
 
-It listens on loopback only, keeps its apps in DIR (by default where the Jupyter extension keeps them), and leaves word
-of its address and token in that folder, readable by this user alone, where `tripleweb.connect` finds it.
+`care` says what the latter do. The server listens on loopback only, keeps its apps in DIR (by default where the Jupyter
+extension keeps them), and leaves word of its address and token in that folder, readable by this user alone, where
+`tripleweb.connect` finds it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from tripleweb import __version__, places
+from tripleweb import __version__, care, places
 from tripleweb.errors import TriplewebError
 
 
@@ -29,8 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="run a server without Jupyter, on loopback")
     serve.add_argument("--data", type=Path, default=None, metavar="DIR", help="where the apps are kept")
     serve.add_argument("--port", type=_port, default=0, metavar="N", help="the port; a free one by default")
+    care.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
+        if options.command != "serve":
+            return care.run(options)
         return _serve(options.data or places.server_dir(), options.port)
     except (TriplewebError, OSError, OverflowError) as error:
         print(f"tripleweb: {error}", file=sys.stderr)

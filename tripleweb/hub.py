@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import RandomBytes, check_app, check_id
-from tripleweb.line import Line, Outlet
+from tripleweb.line import Line, Outlet, spread
 from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores
 from tripleweb.storage.writer import Writer
@@ -57,7 +57,7 @@ class Hub:
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="tripleweb-hub")
         self.counts = Counts()
         self._lines_made = 0
-        self._dropping: set[str] = set()
+        self._shut: set[str] = set()  # apps that are not to be opened
         self._closing = False
         self.is_closed = False
         self._has_ended = False
@@ -108,8 +108,10 @@ class Hub:
     def _tenant(self, app: str) -> Tenant:
         if self._closing:
             raise ProtocolError("closing", "the server is stopping")
-        if app in self._dropping:
-            raise ProtocolError("closing", f"app {app} is being deleted")
+        if app in self._shut:
+            raise ProtocolError(
+                "closing", f"app {app} is closed for the moment: its files are being worked on"
+            )
         if app not in self._tenants:
             self._make_room()
             self._tenants[app] = Tenant(self, app)
@@ -157,17 +159,23 @@ class Hub:
 
     async def drop(self, app: str) -> None:
         """Deletes an app and all its data; who is connected is told so. Raises `StorageError`."""
-        self._dropping.add(app)
+        async with self.closed(app, "forbidden", f"app {app} was deleted"):
+            await self.in_thread(self.stores.delete, app)
+            self.apps.pop(app, None)
+
+    @asynccontextmanager
+    async def closed(self, app: str, code: str, message: str) -> AsyncIterator[None]:
+        """An app is closed, and not opened meanwhile; who is connected is told so."""
+        self._shut.add(app)
         try:
             if (tenant := self._tenants.get(app)) is not None:
                 for line in tenant.lines.values():
-                    line.fault("forbidden", f"app {app} was deleted")
+                    line.fault(code, message, wait=spread(len(tenant.lines)) if code == "closing" else 0)
                 tenant.end()
                 await asyncio.wait([tenant.task])
-            await self.in_thread(self.stores.delete, app)
-            self.apps.pop(app, None)
+            yield
         finally:
-            self._dropping.discard(app)
+            self._shut.discard(app)
 
     def expel(self, whom: Callable[[Actor], bool], message: str) -> int:
         """Ends the connections of those for whom `whom` is true, as when their grant was revoked; how many."""

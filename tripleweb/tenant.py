@@ -184,6 +184,16 @@ class Tenant:
             await self._landing.wait()
 
     @property
+    def storage(self) -> TenantStorage:
+        """Where its data is; the app is open."""
+        assert self._storage is not None
+        return self._storage
+
+    def backed_up(self, position: messages.Cursor) -> None:
+        """A verified backup reaches this far: clients are told."""
+        self._core.backup = position
+
+    @property
     def durable_seq(self) -> int:
         """The number of the last transaction that is on disk; 0 while the app is being opened."""
         return self._core.durable_seq if self._storage is not None else 0

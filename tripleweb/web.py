@@ -35,7 +35,7 @@ from tornado.websocket import (
     WebSocketProtocol13,
 )
 
-from tripleweb import endpoints, places
+from tripleweb import custody, endpoints, places
 from tripleweb.access import Access, Grant, os_user
 from tripleweb.endpoints import Endpoint, Refusal, Site, grant_actor
 from tripleweb.errors import ProtocolError, StorageError
@@ -286,6 +286,22 @@ class PlainSnapshot(_Plain, endpoints.SnapshotLines):
     """`snapshot` without Jupyter."""
 
 
+class PlainBackup(_Plain, custody.Backup):
+    """`backup` without Jupyter."""
+
+
+class PlainRestore(_Plain, custody.Restore):
+    """`restore` without Jupyter."""
+
+
+class PlainCheck(_Plain, custody.Check):
+    """`check` without Jupyter."""
+
+
+class PlainCompact(_Plain, custody.Compact):
+    """`compact` without Jupyter."""
+
+
 class PlainMetrics(_Plain, endpoints.Metrics):
     """`metrics` without Jupyter."""
 
@@ -317,6 +333,10 @@ def handlers(
         (endpoints.CHANGES, PlainChanges, shared),
         (endpoints.QUERY, PlainQuery, shared),
         (endpoints.SNAPSHOT, PlainSnapshot, shared),
+        (custody.BACKUP, PlainBackup, shared),
+        (custody.RESTORE, PlainRestore, shared),
+        (custody.CHECK, PlainCheck, shared),
+        (custody.COMPACT, PlainCompact, shared),
         (endpoints.METRICS, PlainMetrics, shared),
         (endpoints.DASHBOARD, PlainDashboard, shared),
     ]

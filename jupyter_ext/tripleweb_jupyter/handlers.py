@@ -26,7 +26,7 @@ from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web
 
-from tripleweb import endpoints
+from tripleweb import custody, endpoints
 from tripleweb.endpoints import Endpoint, Refusal, grant_actor
 from tripleweb.sync.server import Actor
 from tripleweb.web import SYNC, Sync, grant_token
@@ -170,6 +170,56 @@ class JupyterSnapshot(Jupyter, endpoints.SnapshotLines, APIHandler):  # type: ig
         await endpoints.SnapshotLines.get(self, app)
 
 
+class JupyterBackup(Jupyter, custody.Backup, APIHandler):  # type: ignore[misc]
+    """`backup` on a Jupyter server."""
+
+    def finish(self, *given: Any, **more: Any) -> Any:
+        """Keeps the type that was set, which Jupyter would take for JSON."""
+        return super().finish(*given, set_content_type=self._headers["Content-Type"], **more)
+
+    @web.authenticated
+    @authorized
+    async def get(self, app: str) -> None:
+        await custody.Backup.get(self, app)
+
+    @web.authenticated
+    @authorized
+    async def put(self, app: str) -> None:
+        await custody.Backup.put(self, app)
+
+
+class JupyterRestore(Jupyter, custody.Restore, APIHandler):  # type: ignore[misc]
+    """`restore` on a Jupyter server. The authorizer is asked before anything is taken in."""
+
+    async def begin(self) -> None:
+        await super().begin()
+        if not await self.may("write"):
+            self.refuse(Refusal(403, f"{self.current_user.username} may not write tripleweb's data here"))
+
+    @web.authenticated
+    @authorized
+    async def post(self, app: str) -> None:
+        await custody.Restore.post(self, app)
+
+
+class JupyterCheck(Jupyter, custody.Check, APIHandler):  # type: ignore[misc]
+    """`check` on a Jupyter server."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, app: str) -> None:
+        await custody.Check.get(self, app)
+
+
+class JupyterCompact(Jupyter, custody.Compact, APIHandler):  # type: ignore[misc]
+    """`compact` on a Jupyter server."""
+
+    @web.authenticated
+    @authorized
+    async def post(self, app: str) -> None:
+        await custody.Compact.post(self, app)
+
+
 class JupyterMetrics(Jupyter, endpoints.Metrics, APIHandler):  # type: ignore[misc]
     """`metrics` on a Jupyter server."""
 
@@ -218,6 +268,10 @@ ROUTES: list[tuple[str, type[web.RequestHandler]]] = [
     (endpoints.CHANGES, JupyterChanges),
     (endpoints.QUERY, JupyterQuery),
     (endpoints.SNAPSHOT, JupyterSnapshot),
+    (custody.BACKUP, JupyterBackup),
+    (custody.RESTORE, JupyterRestore),
+    (custody.CHECK, JupyterCheck),
+    (custody.COMPACT, JupyterCompact),
     (endpoints.METRICS, JupyterMetrics),
     (endpoints.DASHBOARD, JupyterDashboard),
 ]

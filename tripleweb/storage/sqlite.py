@@ -21,7 +21,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -210,6 +210,9 @@ class SqliteTenant:
                 newest.append(self._entry(row))
             return TenantState(
                 epoch=self._epoch,
+                backup=msgspec.json.decode(values["backup"], type=tuple[str, int])
+                if "backup" in values
+                else None,
                 seq=values["seq"],
                 time=values["time"],
                 replicas={
@@ -349,6 +352,58 @@ class SqliteTenant:
     def close(self) -> None:
         self._file.close()
 
+    # -- for backups -------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> tuple[str, int]:
+        return self._epoch, self._seq
+
+    @property
+    def bytes(self) -> int:
+        """The size of the file, without what waits beside it."""
+        return self._file.path.stat().st_size
+
+    @property
+    def note(self) -> str | None:
+        """What `set_note` has said of this file."""
+        with self._file.reading():
+            return None if (held := self._file.meta("note")) is None else str(held)
+
+    def set_note(self, note: str) -> None:
+        with self._file.transaction():
+            self._file.set_meta({"note": note})
+
+    def backed_up(self, position: tuple[str, int]) -> None:
+        """A verified backup reaches this far: `load` says it from now on."""
+        with self._file.transaction():
+            self._file.set_meta({"backup": encode(position).decode()})
+
+    def begin_epoch(self, epoch: str) -> None:
+        """What is here is the beginning of another history than the one that it was written in."""
+        with self._file.transaction() as connection:
+            self._file.set_meta({"epoch": epoch})
+            connection.execute("DELETE FROM meta WHERE name IN ('note', 'backup')")
+        self._epoch = epoch
+
+    def copy_to(self, path: Path) -> None:
+        """A file of its own with all that is committed in this moment, while commits go on."""
+        with self._file.snapshot() as connection:
+            connection.execute("COMMIT")  # it takes a snapshot by itself, and not within a transaction
+            connection.execute("PRAGMA query_only = 0")
+            connection.execute("VACUUM INTO ?", (str(path),))
+
+    def integrity(self) -> list[str]:
+        """What is wrong with its pages."""
+        with self._file.snapshot() as connection:
+            found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(5)")]
+            return [] if found == ["ok"] else [f"{self._file.path} is damaged: {one}" for one in found]
+
+    def vacuum(self) -> None:
+        """Gives back the room that is not used. Nobody else may be at it."""
+        with self._file.reading() as connection:
+            connection.execute("VACUUM")
+        self._file.checkpoint()
+
 
 def _packed(commit: Commit) -> tuple[str, str, str, bytes, int, int]:
     """A row of the view `commits`."""
@@ -404,6 +459,7 @@ REGISTRY_FORM = "tripleweb registry 1"
 REGISTRY_TABLES = """
 CREATE TABLE apps (id TEXT PRIMARY KEY, name TEXT NOT NULL, created INTEGER NOT NULL, members TEXT NOT NULL)"""
 ENDING = ".tenant.sqlite"
+BLOCKED = ".blocked"  # a file beside an app's that says why it is not to be opened
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 
 
@@ -459,8 +515,25 @@ class SqliteStores:
         path = self.folder / file_name(app)
         with self._guard:
             self._check_closed(app)
+            self._check_free(path)
             tenant = self._open[app] = SqliteTenant(path, app)
             return tenant
+
+    def _check_free(self, path: Path) -> None:
+        try:
+            why = Path(f"{path}{BLOCKED}").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageError(f"{path}: {error}") from error
+        raise StorageError(why)
+
+    @contextmanager
+    def reserved(self, app: str) -> Iterator[None]:
+        """Nobody opens an app's data meanwhile. Raises `StorageError` while it is open."""
+        with self._guard:
+            self._check_closed(app)
+            yield
 
     def _check_closed(self, app: str) -> None:
         held = self._open.get(app)

@@ -1,0 +1,361 @@
+"""Backups of an app: whole or not there, put back under a new epoch, and what `check` finds wrong."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import tripleweb
+from tests.faults.processes import TOKEN, Server, wait_until
+from tests.http_client import User
+from tripleweb import places, t
+from tripleweb.cli import main
+from tripleweb.errors import StorageError
+from tripleweb.influx import loaded
+from tripleweb.storage import App, backups
+from tripleweb.storage.memory import MemoryStores
+from tripleweb.storage.sqlite import BLOCKED, SqliteStores, file_name
+from tripleweb.web import WebServer
+
+APP = "notes"
+
+
+def filled(folder: Path, count: int = 40, app: str = APP) -> Path:
+    """A server's folder with an app of so many transactions."""
+    with (
+        WebServer(SqliteStores(folder), owner="ada") as server,
+        tripleweb.connect(app, url=server.url, token=server.token, path=":memory:") as db,
+    ):
+        for n in range(count):
+            db.set(f"e{n % 7}", "k/n", n)
+        db.delete("e6")
+        db.flush(30)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return filled(tmp_path / "server")
+
+
+@pytest.fixture
+def stores(folder: Path) -> Iterator[SqliteStores]:
+    held = SqliteStores(folder)
+    yield held
+    held.close()
+
+
+def made(stores: SqliteStores, target: Path) -> backups.Note:
+    tenant = stores.open(APP)
+    try:
+        return backups.make(tenant, stores.apps()[APP], target, 1)
+    finally:
+        tenant.close()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def alter(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def test_a_backup_is_put_back_under_a_new_epoch(stores: SqliteStores, tmp_path: Path) -> None:
+    target = tmp_path / "b.sqlite"
+    note = made(stores, target)
+    assert names(tmp_path) == ["b.sqlite", "server"] and backups.verify(target) == note
+    tenant = stores.open(APP)
+    before, registers = tenant.load(), sorted(loaded(tenant.load().registers).registers())
+    tenant.close()
+    done = backups.put_back(stores, APP, target)
+    assert done.epoch != before.epoch == note.epoch and done.note == note
+    tenant = stores.open(APP)
+    after = tenant.load()
+    assert (after.epoch, after.seq, after.replicas) == (done.epoch, before.seq, before.replicas)
+    assert sorted(loaded(after.registers).registers()) == registers and [e.id for e in after.tail] == [
+        e.id for e in before.tail
+    ]
+    tenant.close()
+    assert done.aside is not None and done.aside.exists() and stores.tenants() == [APP]
+    assert backups.check(stores, APP) == []
+
+
+def test_a_restore_into_an_empty_folder_brings_the_app_with_its_members(
+    stores: SqliteStores, tmp_path: Path
+) -> None:
+    stores.put(App(APP, "Notes", 5, {"bob": "reader"}))
+    made(stores, tmp_path / "b.sqlite")
+    other = SqliteStores(tmp_path / "other")
+    done = backups.put_back(other, APP, tmp_path / "b.sqlite")
+    assert done.aside is None and other.apps() == {APP: App(APP, "Notes", 5, {"bob": "reader"})}
+    other.close()
+
+
+def test_what_is_no_backup_of_this_app_is_refused(stores: SqliteStores, tmp_path: Path) -> None:
+    target, text, empty = tmp_path / "b.sqlite", tmp_path / "t", tmp_path / "e"
+    made(stores, target)
+    text.write_text("no database")
+    empty.write_bytes(b"")
+    foreign = tmp_path / "f"
+    alter(foreign, "CREATE TABLE meta (name TEXT, value)")
+    data = stores.folder / file_name(APP)
+    before = names(stores.folder), data.read_bytes()
+    for wrong, said in (
+        (text, "no backup"),
+        (empty, "no backup"),
+        (foreign, "not a tripleweb tenant"),
+        (data, "no backup"),  # an app's file as it lies there
+        (tmp_path / "nowhere", "nowhere"),
+        (tmp_path, str(tmp_path)),
+    ):
+        with pytest.raises(StorageError, match=said):
+            backups.put_back(stores, APP, wrong)
+    with pytest.raises(StorageError, match="of app 'notes', not of 'other'"):
+        backups.put_back(stores, "other", target)
+    assert (names(stores.folder), data.read_bytes()) == before
+    assert backups.put_back(stores, "other", target, force=True).note.app == APP
+    assert backups.check(stores, "other") == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE triples SET object = 'other' WHERE rowid = (SELECT max(rowid) FROM triples)",
+        "UPDATE meta SET value = value - 1 WHERE name = 'seq'",
+        "UPDATE replicas SET last = last + 1",
+        "bytes",
+        "short",
+    ],
+)
+def test_a_backup_that_was_altered_is_refused(stores: SqliteStores, tmp_path: Path, damage: str) -> None:
+    target = tmp_path / "b.sqlite"
+    made(stores, target)
+    size = target.stat().st_size
+    if damage == "bytes":
+        with open(target, "r+b") as file:
+            file.seek(size // 2)
+            file.write(os.urandom(5_000))
+    elif damage == "short":
+        os.truncate(target, size // 2)
+    else:
+        alter(target, damage)
+    before = names(stores.folder)
+    with pytest.raises(StorageError):
+        backups.put_back(stores, APP, target)
+    assert names(stores.folder) == before
+
+
+def test_a_backup_that_cannot_be_finished_leaves_nothing(
+    stores: SqliteStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "b.sqlite"
+    target.write_bytes(b"the one before")
+
+    def broken(tenant: object) -> str:
+        raise StorageError("it does not read back")
+
+    monkeypatch.setattr(backups, "_read_whole", broken)
+    with pytest.raises(StorageError, match="read back"):
+        made(stores, target)
+    assert target.read_bytes() == b"the one before" and names(tmp_path) == ["b.sqlite", "server"]
+
+
+def test_an_interrupted_restore_leaves_no_empty_app(
+    stores: SqliteStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(stores, tmp_path / "b.sqlite")
+    replace = os.replace
+
+    def dies(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        backups.put_back(stores, APP, tmp_path / "b.sqlite")
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(StorageError, match="interrupted: run it again"):
+        stores.open(APP)
+    assert backups.put_back(stores, APP, tmp_path / "b.sqlite").note.app == APP
+    assert backups.check(stores, APP) == [] and not any(BLOCKED in name for name in names(stores.folder))
+
+
+def garbage(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.seek(5 * 4096)
+        file.write(os.urandom(3 * 4096))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("DELETE FROM log WHERE seq = 5", "no entry 5"),
+        ("DELETE FROM log WHERE seq = (SELECT max(seq) FROM log)", "the log ends at"),
+        ("UPDATE log SET body = x'7b7d' WHERE seq = 3", "log entry 3"),
+        ("UPDATE triples SET object = 99 WHERE subject = 'e1'", "table and log differ"),
+        ("DELETE FROM triples WHERE subject = 'e2'", "table and log differ"),
+        ("DELETE FROM triples WHERE predicate = '_deleted'", "table and log differ"),
+        ("INSERT INTO receipts VALUES ('zzzzzzzzzzzz', 1, 'x', '{}')", "not known to have made it"),
+        ("DELETE FROM replicas", "known up to 0"),
+        (garbage, "damaged"),
+        (lambda path: path.write_bytes(b"x" * 5_000), "not a database"),
+        (lambda path: os.truncate(path, path.stat().st_size // 2), ""),
+    ],
+)
+def test_check_finds_each_damage(
+    folder: Path, capsys: pytest.CaptureFixture[str], damage: str | Callable[[Path], object], said: str
+) -> None:
+    assert main(["check", APP, "--data", str(folder)]) == 0
+    assert capsys.readouterr().out == "notes: whole\n"
+    path = folder / file_name(APP)
+    stores = SqliteStores(folder)
+    tenant = stores.open(APP)
+    backups.compact(tenant)  # all of it in the table
+    tenant.close()
+    stores.close()
+    if isinstance(damage, str):
+        alter(path, damage)
+    else:
+        damage(path)
+    filled(folder, 3, "other")
+    assert main(["check", "--data", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert (
+        out.startswith("notes: damaged\n")
+        and "other: whole" in out
+        and said in out
+        and "tripleweb restore" in out
+    )
+
+
+def test_the_command_line_on_a_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract: "`tripleweb backup APP FILE`, `tripleweb restore APP FILE`, `tripleweb check [APP]`" work on the data
+    directory (`--data DIR`)."""
+    data, file = ["--data", str(folder)], str(tmp_path / "b")
+    assert main(["backup", APP, file, *data]) == 0
+    assert "read whole" in capsys.readouterr().out
+    assert main(["restore", APP, file, *data]) == 0
+    assert "its epoch is" in capsys.readouterr().out
+    assert main(["compact", APP, *data]) == 0
+    assert main(["check", APP, *data]) == 0
+    for wrong, said in (
+        (["backup", "nowhere", file, *data], "no app nowhere"),
+        (["check", "nowhere", *data], "no app nowhere"),
+        (["restore", "nowhere", file, *data], "not of 'nowhere'"),
+        (["check", "--data", str(tmp_path / "none")], "no such folder"),
+        (["check", "--url", "ftp://x"], "no address"),
+        (["check", "--url", "http://127.0.0.1:1/"], "cannot be reached"),
+    ):
+        assert main(wrong) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(SystemExit) as ended:
+        main(["backup", ".hidden", file])
+    assert ended.value.code == 2
+
+
+def test_the_command_line_on_a_running_server(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract: "… or on a running server (`--url`)"; one that has left word in the folder is found."""
+    file = str(tmp_path / "b")
+    with WebServer(SqliteStores(folder), owner="ada") as server:
+        assert main(["check", "--data", str(folder)]) == 1
+        assert "--url" in capsys.readouterr().err
+        server.announce(folder)
+        assert main(["backup", APP, file, "--data", str(folder)]) == 0
+        places.withdraw(folder)
+        monkeypatch.setenv("TRIPLEWEB_TOKEN", server.token)
+        with tripleweb.connect(
+            APP, url=server.url, token=server.token, path=":memory:", replicate="all"
+        ) as db:
+            db.set("late", "k/n", 1)
+            db.flush(30)
+            assert main(["restore", APP, file, "--url", server.url]) == 0
+            wait_until(lambda: db.status.state == "online" and db.status.pending == 0, "online again")
+            db.flush(60)
+            assert dict(db.q("[:find ?e ?v :where [?e :k/n ?v]]").itertuples(index=False))["late"] == 1
+        assert main(["check", "--url", server.url]) == 0
+        assert main(["compact", APP, "--url", server.url]) == 0
+        assert main(["restore", APP, __file__, "--url", server.url]) == 1
+        assert "no backup" in capsys.readouterr().err
+        monkeypatch.setenv("TRIPLEWEB_TOKEN", "wrong")
+        assert main(["check", APP, "--url", server.url]) == 1
+        assert "403" in capsys.readouterr().err
+        assert names(folder / "backups") == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "backup"), ("PUT", "backup"), ("POST", "restore"), ("GET", "check"), ("POST", "compact")],
+)
+def test_only_admins_get_at_the_files(folder: Path, method: str, path: str) -> None:
+    """Contract: "Everything is authenticated." """
+    with WebServer(SqliteStores(folder), owner="ada") as server:
+        before = names(folder)
+        for user in (User(server, "bob"), User(server, token="0123456789" * 4)):
+            answer = user.call(method, f"apps/{APP}/{path}", b"{}" if method != "GET" else None)
+            assert answer.error == (403, "forbidden"), answer
+        assert names(folder) == before
+
+
+def test_a_server_in_memory_says_that_it_has_no_files() -> None:
+    with WebServer(MemoryStores(), owner="ada") as server:
+        ada = User(server)
+        app = ada.post("apps", {"name": "x"}).json["id"]
+        answer = ada.get(f"apps/{app}/check")
+        assert answer.error == (503, "unavailable") and "in memory" in answer.json["message"]
+
+
+def test_a_backup_while_writers_write(tmp_path: Path) -> None:
+    """Real processes: nothing that was acknowledged is lost that its writer holds, nothing counts twice, all agree."""
+    server = Server(tmp_path / "server")
+    stop = threading.Event()
+    counts = [0, 0, 0]
+
+    def joined(path: Path | str) -> tripleweb.Database:
+        schema = tripleweb.schema(tally={"n": t.counter()})
+        return tripleweb.connect(APP, url=server.url, token=TOKEN, path=path, replicate="all", schema=schema)
+
+    def write(n: int) -> None:
+        with joined(tmp_path / f"r{n}") as db:
+            while not stop.is_set():
+                with db.transaction():
+                    db.set(f"w{n}-{counts[n]}", "k/n", n)
+                    db.increment("tally", "all", n=1)
+                counts[n] += 1
+                db.flush(60)
+            db.flush(60)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(3)]
+    try:
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: min(counts) > 20, "some writes")
+        url = ["--url", server.url, "--token", TOKEN]
+        assert main(["backup", APP, str(tmp_path / "b"), *url]) == 0
+        wait_until(lambda at=list(counts): min(a - b for a, b in zip(counts, at, strict=True)) > 20, "more")  # type: ignore[misc]
+        assert main(["restore", APP, str(tmp_path / "b"), *url]) == 0
+        wait_until(
+            lambda at=list(counts): min(a - b for a, b in zip(counts, at, strict=True)) > 5, "and more"
+        )  # type: ignore[misc]
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+        with joined(":memory:") as db:
+            wait_until(lambda: len(db.q("[:find ?e :where [?e :k/n]]")) == sum(counts), f"all of {counts}")
+            assert db.get("tally", "all") == {"id": "all", "n": sum(counts)}
+        assert main(["check", APP, *url]) == 0
+    finally:
+        stop.set()
+        server.kill()
