@@ -28,6 +28,7 @@ from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.storage import App, TenantStorage, TenantStores
 from tripleweb.storage import file as storage_file
 from tripleweb.storage import sqlite as storage_sqlite
+from tripleweb.storage.archive import Sizes
 from tripleweb.storage.file import DatabaseFile
 from tripleweb.storage.memory import MemoryStores, MemoryTenant
 from tripleweb.storage.sqlite import SqliteStores, SqliteTenant, app_of, file_name
@@ -110,13 +111,19 @@ def vars_of(row: ReplicaRow) -> tuple[str, int, int, int]:
     return row.user, row.last, row.confirmed, row.time
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite, large entries"])
+SMALL = Sizes(kept=7, run_bytes=400, frame=8)  # so that a short history has runs and frames
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite, large entries", "sqlite, small archive"])
 def stores(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TenantStores]:
     if request.param == "sqlite, large entries":
         monkeypatch.setattr(storage_sqlite, "UNREAD_BYTES", 200)
-    made: TenantStores = MemoryStores() if request.param == "memory" else SqliteStores(tmp_path / "data")
+    sizes = SMALL if request.param == "sqlite, small archive" else None
+    made: TenantStores = (
+        MemoryStores() if request.param == "memory" else SqliteStores(tmp_path / "data", sizes)
+    )
     yield made
     made.close()
 
@@ -138,6 +145,7 @@ def test_after_any_history_the_state_is_that_of_a_store_fed_the_same(stores: Ten
             backlog = storage.backlog
             moved = storage.fold(limit)
             assert moved <= limit and (moved > 0) == (backlog > 0)
+            storage.archive()
         elif roll < 0.92:
             storage.close()
             storage = stores.open("app")
@@ -145,9 +153,9 @@ def test_after_any_history_the_state_is_that_of_a_store_fed_the_same(stores: Ten
             seq, limit = rng.randrange(tenant.seq + 2), rng.randrange(1, 10)
             assert repr(storage.since(seq, limit)) == repr(tenant.entries[seq : seq + limit])
         tenant.check(storage)
-    while storage.fold(10):
+    while storage.fold(10) or storage.archive():
         tenant.check(storage)
-    assert storage.backlog == 0
+    assert storage.backlog == 0 and repr(storage.since(0)) == repr(tenant.entries)
     storage.close()
     reopened = stores.open("app")
     tenant.check(reopened)
@@ -242,6 +250,11 @@ def test_a_closed_storage_says_so(stores: TenantStores) -> None:
         storage.load,
         storage.fold,
         lambda: storage.since(0),
+        lambda: storage.archive(),
+        lambda: storage.trim(1),
+        lambda: storage.reach(1),
+        lambda: list(storage.past(0)),
+        lambda: list(storage.deeds("e0")),
         lambda: storage.commit(Commit(1, 0, 1)),
     ):
         with pytest.raises(StorageError, match="closed"):
@@ -544,7 +557,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path, kind:
             held = {"other kind": "tripleweb replica 1", "other version": "tripleweb tenant 99"}.get(kind)
             connection.execute("INSERT INTO meta VALUES ('_format', ?)", (held,))
         connection.close()
-        said = "99.*reads.*tenant 2" if kind == "other version" else "is not a tripleweb tenant"
+        said = "99.*reads.*tenant 3" if kind == "other version" else "is not a tripleweb tenant"
     before = path.read_bytes() if path.is_file() else b""
     with pytest.raises(StorageError, match=said):
         SqliteTenant(path, "app")

@@ -8,6 +8,11 @@ Receipts go with the commit that carries their confirmation. `fold` is backgroun
 caller wants: it moves registers from the log into a table, so that opening does not read the whole log, and nobody
 sees a difference. `since` reads the log on. All methods may be called from any thread; commits come one at a time.
 
+The log is also the history: `reach` finds a moment in it, `past` gives what a state of then is made of, `deeds` what
+was done to one entity. `archive` is background work like `fold`: it makes the older part of the log small, and nobody
+sees a difference. History begins after `floor`, 0 at first; `trim` raises the floor and lets go of what lies before
+it, while registers, the graveyard, receipts and replicas stay as they are.
+
 **The server's directory** (`TenantStores`) opens tenants, each at most once at a time, and keeps the small registry:
 the server's id, made once, and the apps with their members. Data and registry are apart: an app may have either.
 
@@ -18,13 +23,24 @@ own durable file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from tripleweb.change import Change
 from tripleweb.sync.records import Commit, Entry, TenantState
 
 TAIL = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What a transaction has set of one entity. `at` in milliseconds, the server's clock; `by`: the user."""
+
+    seq: int
+    at: int
+    by: str
+    changes: list[Change]
 
 
 class TenantStorage(Protocol):
@@ -50,7 +66,43 @@ class TenantStorage(Protocol):
         ...
 
     def since(self, seq: int, limit: int = 1_000) -> list[Entry]:
-        """The entries that follow `seq` in the log, at most `limit`, in order."""
+        """The entries that follow `seq` in the log, at most `limit`, in order. Raises `HistoryError` where the log does
+        not reach back to them."""
+        ...
+
+    @property
+    def floor(self) -> int:
+        """The seq up to which there is no history: its state is the oldest that is known."""
+        ...
+
+    @property
+    def unarchived(self) -> int:
+        """How many entries `archive` has before it, about."""
+        ...
+
+    def archive(self) -> int:
+        """One slice of making the log smaller, of some thousand changes; 0 says that nothing is to do now."""
+        ...
+
+    def trim(self, floor: int) -> int:
+        """One slice of letting go of what lies before a floor (or before what is folded, if that is less); 0 says that
+        it is done. Not beside `fold` and `archive`. History before it may be gone as soon as the first slice is."""
+        ...
+
+    def reach(self, moment: int) -> int:
+        """The seq of the last transaction committed by a moment, in milliseconds of the server's clock; 0 before the
+        first. Raises `HistoryError` before the floor."""
+        ...
+
+    def past(self, seq: int, kinds: Collection[str] | None = None) -> Iterator[list[Change]]:
+        """Pieces of which, merged in whatever order, the state after `seq` is made: all registers of predicates of
+        these kinds (None: of all), and all graves. It reads a snapshot of the moment of its first step, and is to be
+        closed. Raises `HistoryError` before the floor, and beyond the last commit."""
+        ...
+
+    def deeds(self, subject: str) -> Iterator[list[Deed]]:
+        """What was done to an entity, oldest first, in pieces (some empty). The first deed has its registers as they
+        were at the floor. It reads a snapshot of the moment of its first step, and is to be closed."""
         ...
 
     def close(self) -> None:

@@ -205,7 +205,7 @@ def check(stores: SqliteStores, app: str) -> list[str]:
 def compact(tenant: SqliteTenant) -> tuple[int, int]:
     """Makes an app's file as small as what is in it; (bytes before, bytes after). Raises `StorageError`."""
     before = tenant.bytes
-    while tenant.fold(_FOLD):
+    while tenant.fold(_FOLD) or tenant.archive():
         pass
     tenant.vacuum()
     return before, tenant.bytes
@@ -215,9 +215,9 @@ def _read_whole(tenant: SqliteTenant) -> str:
     """The digest of all there is, everything of it decoded once. Raises `StorageError`."""
     for problem in tenant.integrity():
         raise StorageError(problem)
-    digest, last = blake2b(digest_size=16), 0
+    digest, last = blake2b(digest_size=16), tenant.floor
     for entry in _log(tenant):
-        if last and entry.seq != last + 1:
+        if entry.seq != last + 1:
             raise StorageError(f"the log has no entry {last + 1}")
         last = entry.seq
         digest.update(
@@ -237,7 +237,7 @@ def _read_whole(tenant: SqliteTenant) -> str:
 
 
 def _log(tenant: SqliteTenant) -> Iterator[Entry]:
-    at = 0
+    at = tenant.floor
     while entries := tenant.since(at, _READ):
         yield from entries
         at = entries[-1].seq

@@ -121,10 +121,20 @@ class DatabaseFile:
     """One SQLite file of the form `form` (`"<kind> <version>"`), made of `tables` if it is new (`created`).
 
     `full`: a transaction survives the end of the machine, not only that of the process. `sole`: no other connection
-    ever reads it, which also spares the shared memory that file systems of a network do not have.
+    ever reads it, which also spares the shared memory that file systems of a network do not have. `older`: the forms
+    from which it is brought to this one as it is opened, each with the statements that do so.
     """
 
-    def __init__(self, path: Path, form: str, tables: str, *, full: bool, sole: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        form: str,
+        tables: str,
+        *,
+        full: bool,
+        sole: bool,
+        older: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = path
         self.created = False
         self._full = full
@@ -150,13 +160,15 @@ class DatabaseFile:
                 if sole:  # before anything is read, or the shared memory is made after all
                     self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
                 self._prepare(self._connection)
-                self._recognise(form)
+                found = self._recognise(form, older or {})
                 if unclean:
                     self._check()
                 if self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
                     raise StorageError(f"{path}: this file system does not allow a write-ahead log")
                 if self.created:
-                    self._create(form, tables)
+                    self._lay(form, "CREATE TABLE meta (name TEXT PRIMARY KEY, value);" + tables)
+                elif found != form:
+                    self._lay(form, (older or {})[found])
         except BaseException as error:
             self._connection.close()
             if getattr(error.__cause__, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY:
@@ -169,19 +181,20 @@ class DatabaseFile:
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
         connection.execute("PRAGMA cache_size = -1000")
 
-    def _recognise(self, form: str) -> None:
+    def _recognise(self, form: str, older: Mapping[str, str]) -> str:
+        """The form that it has; this one if it is new."""
         names = {
             row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         }
         if not names:
             self.created = True
-            return
+            return form
         found = None
         if "meta" in names:
             with suppress(sqlite3.OperationalError):  # a table of that name, but not ours
                 found = self.meta("_format")
-        if found == form:
-            return
+        if found == form or found in older:
+            return str(found)
         kind = form.rpartition(" ")[0]
         if str(found).rpartition(" ")[0] == kind:
             raise StorageError(
@@ -189,10 +202,9 @@ class DatabaseFile:
             )
         raise StorageError(f"{self.path} is not a {kind} (its format is {found!r})")
 
-    def _create(self, form: str, tables: str) -> None:
-        statements = ["CREATE TABLE meta (name TEXT PRIMARY KEY, value)", *tables.split(";")]
+    def _lay(self, form: str, tables: str) -> None:
         with self.transaction() as connection:
-            for statement in statements:
+            for statement in tables.split(";"):
                 connection.execute(statement)
             self.set_meta({"_format": form})
 

@@ -7,14 +7,14 @@ was. It folds as the others do, from its log into a `Store`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
-from tripleweb.change import Change
-from tripleweb.errors import StorageError
-from tripleweb.ids import check_app, nano_id
-from tripleweb.storage import TAIL, App
+from tripleweb.change import DELETED, Change
+from tripleweb.errors import HistoryError, StorageError
+from tripleweb.ids import check_app, kind_of, nano_id
+from tripleweb.storage import TAIL, App, Deed
 from tripleweb.store import Store
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 
@@ -30,6 +30,8 @@ class _Data:
         self.replicas: dict[str, ReplicaRow] = {}
         self.table = Store()
         self.folded = self.part = 0
+        self.floor = self.floor_at = 0
+        self.base = Store()  # the state at the floor
 
 
 class MemoryTenant:
@@ -48,7 +50,7 @@ class MemoryTenant:
     def load(self, tail: int = TAIL) -> TenantState:
         data = self._ready()
         registers: list[Change] = list(data.table.registers())
-        for entry in data.log[data.folded :]:
+        for entry in data.log[data.folded - data.floor :]:
             registers.extend(entry.registers)
         return TenantState(
             epoch=data.epoch,
@@ -82,7 +84,7 @@ class MemoryTenant:
         data = self._ready()
         moved = 0
         while moved < limit and data.folded < data.seq:
-            registers = data.log[data.folded].registers
+            registers = data.log[data.folded - data.floor].registers
             piece = list(islice(registers, data.part, data.part + limit - moved))
             data.table.apply(piece)
             moved += max(len(piece), 1)
@@ -92,7 +94,62 @@ class MemoryTenant:
         return moved
 
     def since(self, seq: int, limit: int = 1_000) -> list[Entry]:
-        return self._ready().log[seq : seq + limit]
+        data = self._ready()
+        if seq < data.floor:
+            raise HistoryError(f"the log of app {self.app!r} begins after entry {data.floor}, not {seq}")
+        return data.log[seq - data.floor : seq - data.floor + limit]
+
+    @property
+    def floor(self) -> int:
+        return self._data.floor
+
+    @property
+    def unarchived(self) -> int:
+        return 0
+
+    def archive(self) -> int:
+        self._ready()
+        return 0
+
+    def trim(self, floor: int) -> int:
+        data = self._ready()
+        old = data.log[: max(0, min(floor, data.folded) - data.floor)][:1_000]
+        for entry in old:
+            data.base.apply(entry.registers)
+            data.floor, data.floor_at = entry.seq, entry.at
+        del data.log[: len(old)]
+        return len(old)
+
+    def reach(self, moment: int) -> int:
+        data = self._ready()
+        for entry in reversed(data.log):
+            if entry.at <= moment:
+                return entry.seq
+        if data.floor and moment < data.floor_at:
+            raise HistoryError(
+                f"history begins later than that: what came before transaction {data.floor} is kept no longer"
+            )
+        return data.floor
+
+    def past(self, seq: int, kinds: Collection[str] | None = None) -> Iterator[list[Change]]:
+        data = self._ready()
+        if not data.floor <= seq <= data.seq:
+            raise HistoryError(
+                f"history is kept from transaction {data.floor} to {data.seq}; {seq} lies outside of that"
+            )
+        wanted = None if kinds is None else {*kinds, DELETED}
+        entries = data.log[: seq - data.floor]
+        yield _of_kinds(data.base.registers(), wanted)
+        for entry in entries:
+            yield _of_kinds(entry.registers, wanted)
+
+    def deeds(self, subject: str) -> Iterator[list[Deed]]:
+        data = self._ready()
+        entries = list(data.log)
+        yield [Deed(data.floor, data.floor_at, "", list(data.base.registers_of(subject)))]
+        for entry in entries:
+            changes = [change for change in entry.registers if change.subject == subject]
+            yield [Deed(entry.seq, entry.at, entry.by, changes)] if changes else []
 
     def close(self) -> None:
         self.closed = True
@@ -101,6 +158,10 @@ class MemoryTenant:
         if self._failure or self.closed:
             raise StorageError(f"app {self.app!r}: {self._failure or 'was closed'}")
         return self._data
+
+
+def _of_kinds(registers: Iterable[Change], kinds: Collection[str] | None) -> list[Change]:
+    return [change for change in registers if kinds is None or kind_of(change.predicate) in kinds]
 
 
 class MemoryStores:

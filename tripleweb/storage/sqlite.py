@@ -4,7 +4,7 @@ What is durable before an acknowledgement is the log (with receipts, replicas an
 transaction, which is an order of magnitude cheaper than keeping the table of triples and its index. The table follows
 through `fold`; `load` reads the table and what of the log is not in it yet. Invariants: table plus the rest of the log
 is the whole log merged as `Store` merges it; `folded` in `meta` moves in the same transaction as the rows; the log
-stays (it is the history).
+stays, for it is the history: what of it is older lies in an `archive`.
 
 The table has the columns of a plain triple store, so that it can be read with any SQLite:
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate
@@ -29,19 +29,28 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from tripleweb.change import DELETED, RESET, SINGLE, Change, outranks
+from tripleweb.change import DELETED, RESET, Change
 from tripleweb.clock import parse_stamp, stamp_text
-from tripleweb.errors import ProtocolError, StorageError
+from tripleweb.errors import HistoryError, ProtocolError, StorageError
 from tripleweb.ids import check_app, nano_id
-from tripleweb.storage import TAIL, App
+from tripleweb.storage import TAIL, App, Deed, archive
 from tripleweb.storage.file import PAGE_BYTES, DatabaseFile, OwnerLock, delete_database
+from tripleweb.storage.rows import (
+    OUTRANKING,
+    PUT_TRIPLES,
+    buried_of,
+    from_columns,
+    insert,
+    outranks_row,
+    to_columns,
+)
 from tripleweb.sync.messages import change_from_wire, decode_committed, encode
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
-from tripleweb.terms import Ref, Value, date_text, kind, parse_date
 
 T = TypeVar("T")
-TENANT_FORM = "tripleweb tenant 2"
-TENANT_TABLES = """
+TENANT_FORM = "tripleweb tenant 3"
+TENANT_TABLES = (
+    """
 CREATE TABLE log (seq INTEGER PRIMARY KEY, replica TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL,
     "by" TEXT NOT NULL, at INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE TABLE receipts (replica TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL,
@@ -50,7 +59,10 @@ CREATE TABLE replicas (replica TEXT PRIMARY KEY, user TEXT NOT NULL, last INTEGE
     confirmed INTEGER NOT NULL, time INTEGER NOT NULL);
 CREATE TABLE triples (subject TEXT NOT NULL, predicate TEXT NOT NULL, object, object_type TEXT, hlc TEXT NOT NULL,
     slot TEXT NOT NULL, deleted INTEGER NOT NULL, seq INTEGER NOT NULL, tx TEXT NOT NULL, author TEXT NOT NULL,
-    PRIMARY KEY (subject, predicate, slot))"""
+    PRIMARY KEY (subject, predicate, slot));"""
+    + archive.TABLES
+)
+OLDER = {"tripleweb tenant 2": archive.TABLES}  # all of the log was rows
 TAIL_BYTES_MAX = 16 << 20
 UNREAD_BYTES = 1 << 20
 PAGES = 8  # of the write-ahead log, that even a small commit takes
@@ -84,40 +96,6 @@ CREATE TEMP TRIGGER taking INSTEAD OF INSERT ON commits BEGIN
 END"""
 
 _ENTRY = 'SELECT seq, replica, number, id, "by", at, body FROM log '
-_PUT_TRIPLES = """
-INSERT INTO triples (subject, predicate, slot, object, object_type, hlc, deleted, seq, tx, author) VALUES """
-_OUTRANKING = """
-ON CONFLICT (subject, predicate, slot) DO UPDATE SET object = excluded.object, object_type = excluded.object_type,
-    hlc = excluded.hlc, deleted = excluded.deleted, seq = excluded.seq, tx = excluded.tx, author = excluded.author
-WHERE excluded.hlc > hlc
-    OR (excluded.hlc = hlc AND outranks(excluded.object, excluded.object_type, object, object_type))"""
-_TYPES = {"s": "string", "n": "number", "b": "boolean", "d": "date", "r": "ref"}
-
-
-def to_columns(value: Value | None) -> tuple[Any, str | None]:
-    """A value as (object, object_type); numbers stay numbers, a boolean is 0 or 1, a date its text."""
-    if value is None:
-        return None, None
-    letter = kind(value)
-    if letter == "d":
-        return date_text(value), "date"  # type: ignore[arg-type]
-    return (str(value) if letter == "r" else value), _TYPES[letter]
-
-
-def from_columns(held: Any, named: str | None) -> Value | None:
-    """The value of `to_columns`' pair; raises `ValueError` for what `to_columns` never makes."""
-    cls = type(held)
-    if (named == "string" and cls is str) or (named == "number" and cls in (int, float)):
-        return held  # type: ignore[no-any-return]
-    if named == "ref" and cls is str:
-        return Ref(held)
-    if named == "boolean" and held in (0, 1):
-        return bool(held)
-    if named == "date" and cls is str:
-        return parse_date(held)
-    if named is None and held is None:
-        return None
-    raise ValueError(f"not a stored object of type {named!r}: {held!r:.80}")
 
 
 class Unread(Sequence[Change]):
@@ -161,9 +139,9 @@ class Unread(Sequence[Change]):
 class SqliteTenant:
     """One app's file; the contract is `storage.TenantStorage`."""
 
-    def __init__(self, path: Path, app: str) -> None:
+    def __init__(self, path: Path, app: str, sizes: archive.Sizes | None = None) -> None:
         self.app = app
-        self._file = DatabaseFile(path, TENANT_FORM, TENANT_TABLES, full=True, sole=False)
+        self._file = DatabaseFile(path, TENANT_FORM, TENANT_TABLES, full=True, sole=False, older=OLDER)
         try:
             if self._file.created:
                 with self._file.transaction():
@@ -171,7 +149,7 @@ class SqliteTenant:
                         {"epoch": nano_id(os.urandom), "seq": 0, "time": 0, "folded": 0, "folded_part": 0}
                     )
             with self._file.reading() as connection:
-                connection.create_function("outranks", 4, _outranks, deterministic=True)
+                connection.create_function("outranks", 4, outranks_row, deterministic=True)
                 connection.execute(
                     "SELECT json_extract('[1]', '$[0]')"
                 )  # or it says here that there is no JSON
@@ -180,6 +158,7 @@ class SqliteTenant:
                 self._seq, self._folded, self._part = (
                     int(str(self._file.meta(name))) for name in ("seq", "folded", "folded_part")
                 )
+            self._archive = archive.Archive(self._file, sizes or archive.Sizes())
             self._folding: Entry | None = None  # the entry of which `_part` registers are in the table
         except ValueError as error:
             self._file.close()
@@ -266,8 +245,16 @@ class SqliteTenant:
 
     def since(self, seq: int, limit: int = 1_000) -> list[Entry]:
         with self._file.snapshot() as connection:
-            rows = connection.execute(_ENTRY + "WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit))
-            return [self._entry(row) for row in rows]
+            values = dict(connection.execute("SELECT name, value FROM meta"))
+            if seq < values["floor"]:
+                raise HistoryError(
+                    f"the log of app {self.app!r} begins after entry {values['floor']}, not {seq}"
+                )
+            older = self._archive.entries(connection, seq, limit) if seq < values["archived"] else ()
+            found = [self._entry(row) for row in older]
+            rest = (seq + len(found), limit - len(found))
+            rows = connection.execute(_ENTRY + "WHERE seq > ? ORDER BY seq LIMIT ?", rest)
+            return found + [self._entry(row) for row in rows]
 
     def commit(self, commit: Commit) -> None:
         try:
@@ -329,14 +316,14 @@ class SqliteTenant:
     def _merge(
         self, connection: sqlite3.Connection, pieces: Sequence[tuple[Entry, Sequence[Change]]]
     ) -> None:
-        buried = _buried(connection, {change.subject for _, piece in pieces for change in piece})
+        buried = buried_of(connection, {change.subject for _, piece in pieces for change in piece})
         rows: list[tuple[Any, ...]] = []
         for entry, piece in pieces:
             for change in piece:
                 subject = change.subject
                 if change.predicate == DELETED:
                     if subject not in buried:
-                        _insert(connection, _PUT_TRIPLES, rows, _OUTRANKING)
+                        insert(connection, PUT_TRIPLES, rows, OUTRANKING)
                         rows.clear()
                         connection.execute("DELETE FROM triples WHERE subject = ?", (subject,))
                         buried.add(subject)
@@ -347,9 +334,45 @@ class SqliteTenant:
                 hlc = stamp_text(change.time, change.replica)
                 row = subject, change.predicate, change.slot, held, named, hlc, deleted
                 rows.append((*row, entry.seq, entry.id, entry.by))
-        _insert(connection, _PUT_TRIPLES, rows, _OUTRANKING)
+        insert(connection, PUT_TRIPLES, rows, OUTRANKING)
+
+    # -- history -----------------------------------------------------------------------------------------------
+
+    @property
+    def floor(self) -> int:
+        return self._archive.floor
+
+    @property
+    def unarchived(self) -> int:
+        return self._archive.waiting(self._seq)
+
+    def archive(self) -> int:
+        return self._older(lambda: self._archive.step(self._seq, self._folded, self._part))
+
+    def trim(self, floor: int) -> int:
+        return self._older(lambda: self._archive.cut(min(floor, self._folded)))
+
+    def _older(self, work: Callable[[], int]) -> int:
+        with self._file.reading():
+            pass  # or it says here that it is closed, or has failed
+        try:
+            return work()
+        except StorageError as error:
+            self._file.fail(f"moving the older part of the log failed ({error}); open it again")
+            raise
+
+    def reach(self, moment: int) -> int:
+        return self._archive.reach(moment)
+
+    def past(self, seq: int, kinds: Collection[str] | None = None) -> Iterator[list[Change]]:
+        return self._archive.past(seq, kinds)
+
+    def deeds(self, subject: str) -> Iterator[list[Deed]]:
+        return self._archive.deeds(subject)
 
     def close(self) -> None:
+        if not self._file.closed:
+            self._archive.close()
         self._file.close()
 
     # -- for backups -------------------------------------------------------------------------------------------
@@ -418,43 +441,6 @@ def _packed(commit: Commit) -> tuple[str, str, str, bytes, int, int]:
     return (*tables, b"".join(bodies), commit.seq, commit.time)
 
 
-def _pieces(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Values for statements with many of them: each step of SQLite's lets go of the interpreter's lock, and getting it
-    back from a busy event loop takes longer than the row. Few different sizes, so that statements stay prepared."""
-    at = 0
-    for many in (64, 8, 1):
-        while len(values) - at >= many:
-            yield values[at : at + many]
-            at += many
-
-
-def _insert(
-    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]], ending: str = ""
-) -> None:
-    """`statement` up to its VALUES; `ending` is what follows them."""
-    for piece in _pieces(rows):
-        row = f"({', '.join('?' * len(piece[0]))})"
-        values = [value for each in piece for value in each]
-        connection.execute(statement + ", ".join([row] * len(piece)) + ending, values)
-
-
-def _buried(connection: sqlite3.Connection, subjects: set[str]) -> set[str]:
-    """Those that are in the graveyard."""
-    found: set[str] = set()
-    for piece in _pieces(sorted(subjects)):
-        rows = connection.execute(
-            "SELECT subject FROM triples WHERE predicate = ? AND slot = ? AND subject IN"
-            f" ({', '.join('?' * len(piece))})",
-            (DELETED, SINGLE, *piece),
-        )
-        found.update(row[0] for row in rows)
-    return found
-
-
-def _outranks(new: Any, new_type: str | None, old: Any, old_type: str | None) -> bool:
-    return outranks(from_columns(new, new_type), from_columns(old, old_type))
-
-
 REGISTRY_FORM = "tripleweb registry 1"
 REGISTRY_TABLES = """
 CREATE TABLE apps (id TEXT PRIMARY KEY, name TEXT NOT NULL, created INTEGER NOT NULL, members TEXT NOT NULL)"""
@@ -489,8 +475,9 @@ def app_of(name: str) -> str:
 class SqliteStores:
     """A server's directory: `server.sqlite`, a file for each tenant, and the lock; see `storage.TenantStores`."""
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], sizes: archive.Sizes | None = None) -> None:
         self.folder = Path(folder)
+        self._sizes = sizes
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -516,7 +503,7 @@ class SqliteStores:
         with self._guard:
             self._check_closed(app)
             self._check_free(path)
-            tenant = self._open[app] = SqliteTenant(path, app)
+            tenant = self._open[app] = SqliteTenant(path, app, self._sizes)
             return tenant
 
     def _check_free(self, path: Path) -> None:

@@ -4,9 +4,9 @@ An app always has the same thread, so its commits are made in the order in which
 exactly one call of `post(done, commit, error)`, `post` being how the caller wants to be called from another thread
 (`loop.call_soon_threadsafe`). Who submits one commit while everything newer gathers in the next has group commit.
 
-Folding is done in small slices while nothing else is waiting and nothing has come for a moment (`rest` seconds), and
-between commits only for an app whose log runs away from its table. The threads are daemons: what is not acknowledged
-may die with the process.
+Folding and archiving are done in small slices while nothing else is waiting and nothing has come for a moment (`rest`
+seconds), and between commits only for an app whose log runs away from its table or its archive. The threads are
+daemons: what is not acknowledged may die with the process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Done = Callable[[Commit, Exception | None], None]
 Retired = Callable[[Exception | None], None]
 
 FOLD = 500  # registers in a slice
-BACKLOG_MAX = 100_000  # log entries that are not in the table
+BACKLOG_MAX = 100_000  # log entries that are not in the table, or rows that need not be
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,11 @@ class _Lane:
                 return
 
     def fold(self, storage: TenantStorage) -> int:
-        """One slice. A storage that fails here refuses the next commit, which is when its owner hears of it."""
+        """One slice, of the older log where nothing is left to fold. A storage that fails here refuses the next commit,
+        which is when its owner hears of it."""
         try:
-            return storage.fold(FOLD)
+            moved = storage.archive() if storage.unarchived > BACKLOG_MAX else 0
+            return moved or storage.fold(FOLD) or storage.archive()
         except Exception:
             log.exception("folding the log of app %r failed", storage.app)
             return 0
@@ -132,7 +134,7 @@ class Writer:
                 lane.unfolded.pop(id(storage), None)
                 return
             lane.unfolded[id(storage)] = storage
-            if storage.backlog > BACKLOG_MAX:
+            if max(storage.backlog, storage.unarchived) > BACKLOG_MAX:
                 lane.fold(storage)
 
         lane = self._lane(storage)
