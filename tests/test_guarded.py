@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tripleweb
-from tests.http_client import wait_until
+from tests.http_client import User, push, wait_until
 from tripleweb import QueryError, TriplewebError, t
 from tripleweb.database import Database
 from tripleweb.pen import Block
@@ -291,6 +291,26 @@ def test_a_long_query_holds_nobody_up(
     finally:
         leave.set()
     assert tx.wait()
+
+
+def test_by_one_request(server: WebServer) -> None:
+    """A bulk push may have checks, too; its answer says what became of each, also when it is sent again."""
+    user = User(server)
+    check = {"query": FREE, "inputs": [["s", "12A"]]}
+    lines = b""
+    for number, (seat, more) in enumerate(
+        [("12A", {"check": check}), ("12A", {"check": check}), ("1F", {})], 1
+    ):
+        lines += push(number, [seat, "seat/holder", "", "s", f"p{number}"], **more)
+    for _ in range(2):
+        told = user.post("apps/app/changes", lines).json["receipts"]
+        assert [(one["outcome"], one.get("reason")) for one in told] == [
+            ("applied", None),
+            ("rejected", "guard"),
+            ("applied", None),
+        ]
+    found = user.rows("app", "[:find ?s ?h :where [?s :seat/holder ?h]]")
+    assert found == [["12A", "p1"], ["1F", "p3"]]
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])

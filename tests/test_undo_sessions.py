@@ -13,6 +13,7 @@ import pytest
 
 from tests.peers import Peer, Peers, triples
 from tests.sim.disk import ReplicaDisk
+from tripleweb.change import DELETED
 from tripleweb.clock import parse_stamp
 from tripleweb.sync import messages
 from tripleweb.sync.client import ClientLimits, Update
@@ -154,6 +155,16 @@ class History:
         if person.outcomes.get(deed.id) == "rejected":
             assert before == after and {one.reason for one in left} <= {"rejected"}
         told = {tuple(one[:3]) for one in left}
+        for subject, predicate in {(s, p) for s, p, _ in after if p in ("k/a", "k/b")}:
+            assert len(person.core.store.values(subject, predicate)) == 1, (
+                "what somebody else wrote has company"
+            )
+        for subject, predicate, value in set(deed_came(deed)) - before:
+            held = person.core.store.register((subject, predicate, ""))
+            if predicate != "k/tags" and held is not None and held.replica != person.core.replica:
+                assert (subject, predicate, value) in told, (
+                    f"{value} did not stand any more, which is not told"
+                )
         for triple in brought & before & after:
             assert triple in told or self.stands_by_another(person, deed, triple), (
                 f"{triple} is silently left"
@@ -183,7 +194,7 @@ class History:
 
 
 def deed_came(deed: Deed) -> list[Triple]:
-    return [(s, p, v) for s, p, _, v, came in deed.changes() if came and v is not None]
+    return [(s, p, v) for s, p, _, v, came in deed.changes() if came and v is not None and p != DELETED]
 
 
 @pytest.mark.parametrize(

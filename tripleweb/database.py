@@ -209,8 +209,8 @@ class Database:
         `newer reset deleted rejected limits counter unseen`.
 
         Counters count back; a delete is for ever. What had not been loaded comes back as the server has told it, for
-        which this waits some seconds while online. Raises `TriplewebError` if there is nothing to undo, and within a
-        transaction.
+        which this waits some seconds while online; what was rejected does not come back. Raises `TriplewebError` if
+        there is nothing to undo, within a transaction, and while the server has not decided on a guarded one.
 
         >>> import tripleweb
         >>> db = tripleweb.open()

@@ -117,11 +117,20 @@ class Deed:
 
     @property
     def gone(self) -> list[Triple]:
-        """The triples that went."""
+        """The triples that went. Where a single value was written the server's word counts, if it has said something:
+        what stood here may have been written over by then."""
         if not self._stood:
             return self._delta.removed
-        written = {_said(s, p, v) for s, p, _, v, _ in self.changes() if v is not None}
-        return [*self._delta.removed, *(t for said, t in self._stood.items() if said not in written)]
+        written, singles = set(), set()
+        for s, p, place, v, _ in self.changes():
+            if v is not None:
+                written.add(_said(s, p, v))
+            if place == SINGLE:
+                singles.add((s, p))
+        told = {said[:2] for said in self._stood} & singles
+        here = [triple for triple in self._delta.removed if triple[:2] not in told]
+        known = {_said(*triple) for triple in here} | written
+        return [*here, *(triple for said, triple in self._stood.items() if said not in known)]
 
     def learn(self, stood: Iterable[Triple]) -> None:
         """What stood where it wrote, at places of which nothing was here."""
@@ -326,7 +335,7 @@ def take_back(tx: Transaction, deed: Deed, known: Sequence[Deed]) -> list[Left]:
         if triple[0] in deleted:
             left.append(Left(*triple, "rejected" if deed.rejected else "deleted"))
         elif not (doubt and doubt.is_void(fields[triple[:2]], triple[2])):
-            fields[triple[:2]].gone.append(triple[2])
+            fields[triple[:2]].went(triple[2])
     for field in fields.values():
         if deed.rejected:
             left += field.left_alone("rejected")
@@ -402,7 +411,7 @@ class _Doubt:
         if value is not None and (held is None or slot(held) != slot(value)):
             field.came[place] = value
         if held is not None and (value is None or slot(held) != slot(value)):
-            field.gone.append(held)
+            field.went(held)
         return True
 
     def is_void(self, field: _Field, value: Value) -> bool:
@@ -432,6 +441,11 @@ class _Field:
         self.slots: dict[str, Value | None] = {}
         self.came: dict[str, Value] = {}
         self.gone: list[Value] = []
+
+    def went(self, value: Value) -> None:
+        """A value is gone, which is said once."""
+        if all(slot(value) != slot(known) for known in self.gone):
+            self.gone.append(value)
 
     def left_alone(self, reason: str) -> Iterable[Left]:
         if COUNTER in self.slots:
@@ -516,7 +530,19 @@ class _Field:
         """Why what the deed wrote there does not stand any more; "" if it does."""
         if self._stamp(place) != self.stamp:
             return "newer"
-        return "reset" if max(self._stamp(SINGLE), self._stamp(RESET)) > self.stamp else ""
+        if max(self._stamp(SINGLE), self._stamp(RESET)) > self.stamp:
+            return "reset"
+        return "newer" if self._is_other(place) else ""
+
+    def _is_other(self, place: str) -> bool:
+        """True if something else shows than the single value of the deed, though its register stands for that: what
+        this session has undone since had been written over somebody else's word, which came back then."""
+        if place != SINGLE:
+            return False
+        wrote, register = self.slots[SINGLE], self._register(SINGLE)
+        held = wrote if wrote is not None else None if register is None else register.value
+        shown = [slot(value) for value in self.tx.store.values(self.subject, self.predicate)]
+        return held is not None and (slot(held) in shown) is (wrote is None)
 
     def _is_there_twice(self, place: str, value: Value) -> str:
         """ "newer" where somebody else's word shows the same value: as a member beside the single one, or as that."""

@@ -24,6 +24,7 @@ from tripleweb.store import Store
 from tripleweb.sync.messages import Check, PushedTransaction, input_from_wire
 
 MESSAGE_MAX = 500
+_BYTES_MAX = 64 << 20  # of rows that a query derives: the app waits for it
 _ROWS = 1 << 60  # by columns is never quicker: a server does not import numpy for a guard
 _IN_A_TURN = 50  # transactions behind a guarded one, between two looks at the rest of the work
 
@@ -148,7 +149,7 @@ class Guards:
                 if self._price(query, check) > self._units:
                     raise Heavy
                 most = min(most, self._units)
-            result = self._executor.run(query, inputs, rules, Budget(most))
+            result = self._executor.run(query, inputs, rules, Budget(most, _BYTES_MAX))
         except Heavy:
             raise
         except BudgetError as error:

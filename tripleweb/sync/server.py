@@ -387,7 +387,8 @@ class TenantCore:
         fates: list[Fate | None] = []
         delta = self.store.apply(changes, fates)
         if link.feed.holding is not None:
-            self._tell_stood(receipt, changes, delta, link.feed.holding)
+            stand = [change for change, fate in zip(changes, fates, strict=True) if fate is None]
+            self._tell_stood(receipt, stand, delta, link.feed.holding)
         for i, fate in enumerate(fates):
             if fate is not None:
                 receipt.lose(i, fate[0], self._user(fate[2]), self.limits.lost_max)
@@ -405,7 +406,8 @@ class TenantCore:
         return max((held.time for key in keys if (held := self.store.register(key)) is not None), default=0)
 
     def _tell_stood(self, receipt: Receipt, changes: list[Change], delta: Delta, holding: Holding) -> None:
-        """Puts into a receipt what its writer could not know: the values that stood where it wrote."""
+        """Puts into a receipt what its writer could not know: the values that stood where it wrote. `changes` are those
+        that did not lose: the others came to nothing, which is no sign that the same had stood there."""
         dead = {change.subject for change in changes if change.predicate == DELETED}
         came = {(s, p, type(v), slot(v)) for s, p, v in delta.added}
         again = [
