@@ -64,8 +64,8 @@ def _sample(column: Column) -> Any:
 
 def _starts(codes: Array, most: int) -> Array:
     """Where the cells of each code begin once they are sorted by code, and the end."""
-    starts = np.zeros(most + 1, dtype=np.int32)
-    starts[1:] = np.bincount(codes, minlength=most).cumsum()
+    starts = np.zeros(most + 1, dtype=np.int64)
+    np.cumsum(np.bincount(codes, minlength=most), out=starts[1:])
     return starts
 
 
@@ -113,7 +113,7 @@ class Mirror:
         self.size = len(values)
         self.several = any(len(cell.visible) > 1 for cell in column.cells.values())
         self.present: Array | None = None  # by row, where there is one cell a row; None: all are there
-        self.starts: Array = np.empty(0, dtype=np.int32)  # by row, and the end; where there are several
+        self.starts: Array = np.empty(0, dtype=np.int64)  # by row, and the end; where there are several
         self.rows: Array = np.empty(0, dtype=np.int32)  # by cell; where there are several
         if self.several:
             self._build_several()
@@ -307,7 +307,7 @@ class Mirror:
         """The cells that show a value, as the engine holds it."""
         if self.order is not None:
             code = int(self.codes_of_values([value])[0])
-            return self._coded(code) if code >= 0 else np.empty(0, dtype=np.int32)
+            return self._coded(code) if code >= 0 else np.empty(0, dtype=np.int64)
         index = self.column.index
         if index is not None and not self.several:
             rows = index.get(value, ())
@@ -349,8 +349,12 @@ class Mirror:
             # sorting what is packed is quicker than sorting places by codes, and keeps cells in order
             packed = (codes.astype(np.int64) << 32) | cells
             packed.sort()
-            self.order = packed.astype(np.int32)  # the lower half
+            self.order = packed & 0xFFFFFFFF
         assert self.code_starts is not None
+        if self.letter == "r" and len(self.code_starts) <= len(self.tables.names):
+            # entities came since, to which nobody refers: with a place for each, whoever follows need not look
+            more = len(self.tables.names) - len(self.code_starts) + 1 + len(self.code_starts) // 8
+            self.code_starts = np.append(self.code_starts, np.repeat(self.code_starts[-1:], more))
         return self.order, self.code_starts
 
     def has_to_number(self, wanted: int) -> bool:

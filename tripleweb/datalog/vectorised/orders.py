@@ -3,7 +3,6 @@ tell."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from operator import eq, ge, gt, le, lt, ne
 from typing import TYPE_CHECKING, Any
@@ -76,7 +75,6 @@ class Measured(Sizes):
             for name in literal.arguments
         }
         held: dict[str, Mirror] = {}
-        named = Counter(name for literal in literals for name in {*inputs_of(literal), *outputs_of(literal)})
         for literal in literals:
             if not isinstance(literal, Triple):
                 continue
@@ -86,7 +84,7 @@ class Measured(Sizes):
                 mirror = run.mirror(name)
             if mirror is None:
                 self._counts[name] = run.scope.store.count(name)
-                is_joined = named[value] > 1 or value in known or value in self._constants
+                is_joined = value in known or value in self._constants or _uses(literals, value) > 1
                 self._means[name, value] = run.rough.fan(name, value) if is_joined else 1.0
                 continue
             held[value] = mirror
@@ -135,6 +133,11 @@ class Measured(Sizes):
 
     def members(self, relation: str) -> int:
         return len(self._run.relations[relation])
+
+
+def _uses(literals: Sequence[Literal], name: str) -> int:
+    """How many literals a variable stands in."""
+    return sum(name in {*inputs_of(literal), *outputs_of(literal)} for literal in literals)
 
 
 def needed_after(ordered: Sequence[Literal], wanted: Collection[str]) -> list[set[str]]:
