@@ -3,7 +3,8 @@
 A transcript is JSON lines: who connected, each frame of each connection, what a client showed in the end. The server
 must still mean the same by its answers to the recorded clients, and a client must still understand the recorded
 server. `python -m tests.test_transcripts` records what the present version has in a transcript of its own; an older one
-is never recorded again: `v2` has clients that load whole apps only, `v2-lineage` those that load what they ask for.
+is never recorded again: `v2` has clients that load whole apps only, `v2-lineage` those that load what they ask for,
+`v2-guard` those whose transactions have checks.
 (Version 1, whose transactions were objects, was spoken before the first release, and is spoken no more.)
 """
 
@@ -65,6 +66,26 @@ def record_lineage() -> list[dict[str, Any]]:
     peers.agree(writer)
     show(peers, writer)
     show(peers, kim, part=True)
+    return peers.transcript
+
+
+def record_guarded() -> list[dict[str, Any]]:
+    """A conversation of replicas that race for seats: taken, refused, what is behind, what cannot be asked."""
+    peers = Peers(LIMITS)
+    ada, bob = peers.join("ada"), peers.join("bob")
+    free = "[:find ?s . :in $ ?s :where (not (taken ?s))]"
+    for seat in ("12A", "1F"):
+        check = messages.Check(free, [("s", seat)], "[(taken ?s) [?s :seat/holder]]")
+        for peer in (ada, bob) if seat == "12A" else (bob, ada):
+            peer.write(lambda tx, seat=seat, peer=peer: tx.set(seat, "seat/holder", peer.name), check)  # type: ignore[misc]
+            peer.set(f"note-{peer.name}", "note/text", seat)
+            peers.settle()
+    ada.write(lambda tx: tx.increment("p", "post/likes", 2), messages.Check("[:find ?s"))
+    ada.write(lambda tx: [tx.add("p", "post/tags", f"t{i}") for i in range(9)], messages.Check(free, []))
+    peers.settle()
+    peers.agree()
+    show(peers, ada)
+    show(peers, bob)
     return peers.transcript
 
 
@@ -225,5 +246,6 @@ def test_a_client_still_understands(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    lines = [json.dumps(event, ensure_ascii=False, separators=(",", ":")) for event in record_lineage()]
-    (FOLDER / f"v{PROTOCOL}-lineage.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, record in {"guard": record_guarded}.items():  # `record_lineage` is on record
+        lines = [json.dumps(event, ensure_ascii=False, separators=(",", ":")) for event in record()]
+        (FOLDER / f"v{PROTOCOL}-{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
