@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import tripleweb
+from tests.faults.figures import FIGURES, table
 from tests.stores import SCHEMA, Connect
 from tripleweb.database import Database
 from tripleweb.storage.memory import MemoryStores
@@ -48,3 +49,10 @@ def connect(server: WebServer) -> Iterator[Connect]:
     yield connect
     for db in made:
         db._session.close(0.2)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What real faults cost those who were there."""
+    if FIGURES:
+        terminalreporter.section("the longest stall in each fault")
+        terminalreporter.write_line(table(FIGURES))

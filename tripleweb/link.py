@@ -80,7 +80,7 @@ class Pace:
     tick: float = 15.0
     keep_alive: float = 20.0
     connect: float = 10.0
-    settled: float = 10.0  # a connection that held this long starts the pauses from the shortest again
+    settled: float = 1.0  # a connection that held this long starts the pauses from the shortest again
     silence: float = 60.0  # a server that has answered nothing for so long is not there
 
 

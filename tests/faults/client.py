@@ -2,7 +2,6 @@
 
     writer     writes without a pause and says `{"wrote": n}` after each write that returned, `{"flushed": n}` after
                each flush. One write is one transaction: an item of its own, and one more in two counters.
-    reader     follows all items with a live frame and says `{"seen": n}` when it has changed
     idle       does only what it is told
 
 Orders: `stop` ends writing; `write` writes one; `fill` writes large ones until one fails; `room` as at the server;
@@ -64,20 +63,6 @@ class Client:
                 self.say(flushed=number)
             self.stopped.wait(0.002)
 
-    def follow(self) -> None:
-        live = self.db.live(ITEMS)
-        while not self.stopped.is_set():
-            try:
-                live.wait(timeout=0.5)
-            except TimeoutError:
-                continue
-            frame = live.df
-            # each writer's numbers have no gap: a transaction is never seen without those before it
-            for name, numbers in frame.groupby("by")["n"]:
-                if sorted(numbers) != list(range(len(numbers))):
-                    self.say(gap=name, numbers=sorted(set(range(max(numbers))) - set(numbers))[:10])
-            self.say(seen=len(frame))
-
     def all_of(self, query: str) -> list[Any] | None:
         """All rows; None while it waits before it tries to connect again, and knows only some: ask once more."""
         try:
@@ -126,7 +111,7 @@ class Client:
         raise ValueError(what)
 
     def run(self) -> None:
-        work = {"writer": self.keep_writing, "reader": self.follow, "idle": lambda: None}[self.role]
+        work = {"writer": self.keep_writing, "idle": lambda: None}[self.role]
         self.worker = threading.Thread(target=work, daemon=True)
         self.worker.start()
         for line in sys.stdin:

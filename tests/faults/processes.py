@@ -32,6 +32,25 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
         time.sleep(0.01)
 
 
+def let_pass(seconds: float) -> None:
+    """For a fault that lasts: a server that is away, a laptop that sleeps. It is no way to wait for something."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+
+
+def asked(process: Process, what: str) -> Any:
+    """What a client answers once it knows: one that waits before it tries to connect again does not, just then."""
+    found: list[Any] = []
+
+    def knows() -> bool:
+        found.append(process.ask(what))
+        return found[-1] is not None
+
+    wait_until(knows, f"{what} is complete")
+    return found[-1]
+
+
 class Process:
     """A module of the tests, run as a process of its own."""
 
@@ -78,6 +97,18 @@ class Process:
         )
         return said["answer"]
 
+    def said(self, word: str) -> list[Any]:
+        """All that it said under this word so far."""
+        return [said[word] for said in list(self.heard) if word in said]
+
+    def stop(self) -> None:
+        """As a laptop that falls asleep; returns when it stands still."""
+        os.kill(self.pid, signal.SIGSTOP)
+        wait_until(lambda: ") T " in Path(f"/proc/{self.pid}/stat").read_text(), "it stands still")
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """As the machine's out-of-memory killer would; returns when it is dead and all it said has been heard."""
         if self._process.poll() is None:
@@ -103,15 +134,17 @@ class Process:
 class Server:
     """A server in a process of its own, over the files in `folder`, that can be killed and started on its port."""
 
-    def __init__(self, folder: Path, owner: str = "ada") -> None:
+    def __init__(self, folder: Path, owner: str = "ada", *, ping_s: float | None = None) -> None:
         self.folder = folder
+        self.ping_s = ping_s  # between two pings, and how long their answers are waited for; None: the usual
         self.owner = owner
         self.port = 0
         self.starts = 0
         self.start()
 
     def start(self) -> None:
-        self.process = Process("server", str(self.folder), str(self.port), self.owner, TOKEN)
+        more = () if self.ping_s is None else (str(self.ping_s),)
+        self.process = Process("server", str(self.folder), str(self.port), self.owner, TOKEN, *more)
         self.url: str = self.process.answer()
         self.port = int(self.url.rpartition(":")[2].strip("/"))
         self.starts += 1

@@ -1,7 +1,8 @@
-"""`python -m tests.faults.server FOLDER PORT OWNER TOKEN`: a server, until it is killed or its input ends.
+"""`python -m tests.faults.server FOLDER PORT OWNER TOKEN [PING_S]`: a server, until it is killed or its input ends.
 
 It says its address, then obeys: `count` answers with the threads and open files that it has; `room` lets no file grow
-beyond so many bytes (-1: as large as it likes), which is what a full disk is to those who write.
+beyond so many bytes (-1: as large as it likes), which is what a full disk is to those who write; `clock` sets its clock
+to so many `ahead_ms` of the true one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import os
 import resource
 import sys
 import threading
+import time
 from pathlib import Path
 
+from tripleweb import web
 from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.web import WebServer
 
@@ -23,7 +26,9 @@ def make_room(bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard if bytes < 0 else bytes, hard))
 
 
-def main(folder: str, port: str, owner: str, token: str) -> None:
+def main(folder: str, port: str, owner: str, token: str, ping_s: str = "") -> None:
+    if ping_s:
+        web.PING_S = float(ping_s)  # type: ignore[assignment]
     with WebServer(SqliteStores(Path(folder)), port=int(port), owner=owner, token=token) as server:
         print(json.dumps({"answer": server.url}), flush=True)
         for line in sys.stdin:
@@ -33,6 +38,9 @@ def main(folder: str, port: str, owner: str, token: str) -> None:
                 answer = {"threads": threading.active_count(), "files": len(os.listdir("/proc/self/fd"))}
             elif order["do"] == "room":
                 make_room(order["bytes"])
+            elif order["do"] == "clock":
+                ahead = order["ahead_ms"]
+                server.hub.now_ms = lambda ahead=ahead: time.time_ns() // 1_000_000 + ahead
             print(json.dumps({"answer": answer}), flush=True)
 
 
