@@ -211,7 +211,8 @@ def start(tmp_path: Path) -> Iterator[Callable[[int], WebServer]]:
 def test_four_clients_of_a_server_that_was_restored_from_an_old_backup(
     tmp_path: Path, start: Callable[[int], WebServer]
 ) -> None:
-    """One that wrote, one that only read, one with writes unsent, one that wrote while it was down: all come back."""
+    """One that wrote, one that only read, one with writes unsent, one that wrote while it was down: all come back, and
+    what the backup had not seen comes back with them."""
 
     def put(session: Session, subject: str, value: str) -> None:
         session.write(lambda tx: (tx.set(subject, "k/v", value), tx.increment("n", "k/count", 1)))  # type: ignore[func-returns-value]
@@ -244,14 +245,15 @@ def test_four_clients_of_a_server_that_was_restored_from_an_old_backup(
 
         def is_back(session: Session = session) -> bool:
             values = dict(session.store.scan("k/v"))
-            wanted = {"e0": "before", "e1": "before", "e2": "unsent", "e3": "unsent"}
-            return session.core.caught_up and values == wanted
+            wanted = {"e0": "after", "e1": "before", "e2": "unsent", "e3": "unsent"}
+            counted = session.store.values("n", "k/count") == [12]
+            return session.core.caught_up and values == wanted and counted
 
         assert session.wait_for(is_back, 20), (
             session.state,
             session.core.reason,
             list(session.store.scan("k/v")),
+            session.store.values("n", "k/count"),
         )
-        assert session.store.values("n", "k/count") == [6]
     for session in sessions:
         session.close(0.2)
