@@ -328,3 +328,28 @@ def test_a_load_that_was_lost_comes_again_whatever_was_there_before() -> None:
     peers.settle()
     assert not peers.faults and kim.core.is_live("mine")
     right(peers, kim, POSTS, "ada")
+
+
+def test_what_came_to_be_needed_while_away_comes_with_the_load_that_goes_on() -> None:
+    """Its first part had come. What is sent after it is what is needed by now, not what was when it began."""
+    least = "[:find ?p ?n :where [?p :post/n ?n] :order-by [?n ?p] :limit 2]"
+    peers, everything = world(Limits(part_registers=1, window_parts=1))
+    for number in range(4):
+        everything.set(f"p{number}", "post/n", number)
+    peers.settle()
+    kim = asking(peers)
+    kim.ask("mine", least)
+    kim.up()
+    while not any(part.id for part in kim.of(Part)):
+        if not (peers.server.has_work() and peers.server.step()):
+            peers.commit()
+            peers.down()
+            kim.up()
+    assert not kim.core.is_live("mine")
+    kim.disconnect()
+    everything.set("p1", "post/n", 9)  # now the second one is p2, which nobody has touched
+    peers.settle()
+    kim.connect(whole=False)
+    peers.settle()
+    assert any(part.start == 1 for part in kim.of(Part) if part.id), "the load begins anew"
+    right(peers, kim, least)

@@ -151,10 +151,11 @@ class World:
             self._settle()
             checks.at_the_end(self)
             if self.options.asking:  # when what was written is long ago, and its receipts are confirmed
-                self._until(self.now + 2_000)
+                self._arrive()
                 self.server.tick(self.options.limits.held_ms + self.server.stepped_back_ms + 1)
                 self.server.sweep()
                 self._until(self.now + 2_000)
+                self._arrive()
                 self._settle()
                 partial.nothing_beyond(self)
         finally:
@@ -162,6 +163,15 @@ class World:
             for node in self.nodes.values():
                 node.disk.close()
         return self
+
+    def _arrive(self) -> None:
+        """Until nothing is under way: what had been sent before all was healed may take its time."""
+        self._until(self.now + 2_000)
+        deadline = self.now + HEAL_MS
+        while any(len(c.up) or len(c.down) for c in self.network.connections.values()):
+            if self.now >= deadline:
+                raise Violation("convergence", "frames are under way for ever")
+            self._until(self.now + 500)
 
     def _settle(self) -> None:
         deadline = self.now + HEAL_MS

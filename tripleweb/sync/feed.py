@@ -100,8 +100,13 @@ class Holding:
             for name, one in self.interests.items()
         )
 
-    def load_again(self, entries: Iterable[Entry]) -> None:
-        """What has changed of what is being loaded is sent again at the end."""
+    def load_again(self, entries: Iterable[Entry], since: int) -> None:
+        """What has changed of what is being loaded is sent again at the end, and what came to be needed after `since`
+        with it: nobody was there to be told."""
+        for load in self.loads.values():
+            if load.places is not None:
+                known = set(load.places)
+                load.again.update((place, None) for place in load.interest.since(since) if place not in known)
         for change in (change for entry in entries if self.loads for change in entry.registers):
             for load in self.loads.values():
                 if load.interest.holds(change.subject, change.predicate):

@@ -123,7 +123,7 @@ class Readers:
         for part in parts(self.loads.registers(sorted(came)), self.limits):
             feed.put(self.log.last_batch(), part)
             feed.loaded, feed.is_nudged = self.log.seq, True
-        holding.load_again(self.tail.between(since, self.log.seq))
+        holding.load_again(self.tail.between(since, self.log.seq), since)
         for news in missed(holding, since, self.tail.between(since, self.log.seq), self._holds):
             feed.news.append(news)
             feed.gone = news[0] if isinstance(news[1], Gone) else feed.gone
