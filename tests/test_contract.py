@@ -143,16 +143,16 @@ test_guarded::test_committed_only_if_it_has_an_answer_at_the_server: `rejected` 
 test_magics::test_connect_binds_db: its repr and HTML are what `%tripleweb status` shows
 test_undo::test_undo_and_redo: `db.undo()` takes back this session's last transaction as a new one, where its
     values still stand; returns a frame of what it left alone; `db.redo()`.
+test_looking_back::test_history: `db.history(id)`: a frame (`time user predicate old new`, oldest first; one row a
+    member of a many-valued field; a delete is a row for each value it removed).
+test_looking_back::test_as_of: `db.as_of(moment).q(…)`: the state after the last transaction the server committed by
+    then, empty before the first; before the floor of a compacted log `HistoryError`.
 """
 
 # Sentences of which something is still to be built, and whether it is there by now.
 TO_COME = {
     """`db.export("all.jsonl"); db.import_("all.jsonl")`: Parquet (with [parquet]), CSV, JSON Lines, EDN datoms, by the
     ending""": hasattr(Database, "export") or hasattr(Database, "import_"),
-    """`db.history(id)`: a frame (`time user predicate old new`, oldest first; one row a member of a many-valued field;
-    a delete is a row for each value it removed).""": hasattr(Database, "history"),
-    """`db.as_of(moment).q(…)`: the state after the last transaction the server committed by then, empty before the
-    first; before the floor of a compacted log `HistoryError`.""": hasattr(Database, "as_of"),
     """Ids and predicates are percent-encoded in URLs.""": hasattr(
         Database, "room"
     ),  # the first URLs with ids in them

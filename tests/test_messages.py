@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
 from tripleweb.errors import ProtocolError
-from tripleweb.sync import messages
+from tripleweb.sync import messages, past
 from tripleweb.sync.messages import (
     change_from_wire,
     change_to_wire,
@@ -34,13 +34,14 @@ from tripleweb.sync.triples import change_from_triple, change_to_triple
 from tripleweb.terms import Ref, Value, normalise, slot
 
 STAMP = (111411200000000000, "0123456789ab")
+SPECIFICATION = (messages.__doc__ or "") + textwrap.dedent(past.__doc__ or "")
 
 
 def examples() -> list[tuple[str, str]]:
     """(direction, JSON) of every frame in the specification; a frame goes on until its braces balance."""
     found: list[tuple[str, str]] = []
     direction, text = "", ""
-    for line in textwrap.dedent(messages.__doc__ or "").splitlines():
+    for line in textwrap.dedent(SPECIFICATION).splitlines():
         match = re.match(r"\s*([<>]) (\{.*|\s.*)$", line)
         if match is None:
             continue
@@ -66,7 +67,7 @@ def test_the_specification_has_an_example_of_every_frame() -> None:
         for union in (messages.ClientFrame, messages.ServerFrame)
         for struct in union.__args__
     }
-    prose = set(re.findall(r'"t":"(\w+)"', messages.__doc__ or ""))
+    prose = set(re.findall(r'"t":"(\w+)"', SPECIFICATION))
     assert said <= frames
     assert frames == said | prose
 

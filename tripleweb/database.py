@@ -20,7 +20,7 @@ from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from tripleweb import writes
+from tripleweb import past, writes
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.explain import COLUMNS, explain
@@ -443,6 +443,26 @@ class Database:
                 f"{forgotten:,} older values that did not stand are not kept any more", stacklevel=2
             )
         return frame
+
+    def history(self, id: str, /, *, timeout: float = 30) -> pd.DataFrame:
+        """What became of an entity, oldest first: a frame of `time user predicate old new`, a row for each value that
+        came, went or was replaced by another. `time` (datetime64[us, UTC]) is when the server committed it; where there
+        was no value, it is missing. A counter shows its totals; a delete is a row for each value it removed.
+
+        The server is asked, so what it has not accepted yet is not there. Raises `HistoryError` for a store without a
+        server, `IncompleteError` where it cannot be asked, and `ValueError` for what is no id.
+        """
+        return past.history(self, id, timeout)
+
+    def as_of(self, moment: Any, /) -> past.Past:
+        """The app as it was after the last transaction that the server committed by a moment (an aware datetime, a
+        `pandas.Timestamp`, or such a date as text), empty before the first: to be asked by `q`, `get` and `frame`.
+
+        What this session has written and the server not yet accepted is in no past. Raises `ValueError` for a moment
+        without a time zone; its questions raise `HistoryError` before the floor of a compacted log and for a store
+        without a server, and `IncompleteError` where the server cannot be asked.
+        """
+        return past.Past(self, _budget, at=past.moment_ms(moment))
 
     def go_offline(self) -> None:
         """Stops syncing; writes queue up durably."""

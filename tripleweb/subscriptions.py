@@ -10,7 +10,7 @@ refused is known by its reason, and asked for again at the next use.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from hashlib import blake2b
 from itertools import count
 from typing import Any
@@ -22,7 +22,8 @@ from tripleweb.datalog.portable import portable
 from tripleweb.datalog.query import Query
 from tripleweb.sync import messages
 from tripleweb.sync.client import APP, ClientCore
-from tripleweb.sync.messages import Describe, Described, Failed, ServerFrame, Subscription
+from tripleweb.sync.messages import ClientFrame, Describe, Described, Failed, ServerFrame, Subscription
+from tripleweb.sync.past import Did, Was
 from tripleweb.terms import normalise, to_wire
 
 TTL_S = 300.0
@@ -66,6 +67,7 @@ class Subscriptions:
         self._asked: dict[str, Asked] = {}  # what was used last at the end
         self._numbers = count(1)
         self._descriptions: dict[str, Described | None] = {}  # that somebody waits for
+        self._inquiries: dict[str, list[Was | Did | Failed]] = {}  # into the past, likewise: what came so far
         # how it was asked for last, so that it is found without reading it
         self._keys: dict[Hashable, Asked] = {}
 
@@ -141,6 +143,8 @@ class Subscriptions:
             self._core.unsubscribe(frame.id)
         elif isinstance(frame, Described) and frame.id in self._descriptions:
             self._descriptions[frame.id] = frame
+        elif isinstance(frame, Was | Did | Failed) and frame.id in self._inquiries:
+            self._inquiries[frame.id].append(frame)
 
     def describe(self) -> str | None:
         """Asks what there is: a name for `described`, None where there is nobody to be asked. To be ended by
@@ -156,9 +160,19 @@ class Subscriptions:
         said = self._descriptions.get(name)
         return None if said is None else said.predicates
 
+    def look_back(self, make: Callable[[str], ClientFrame]) -> tuple[str, list[Was | Did | Failed]] | None:
+        """Sends what `make` makes of a name, and gives that name and the list to which the answer's frames are added as
+        they come; None where there is nobody to be asked. To be ended by `forget`."""
+        name = f"p{next(self._numbers)}"
+        if not self._core.ask(make(name)):
+            return None
+        self._inquiries[name] = []
+        return name, self._inquiries[name]
+
     def forget(self, name: str) -> None:
-        """Nobody waits for a description any more."""
+        """Nobody waits for a description, or an answer about the past, any more."""
         self._descriptions.pop(name, None)
+        self._inquiries.pop(name, None)
 
     def tick(self, passed_s: float) -> bool:
         """Some time has passed while connected; True if something is asked for no more."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from tripleweb.errors import ProtocolError, StorageError
+from tripleweb.hindsight import Hindsight
 from tripleweb.ids import RandomBytes, nano_id
 from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet, spread
 from tripleweb.metrics import Counts
@@ -38,6 +39,7 @@ from tripleweb.sync.messages import (
     Push,
     Took,
 )
+from tripleweb.sync.past import Deeds, Past
 from tripleweb.sync.records import Commit
 from tripleweb.sync.server import Actor, Limits, TenantCore
 from tripleweb.view import View
@@ -141,6 +143,7 @@ class Tenant:
         self._has_unhurried = False  # there may be something to commit that is not urgent
         self._direct = 0  # frames that may be taken as they come, before the task has its turn
         self._failure: Exception | None = None  # of one of them
+        self._hindsight = Hindsight(self)
         self._wake = asyncio.Event()
         self._landing = asyncio.Event()  # of the commit that is out
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -182,6 +185,15 @@ class Tenant:
             if self.task.done():
                 raise StorageError(f"app {self.app} was closed meanwhile")
             await self._landing.wait()
+
+    @property
+    def position(self) -> tuple[str, int]:
+        """(epoch, seq) of the last transaction that is on disk; the app is open."""
+        return self._core.epoch, self._core.durable_seq
+
+    async def beside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What `work` returns, done beside the loop."""
+        return await self._hub.in_thread(work, *arguments)
 
     @property
     def storage(self) -> TenantStorage:
@@ -372,6 +384,9 @@ class Tenant:
                 self._core.receive(line.number, frame, self._hub.now_ms())
         except ProtocolError as error:
             self._refuse(line, error)
+        else:
+            if isinstance(frame, Past | Deeds):
+                self._hindsight.ask(line, frame)
 
     def _receive_now(self, line: Line, frame: ClientFrame, size: int) -> None:
         """A small frame, as it comes."""
@@ -493,6 +508,7 @@ class Tenant:
             await asyncio.wait(tasks, timeout=self.limits.goodbye_s)
             for task in tasks:
                 task.cancel()
+        await self._hindsight.close()
         if self._storage is not None:
             await self._hub.retire(self._storage)
         self._hub.forget(self)

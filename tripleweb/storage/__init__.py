@@ -86,7 +86,7 @@ class TenantStorage(Protocol):
 
     def trim(self, floor: int) -> int:
         """One slice of letting go of what lies before a floor (or before what is folded, if that is less); 0 says that
-        it is done. Not beside `fold` and `archive`. History before it may be gone as soon as the first slice is."""
+        it is done. Not beside `fold`. History before it may be gone as soon as the first slice is."""
         ...
 
     def reach(self, moment: int) -> int:

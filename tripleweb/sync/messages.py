@@ -115,6 +115,8 @@ What there is in an app, by predicate and number of triples, is asked by
     > {"t":"describe","id":"d1"}
     < {"t":"described","id":"d1","seq":44,"predicates":{"user/name":12}}
 
+What there was, and what was done to an entity, is asked as `past` says.
+
 **Displays** are subscriptions of kind `rows`:
 
     > {"t":"subscribe","subscription":{"id":"top","kind":"rows","query":"[:find ?n :where [_ :user/name ?n]]"}}
@@ -176,13 +178,14 @@ from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
 from tripleweb.clock import parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import BYTES_MAX, check_id, check_predicate
+from tripleweb.sync.past import PAST, Deeds, Did, Past, Was
 from tripleweb.terms import TEXT_BYTES_MAX, Value, from_wire, kind, slot, to_wire
 
 PROTOCOL = 2
 LINEAGE = "lineage"  # the feature of loading what queries need
 WINDOW = "window"  # that of saying what has come of a load
 GUARD = "guard"  # that of transactions with a check
-FEATURES = [LINEAGE, WINDOW, GUARD]
+FEATURES = [LINEAGE, WINDOW, GUARD, PAST]
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000
 TRANSACTION_BYTES_MAX = 224 << 20  # of its changes; what carries them may take another frame
@@ -434,8 +437,8 @@ class Fault(msgspec.Struct, tag_field="t", tag="fault", omit_defaults=True):
     wait: int = 0
 
 
-ClientFrame = Hello | Push | Confirm | Took | Subscribe | Unsubscribe | Describe | Ping
-ServerFrame = Welcome | Part | Poke | Rows | Failed | Described | Pong | Fault
+ClientFrame = Hello | Push | Confirm | Took | Subscribe | Unsubscribe | Describe | Past | Deeds | Ping
+ServerFrame = Welcome | Part | Poke | Rows | Failed | Described | Was | Did | Pong | Fault
 
 _encoder = msgspec.json.Encoder()
 _pack = msgspec.json.Encoder(enc_hook=str).encode  # a reference is text

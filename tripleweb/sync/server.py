@@ -211,6 +211,7 @@ class TenantCore:
         elif isinstance(frame, messages.Describe):
             _check_name(frame.id)
             self.readers.describe(link.feed, frame.id)
+        # what looks back is answered by whoever has the log
 
     def _hello(self, conn: Conn, link: _Connection, hello: Hello, now_ms: int) -> None:
         low, high = hello.protocol
