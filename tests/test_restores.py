@@ -210,6 +210,29 @@ def test_what_an_earlier_identity_wrote_is_pushed_again_by_the_present_one() -> 
         assert max(accepted(peers).values()) == 1
 
 
+def test_going_back_to_the_newer_of_two_backups_after_all() -> None:
+    """What it holds it knows by the numbers of then, whoever has pushed it again meanwhile under others."""
+    peers = Peers(Limits(tail_max=1))
+    ada = peers.client("ada", role="reader").connect()
+    first = copy.deepcopy(peers.disk)
+    ada.set("e", "k/a", 1)  # is rejected: number 1 is missing, so it comes back under another identity
+    peers.settle()
+    ada.role = "writer"
+    ada.disconnect()
+    ada.connect()
+    peers.settle()
+    for n in range(5):
+        count(ada, 10**n)
+        peers.settle()
+    second, before = copy.deepcopy(peers.disk), ada.core.replica
+    for disk, epoch in ((first, "e2"), (second, "e3"), (first, "e4"), (second, "e5")):
+        restore(peers, disk, epoch)
+        peers.settle()
+        peers.agree()
+        assert counted(peers) == 11_111 and ada.core.replica != before
+        assert max(accepted(peers).values()) == 1
+
+
 def test_a_replica_that_was_put_back_itself_goes_by_the_rules_it_had() -> None:
     peers = Peers()
     ada = peers.join("ada")
@@ -314,7 +337,7 @@ def test_a_file_keeps_what_is_kept(replica: Replica) -> None:
     replica.save(LocalCommit(decided=[1, 2], kept=[kept, restamped]))
     assert sorted(replica.load().kept, key=lambda one: one.number) == [kept, restamped]
     moved = Kept("b", 1, "t1", 7, [change._replace(replica="b")], "e1", 5, NOW_MS)
-    told = Kept("a", 2, "t2", 8, [change._replace(time=8)], "e2", 6, NOW_MS + 1)
+    told = Kept("a", 2, "t2", 8, [change._replace(time=8)], "e2", 6, NOW_MS + 1, [("c", 3)])
     replica.save(LocalCommit(released=[("a", 1)], kept=[moved, told]))
     assert sorted(replica.load().kept, key=lambda one: one.number) == [moved, told]
     replica.save(LocalCommit(released=[("b", 1), ("c", 9)]))

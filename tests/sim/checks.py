@@ -227,7 +227,7 @@ def gap_free(node: ClientNode, poke: Poke) -> None:
     """A poke starts at or before where each living subscription stands, and has every entry of others up to its end."""
     core = node.core
     assert core is not None
-    if core.state != "online" or interest.asks(node):
+    if core.state != "online" or interest.asks(node) or poke.epoch != node.world.server.disk.epoch:
         return
     seqs = {messages.decode_committed(body).seq for body in poke.transactions}
     for entry in node.world.server.disk.log[poke.since : poke.seq]:
@@ -253,7 +253,7 @@ def consistent_cut(node: ClientNode) -> None:
     if interest.asks(node):  # `partial`
         return
     cursor = interest.lives(core)
-    if cursor is None or node.ran_ahead:
+    if cursor is None or node.ran_ahead or core.epoch != node.world.server.disk.epoch:
         return
     store = node.cut.at(node.world.server.disk.log, cursor)
     kept = store.record()
@@ -283,6 +283,8 @@ def pending_seen(node: ClientNode) -> None:
     core = node.core
     assert core is not None
     for pending in core.outbox.values():
+        if core.state != "online" and pending.id in {one.id for one in core.kept}:
+            continue  # it was accepted, and no longer here when the server forgot it: the load that follows brings it
         for change in pending.changes:
             s, p, place = change.key
             held: Any = core.store.values(s, p) if place == COUNTER else core.store.register(change.key)

@@ -59,6 +59,18 @@ class TenantDisk:
     def close(self) -> None:
         pass
 
+    def copied(self) -> TenantDisk:
+        """The same once more, as a backup has it."""
+        twin = TenantDisk(self.epoch)
+        twin.seq, twin.time, twin.log = self.seq, self.time, list(self.log)
+        twin.registers, twin.graves, twin.receipts = (
+            dict(self.registers),
+            dict(self.graves),
+            dict(self.receipts),
+        )
+        twin.replicas = {replica: replace(row) for replica, row in self.replicas.items()}
+        return twin
+
     def _merge(self, change: Change) -> None:
         """A merge of the disk's own, so that the store's is not checked against itself alone."""
         if change.predicate == DELETED:

@@ -35,6 +35,8 @@ class Faults:
             "copied": self.copied,
             "pings": self.pings,
             "ticks": self.ticks,
+            "backed up": self.backed_up,
+            "restored": self.restored,
         }
 
     def start(self) -> None:
@@ -55,6 +57,8 @@ class Faults:
             (options.clone_every_ms if options.clones else 0.0, self._draw_clone),
             (options.ping_every_ms, self._draw_ping),
             (options.tick_every_ms, self._draw_tick),
+            (0.4 * options.restore_every_ms, self._draw_backup),
+            (options.restore_every_ms, self._draw_restore),
         ):
             if mean:
                 self._repeat(mean, fault, self.world.random(f"faults/{fault.__name__}"))
@@ -247,3 +251,21 @@ class Faults:
         """Everybody asks for the server's clock."""
         for node in self.world.nodes.values():
             node.ping()
+
+    # -- backups -----------------------------------------------------------------------------------------------
+
+    def _draw_backup(self, rng: random.Random) -> None:
+        self.world.do("server", "backed up")
+
+    def _draw_restore(self, rng: random.Random) -> None:
+        self.world.do(
+            "server", "restored", back=rng.choice([0, 0, 1, rng.randint(0, 3)]), down_ms=rng.randint(0, 3_000)
+        )
+
+    def backed_up(self, who: str) -> None:
+        """What is durable at the server is kept aside."""
+        self.world.backups.make()
+
+    def restored(self, who: str, back: int, down_ms: int) -> None:
+        """The server is put back to a backup."""
+        self.world.backups.restore(back, down_ms)

@@ -85,6 +85,7 @@ class Options:
     habits: Habits
     asking: list[str]  # of the clients: who asks for less than the whole app
     tick_every_ms: float  # of the server
+    restore_every_ms: float = 0.0  # the server is put back to a backup
 
     @property
     def hostile(self) -> bool:
@@ -153,7 +154,11 @@ class Options:
             asking=[],
             tick_every_ms=0.0,
         )
-        return options._with_asking(rng) if (rng.random() < 0.4 if asking is None else asking) else options
+        if rng.random() < 0.4 if asking is None else asking:
+            options = options._with_asking(rng)
+        # what is late on a hostile network would be of a time that the judge has gone back from
+        restores = some(0.25, lambda: rng.uniform(4_000, 15_000))
+        return replace(options, restore_every_ms=0.0 if hostile else restores)
 
     def _with_asking(self, rng: random.Random) -> Options:
         """Some or all clients ask for less than the whole app."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.sim import checks, interest, partial
+from tests.sim.backups import Backups
 from tests.sim.checks import Violation, Written
 from tests.sim.faults import Faults
 from tests.sim.history import Deed, History
@@ -73,6 +74,7 @@ class World:
         self.network.at_client = lambda c, data: self.nodes[c.client].receive(c, data)
         self.network.ended_at_client = lambda c: self.nodes[c.client].lose_connection(c, "loses connection")
         self.server = ServerNode(self)
+        self.backups = Backups(self)
         self.users = Workload(self)
         self.misfortune = Faults(self)
         self.nodes: dict[str, ClientNode] = {}
@@ -198,7 +200,14 @@ class World:
         decided = [node.outbox.pop(number) for number in commit.decided]
         self.settled.update(decided)
         self.settled -= kept
-        checks.losses_are_told(self, node, commit, [tx for tx in decided if tx not in kept])
+        told = [
+            tx for tx in decided if tx not in kept and tx not in self.backups.owed
+        ]  # or it was told before
+        if node.core is None or node.core.epoch in (
+            "",
+            self.server.disk.epoch,
+        ):  # else it was on its way for long
+            checks.losses_are_told(self, node, commit, told)
         if commit.decided:  # the server's word may set a clock back
             replica, clock = str(node.core.replica), int(commit.meta["clock"])  # type: ignore[union-attr]
             node.issued[replica] = min(node.issued.get(replica, -1), clock)
@@ -238,6 +247,10 @@ class World:
 
     def receipt(self, node: ClientNode, receipt: messages.Receipt) -> None:
         self.say(node.name, "learns", receipt.number, receipt.id, receipt.outcome, receipt.stamp)
+        if self.backups.forgot(receipt.id):
+            if receipt.outcome == "rejected":  # that is not pushed again
+                self.settled.add(receipt.id)
+            return
         checks.receipt_is_the_servers(self, node, receipt)
         self.acknowledged[receipt.id] = receipt
 

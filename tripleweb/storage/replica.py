@@ -76,8 +76,9 @@ CREATE TABLE fates (n INTEGER PRIMARY KEY, time INTEGER NOT NULL, subject TEXT N
 KEPT = """
 CREATE TABLE IF NOT EXISTS kept (replica TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL,
     time INTEGER NOT NULL, changes BLOB NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL,
-    PRIMARY KEY (replica, number))"""
-_KEEP = "INSERT OR REPLACE INTO kept (replica, number, id, time, epoch, seq, at, changes) "
+    was TEXT NOT NULL, PRIMARY KEY (replica, number))"""
+_was = msgspec.json.Decoder(list[tuple[str, int]])
+_KEEP = "INSERT OR REPLACE INTO kept (replica, number, id, time, epoch, seq, at, was, changes) "
 CHUNK = 2_000  # registers in one row
 PAGES = 5  # of the write-ahead log, that even a small save takes
 BACKLOG_MIN = 20_000  # a log shorter than this is not worth compacting
@@ -254,9 +255,19 @@ class ReplicaFile:
                         )
                     ],
                     kept=[
-                        Kept(replica, number, tx, time, decode_pending(changes)[0], epoch, seq, at)
-                        for replica, number, tx, time, changes, epoch, seq, at in connection.execute(
-                            "SELECT replica, number, id, time, changes, epoch, seq, at FROM kept"
+                        Kept(
+                            replica,
+                            number,
+                            tx,
+                            time,
+                            decode_pending(changes)[0],
+                            epoch,
+                            seq,
+                            at,
+                            _was.decode(was),
+                        )
+                        for replica, number, tx, time, changes, epoch, seq, at, was in connection.execute(
+                            "SELECT replica, number, id, time, changes, epoch, seq, at, was FROM kept"
                         )
                     ],
                     meta={
@@ -326,24 +337,24 @@ class ReplicaFile:
             connection.executemany("DELETE FROM kept WHERE replica = ? AND number = ?", commit.released)
         outbox = set(commit.decided)
         for one in commit.kept:
-            at, identity = (one.epoch, one.seq, one.at), (one.number, one.id, one.time)
+            was = msgspec.json.encode(one.was).decode()
+            at, identity = (one.epoch, one.seq, one.at, was), (one.number, one.id, one.time)
             if (
                 one.number in outbox
                 and connection.execute(
-                    _KEEP + "SELECT ?, number, id, time, ?, ?, ?, changes FROM outbox"
+                    _KEEP + "SELECT ?, number, id, time, ?, ?, ?, ?, changes FROM outbox"
                     " WHERE number = ? AND id = ? AND time = ?",
                     (one.replica, *at, *identity),
                 ).rowcount
             ):
                 continue
             if not connection.execute(
-                "UPDATE kept SET epoch = ?, seq = ?, at = ? WHERE replica = ? AND number = ? AND id = ? AND time = ?",
+                "UPDATE kept SET epoch = ?, seq = ?, at = ?, was = ?"
+                " WHERE replica = ? AND number = ? AND id = ? AND time = ?",
                 (*at, one.replica, *identity),
             ).rowcount:
-                body = encode_pending(one.changes, None)
-                connection.execute(
-                    _KEEP + "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (one.replica, *identity, *at, body)
-                )
+                row = one.replica, *identity, *at, encode_pending(one.changes, None)
+                connection.execute(_KEEP + "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def _sweep_fates(self, connection: sqlite3.Connection) -> None:
         """Forgets what `worth_keeping` would, once in a while: each time looks at all of them."""

@@ -108,7 +108,7 @@ class ClientCore:
         self.progress = self._arrivals.progress
         self._said = 0  # frames since hello, pings aside
         self._hello_due = False
-        self._hello_ms = 0  # when hello left, by our clock
+        self._hello_ms = self._hellos = 0  # when the last hello left, by our clock; how many did
         self._sent = 0  # highest number pushed on this connection
         self._ahead: Receipt | None = None  # the server has set this transaction's stamp back
         self._confirmed = self.decided
@@ -238,6 +238,7 @@ class ClientCore:
     def _hello(self, now_ms: int) -> Hello:
         self._hello_due = False
         self._hello_ms = now_ms
+        self._hellos += 1
         self._confirmed = self.decided
         self._said = 0
         self._arrivals.begin(self.subscriptions.values())
@@ -250,6 +251,7 @@ class ClientCore:
             ticket=self.ticket,
             at=(self.epoch, self.at) if self.epoch else None,
             former=self.kept.formers(self.replica),
+            nth=self._hellos,
         )
 
     def _with_cursor(self, subscription: Subscription) -> Subscription:
@@ -311,7 +313,7 @@ class ClientCore:
             return self._welcome(frame, now_ms)
         elif isinstance(frame, messages.Pong):
             self._measure(frame.echo, frame.now, now_ms)
-            return self._release(frame.backup, frame.now)
+            return Update(commit=self.kept.told(frame.backup, frame.now))
         elif isinstance(frame, Fault):
             self.reason = frame.message
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
@@ -334,6 +336,8 @@ class ClientCore:
     def _welcome(self, welcome: Welcome, now_ms: int) -> Update:
         if self.state != "connecting" or self._hello_due:
             raise ProtocolError("order", "a welcome came that nothing had asked for")
+        if welcome.nth not in (0, self._hellos):
+            return Update()  # it is late: an earlier hello asked for it
         self._measure(self._hello_ms, welcome.now, now_ms)
         self.user, self.role, self.session = welcome.user, welcome.role, welcome.session
         self.server_id = welcome.server
@@ -354,11 +358,6 @@ class ClientCore:
         self.state = "online"
         self._sent = welcome.last
         return Update(commit=commit)
-
-    def _release(self, backup: messages.Cursor | None, server_ms: int) -> Update:
-        commit = LocalCommit()
-        self.kept.release(commit, backup, server_ms)
-        return Update(commit=commit if commit.released else None)
 
     def _refuse(self, guarded: Iterable[Pending], commit: LocalCommit) -> Update:
         """The server is older than guards, and would take what they are to keep out: what it has not decided is

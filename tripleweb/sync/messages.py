@@ -27,7 +27,7 @@ welcome says `"rekey":true`, and the replica takes a new id, numbers and stamps 
 again; the ids of the transactions stay, by which the server knows what has reached it already (as long as its tail
 reaches back). It does the same when a receipt carries another id than its own transaction, and when it is told that it
 was replaced. A client that keeps nothing says a `next` of 2**53. Whatever arrives between a hello and its welcome
-answers an earlier hello, and is ignored.
+(`nth` says which hello it answers) answers an earlier hello, and is ignored.
 
 **Writing.** Transactions are pushed in the order of their numbers, which have no holes; the id is random, and
 any text that may be an id (`ids.py`).
@@ -320,6 +320,7 @@ class Hello(msgspec.Struct, tag_field="t", tag="hello", omit_defaults=True):
     ticket: str = ""
     at: Cursor | None = None
     former: list[str] = []
+    nth: int = 0
 
 
 class Push(msgspec.Struct, tag_field="t", tag="push", omit_defaults=True, gc=False):
@@ -370,6 +371,7 @@ class Welcome(msgspec.Struct, tag_field="t", tag="welcome", omit_defaults=True):
     features: list[str] = []
     rekey: bool = False
     former: dict[str, int] = {}
+    nth: int = 0
     backup: Cursor | None = None
 
 

@@ -110,6 +110,9 @@ class Kept:
     epoch: str
     seq: int  # of the server's order in that epoch: what is beyond has not seen it
     at: int  # milliseconds, the server's clock
+    was: list[tuple[str, int]] = field(
+        default_factory=list
+    )  # replicas and numbers by which it was pushed before
 
 
 @dataclass(slots=True)

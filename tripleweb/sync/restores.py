@@ -49,19 +49,22 @@ class Keepsakes:
 
     def formers(self, replica: str) -> list[str]:
         """The identities, other than `replica`, under which something was accepted that is kept."""
-        return sorted({name for name, _ in self._held if name != replica})[:FORMERS_MAX]
+        names = {name for one in self for name, _ in _numbers(one)}
+        return sorted(names - {replica})[:FORMERS_MAX]
 
     def decided(
         self, commit: LocalCommit, replica: str, pending: Pending, receipt: Receipt, time: int, epoch: str
     ) -> None:
         """A transaction has its receipt, with this time of its stamp."""
+        before = self._held.get((replica, pending.number))
         self._drop(commit, [(replica, pending.number)])
         if receipt.outcome != "rejected" and pending.changes:
             changes = pending.changes
             if time != pending.time:
                 changes = [change._replace(time=time) for change in changes]
             at = epoch, receipt.seq, receipt.at
-            self._put(commit, Kept(replica, pending.number, pending.id, time, changes, *at))
+            was = [] if before is None else before.was
+            self._put(commit, Kept(replica, pending.number, pending.id, time, changes, *at, was))
 
     def release(self, commit: LocalCommit, backup: Cursor | None, now_ms: int) -> None:
         """Lets go of what a verified backup holds, which reaches to `backup`, of what is too old, and of too much."""
@@ -79,6 +82,12 @@ class Keepsakes:
             count, size = count - 1, size - _size(one)
         self._drop(commit, gone)
 
+    def told(self, backup: Cursor | None, now_ms: int) -> LocalCommit | None:
+        """What the server has said of its latest backup lets go of some, which is to be saved."""
+        commit = LocalCommit()
+        self.release(commit, backup, now_ms)
+        return commit if commit.released else None
+
     def unknown(
         self, replica: str, last: int, former: Mapping[str, int], outbox: Collection[int]
     ) -> list[Kept]:
@@ -88,7 +97,9 @@ class Keepsakes:
         return [
             one
             for (name, number), one in self._held.items()
-            if number > lasts.get(name, number) and not (name == replica and number in outbox)
+            if all(n > lasts.get(who, 0) for who, n in _numbers(one))
+            and name in lasts
+            and not (name == replica and number in outbox)
         ]
 
     def known(
@@ -133,7 +144,8 @@ class Keepsakes:
             numbered[number] = Pending(number, moved.id, moved.time, changes, moved.check)
             if before is not None:
                 self._drop(commit, [(before.replica, before.number)])
-                self._put(commit, replace(before, replica=new, number=number, changes=changes))
+                was = _numbers(before)
+                self._put(commit, replace(before, replica=new, number=number, changes=changes, was=was))
         commit.decided, commit.pending, commit.registers = list(outbox), list(numbered.values()), restamped
         return numbered, net(deltas)
 
@@ -153,6 +165,10 @@ class Keepsakes:
             if (one := self._held.pop(key, None)) is not None:
                 self._bytes -= _size(one)
                 commit.released.append(key)
+
+
+def _numbers(one: Kept) -> list[tuple[str, int]]:
+    return [*one.was, (one.replica, one.number)]
 
 
 def _again(one: Kept) -> Pending:

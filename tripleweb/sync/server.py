@@ -246,7 +246,7 @@ class TenantCore:
             PROTOCOL, self.server_id, self.epoch, self.durable_seq, last, actor.user, actor.session, actor.role,
             now_ms, tolerance, list(messages.FEATURES), rekey=rekey,
             former={name: self.replicas[name].last for name in hello.former if name in self.replicas},
-            backup=self.backup,
+            backup=self.backup, nth=hello.nth,
         )  # fmt: skip
         self.readers.say(feed, welcome)
         if not rekey:
