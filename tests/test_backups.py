@@ -20,6 +20,7 @@ from tripleweb.influx import loaded
 from tripleweb.storage import App, backups
 from tripleweb.storage.memory import MemoryStores
 from tripleweb.storage.sqlite import BLOCKED, SqliteStores, file_name
+from tripleweb.tenant import HubLimits
 from tripleweb.web import WebServer
 
 APP = "notes"
@@ -359,3 +360,84 @@ def test_a_backup_while_writers_write(tmp_path: Path) -> None:
     finally:
         stop.set()
         server.kill()
+
+
+# -- damaged files -----------------------------------------------------------------------------------------------------
+
+
+def state(server: WebServer, app: str, path: Path | str = ":memory:") -> tripleweb.Database:
+    return tripleweb.connect(app, url=server.url, token=server.token, path=path, replicate="all")
+
+
+def rows(db: tripleweb.Database) -> dict[str, int]:
+    return dict(db.q("[:find ?e ?v :where [?e :k/n ?v]]").itertuples(index=False))
+
+
+@pytest.mark.parametrize("damage", [garbage, lambda path: path.write_bytes(b"x" * 5_000)])
+def test_a_damaged_file_stops_its_app_alone_until_it_is_restored(
+    folder: Path, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    filled(folder, 3, "other")
+    assert main(["backup", APP, str(tmp_path / "b"), "--data", str(folder)]) == 0
+    path = folder / file_name(APP)
+    damage(path)
+    damaged = path.read_bytes()
+    for _ in range(2):  # also by a server that never saw the damage
+        with WebServer(SqliteStores(folder), owner="ada") as server:
+            with state(server, "other") as db:
+                db.flush(30)
+                assert rows(db) == {"e0": 0, "e1": 1, "e2": 2}
+            answer = User(server).get(f"apps/{APP}/check")
+            assert answer.error == (503, "unavailable")
+            assert (
+                "damaged" in answer.json["message"]
+                and f"tripleweb restore {APP} FILE" in answer.json["message"]
+            )
+            assert ".aside" in answer.json["message"] and not path.exists()
+    (aside,) = folder.glob("*.aside")
+    assert aside.read_bytes() == damaged
+    assert main(["check", APP, "--data", str(folder)]) == 1
+    assert main(["restore", APP, str(tmp_path / "b"), "--data", str(folder)]) == 0
+    assert main(["check", APP, "--data", str(folder)]) == 0
+    with WebServer(SqliteStores(folder), owner="ada") as server, state(server, APP) as db:
+        db.flush(30)
+        assert rows(db)["e0"] == 35
+
+
+def test_a_damaged_file_is_replaced_by_the_servers_own_backup(tmp_path: Path) -> None:
+    """… and what it had not seen comes again from whoever wrote it."""
+    folder, replica = tmp_path / "server", tmp_path / "replica"
+    limits = HubLimits(tick_s=0.05, backup_every_s=0.2)
+    with (
+        WebServer(SqliteStores(folder), owner="ada", limits=limits) as server,
+        state(server, APP, replica) as db,
+    ):
+        db.set("early", "k/n", 1)
+        db.flush(30)
+        wait_until(
+            lambda: list(folder.glob("backups/notes/*.backup.sqlite")), "the server makes a backup by itself"
+        )
+    with WebServer(SqliteStores(folder), owner="ada") as server, state(server, APP, replica) as db:
+        db.set("late", "k/n", 2)
+        db.flush(30)
+    garbage(folder / file_name(APP))
+    with WebServer(SqliteStores(folder), owner="ada") as server:
+        with state(server, APP) as other:  # the writer is not there yet
+            other.flush(30)
+            assert rows(other) == {"early": 1}
+        with state(server, APP, replica) as db:
+            db.flush(30)
+            wait_until(lambda: rows(db) == {"early": 1, "late": 2}, "all of it")
+        assert User(server).get(f"apps/{APP}/check").json == {"problems": []}
+
+
+def test_the_servers_own_backups_are_few(stores: SqliteStores) -> None:
+    tenant = stores.open(APP)
+    for at in (5, 1_000_000_000_000, 1_000_000_000_001, 2_000_000_000_000):
+        backups.keep(stores, tenant, stores.apps()[APP], at, 2)
+    assert [backups.kept_at(path) for path in backups.kept(stores, APP)] == [
+        2_000_000_000_000,
+        1_000_000_000_001,
+    ]
+    assert tenant.load().backup == tenant.position
+    tenant.close()

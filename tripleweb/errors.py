@@ -79,6 +79,10 @@ class StorageError(TriplewebError):
     """A file or database that could not be read or written."""
 
 
+class DamagedError(StorageError):
+    """A file that does not hold what was written into it."""
+
+
 class ProtocolError(TriplewebError):
     """The other side broke the protocol; it costs the connection and nothing else.
 

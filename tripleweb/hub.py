@@ -16,11 +16,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from tripleweb.errors import ProtocolError
+from tripleweb.errors import ProtocolError, StorageError
 from tripleweb.ids import RandomBytes, check_app, check_id
 from tripleweb.line import Line, Outlet, spread
 from tripleweb.metrics import Counts
-from tripleweb.storage import App, TenantStorage, TenantStores
+from tripleweb.storage import App, TenantStorage, TenantStores, backups
+from tripleweb.storage.sqlite import SqliteStores, SqliteTenant
 from tripleweb.storage.writer import Writer
 from tripleweb.sync.server import Actor, Limits
 from tripleweb.tenant import HubLimits, Tenant
@@ -57,6 +58,7 @@ class Hub:
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="tripleweb-hub")
         self.counts = Counts()
         self._lines_made = 0
+        self._tended: dict[str, asyncio.Task[None]] = {}  # the backups that are being made
         self._shut: set[str] = set()  # apps that are not to be opened
         self._closing = False
         self.is_closed = False
@@ -197,6 +199,7 @@ class Hub:
         tasks = [tenant.task for tenant in self._tenants.values()]
         for tenant in self._tenants.values():
             tenant.end()
+        tasks += self._tended.values()
         late = (await asyncio.wait(tasks, timeout=timeout_s))[1] if tasks else set()
         for tenant in self._tenants.values():
             for task in (tenant.task, *(line.task for line in tenant.lines.values())):
@@ -247,3 +250,30 @@ class Hub:
         """The tenant is closed."""
         if self._tenants.get(tenant.app) is tenant:
             del self._tenants[tenant.app]
+
+    def tend(self, tenant: Tenant) -> None:
+        """Some time has passed: a backup that is due is made, beside the loop."""
+        if (
+            self.limits.backup_every_s
+            and isinstance(self.stores, SqliteStores)
+            and tenant.app not in self._tended
+        ):
+            self._tended[tenant.app] = asyncio.create_task(self._back_up(tenant, self.stores))
+
+    async def _back_up(self, tenant: Tenant, stores: SqliteStores) -> None:
+        app = tenant.app
+        try:
+            made = await self.in_thread(backups.kept, stores, app)
+            latest = backups.kept_at(made[0]) if made else self.apps[app].created
+            is_due = self.now_ms() - latest >= self.limits.backup_every_s * 1_000
+            if not is_due or tenant.ending or (made and tenant.backup == tenant.position):
+                return
+            async with self.using(app) as held:
+                storage, entry, many = held.storage, self.apps[app], self.limits.backups_kept
+                if isinstance(storage, SqliteTenant):
+                    note = await self.in_thread(backups.keep, stores, storage, entry, self.now_ms(), many)
+                    held.backed_up(note.position)
+        except (StorageError, ProtocolError, TimeoutError) as error:
+            _log.error("app %s could not be backed up: %s", app, error)
+        finally:
+            self._tended.pop(app, None)

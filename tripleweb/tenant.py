@@ -21,13 +21,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from tripleweb.errors import ProtocolError, StorageError
+from tripleweb.errors import DamagedError, ProtocolError, StorageError
 from tripleweb.hindsight import Hindsight
 from tripleweb.ids import RandomBytes, nano_id
 from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet, spread
 from tripleweb.metrics import Counts
-from tripleweb.storage import App, TenantStorage, TenantStores
+from tripleweb.storage import App, TenantStorage, TenantStores, backups
 from tripleweb.storage.replica import collector_at_rest
+from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.storage.writer import Writer
 from tripleweb.sync import messages
 from tripleweb.sync.messages import (
@@ -76,6 +77,8 @@ class HubLimits:
     patience_s: float = 0.005  # so long: its thread would else wait for the interpreter
     confirmed_s: float = 1  # what clients have confirmed waits so long for a commit to go with
     send_s: float = 60  # for one message
+    backup_every_s: float = 86_400  # an app that changes is backed up in the server's folder; 0: never
+    backups_kept: int = 3  # of each app
     goodbye_s: float = 2  # for what is still to be sent when an app closes
 
 
@@ -105,6 +108,10 @@ class Host(Protocol):
 
     def forget(self, tenant: Tenant) -> None:
         """The tenant is closed."""
+        ...
+
+    def tend(self, tenant: Tenant) -> None:
+        """Some time has passed: what is due for its data is done, beside the loop."""
         ...
 
 
@@ -201,6 +208,16 @@ class Tenant:
         assert self._storage is not None
         return self._storage
 
+    @property
+    def backup(self) -> messages.Cursor | None:
+        """How far the latest verified backup reaches."""
+        return self._core.backup
+
+    @property
+    def position(self) -> messages.Cursor:
+        """What is durable."""
+        return self._core.epoch, self._core.durable_seq
+
     def backed_up(self, position: messages.Cursor) -> None:
         """A verified backup reaches this far: clients are told."""
         self._core.backup = position
@@ -284,6 +301,16 @@ class Tenant:
             entry = App(self.app, self.app, hub.now_ms())
             hub.stores.put(entry)
             hub.apps[self.app] = entry
+        try:
+            return self._read()
+        except DamagedError as error:
+            if not isinstance(hub.stores, SqliteStores) or hub.is_closed:
+                raise
+            _log.error("%s", backups.rescue(hub.stores, self.app, str(error)))
+            return self._read()
+
+    def _read(self) -> tuple[TenantStorage, TenantCore]:
+        hub = self._hub
         storage = hub.stores.open(self.app)
         try:
             with collector_at_rest():
@@ -309,6 +336,7 @@ class Tenant:
         now = self._loop.time()
         if now >= self._tick_due:
             self._core.tick(self._hub.now_ms())
+            self._hub.tend(self)
             self._tick_due = now + self.limits.tick_s
         ends = self._tick_due
         if self._in_flight is not None:

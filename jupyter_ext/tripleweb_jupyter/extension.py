@@ -64,6 +64,12 @@ class TripleWeb(ExtensionApp):
     open_apps_max = Integer(
         256, help="Apps open at a time; beyond, the one unused for longest is closed."
     ).tag(config=True)
+    backup_every = Float(
+        24,
+        min=0,
+        help="Hours between two backups of an app that changes, in `backups` in the data folder; 0: none are made.",
+    ).tag(config=True)
+    backups_kept = Integer(3, min=1, help="How many of these are kept of each app.").tag(config=True)
     query_budget = Float(
         BUDGET_S,
         min=0,
@@ -103,7 +109,12 @@ class TripleWeb(ExtensionApp):
             self._watch_kernels()
 
     def _hub(self, stores: SqliteStores) -> Hub:
-        limits = HubLimits(linger_s=self.linger_s, tenants_max=self.open_apps_max)
+        limits = HubLimits(
+            linger_s=self.linger_s,
+            tenants_max=self.open_apps_max,
+            backup_every_s=3_600 * self.backup_every,
+            backups_kept=self.backups_kept,
+        )
         core_limits = Limits(query_units=int(self.query_budget * UNITS_A_SECOND))
         return Hub(stores, limits=limits, core_limits=core_limits)
 

@@ -27,7 +27,7 @@ import msgspec
 
 from tripleweb.change import DELETED, Change
 from tripleweb.clock import parse_stamp
-from tripleweb.errors import HistoryError, ProtocolError, StorageError
+from tripleweb.errors import DamagedError, HistoryError, ProtocolError, StorageError
 from tripleweb.ids import kind_of
 from tripleweb.storage import TAIL, Deed
 from tripleweb.storage.bundles import (
@@ -178,7 +178,7 @@ class Archive:
         moved = 0
         for owner, (seq, replica, number, tx, by, at, packed) in enumerate(rows):
             if seq != first + owner:
-                raise StorageError(f"{self._file.path} is damaged: the log has no entry {first + owner}")
+                raise DamagedError(f"{self._file.path} is damaged: the log has no entry {first + owner}")
             body = self._committed(seq, packed)
             run.append(Transaction(seq, replica, number, tx, by, at, *parse_stamp(body.stamp)))
             for place, change in enumerate(body.changes):
@@ -488,7 +488,7 @@ class Archive:
         run = "SELECT first, body FROM runs WHERE first <= ? AND last >= ?"
         for first, body in connection.execute(run, (seq, seq)):
             return int(self._run(body)[seq - first].at)
-        raise StorageError(f"{self._file.path} is damaged: the log has no entry {seq}")
+        raise DamagedError(f"{self._file.path} is damaged: the log has no entry {seq}")
 
     def _check(self, connection: sqlite3.Connection, seq: int) -> None:
         floor, last = self._floor(connection), self._value(connection, "seq")
@@ -516,13 +516,13 @@ class Archive:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> StorageError:
-        return StorageError(f"{self._file.path} is damaged: its archive: {error}")
+        return DamagedError(f"{self._file.path} is damaged: its archive: {error}")
 
     def _committed(self, seq: int, body: bytes) -> Committed:
         try:
             return decode_committed(body)
         except ProtocolError as error:
-            raise StorageError(f"{self._file.path} is damaged: log entry {seq}: {error}") from error
+            raise DamagedError(f"{self._file.path} is damaged: log entry {seq}: {error}") from error
 
 
 def _wire(subject: str, predicate: str, slot: str, held: Any, named: str | None) -> WireChange:

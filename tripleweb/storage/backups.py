@@ -27,6 +27,7 @@ from tripleweb.influx import loaded
 from tripleweb.storage import App
 from tripleweb.storage.file import SIDE_FILES, delete_database
 from tripleweb.storage.sqlite import BLOCKED, SqliteStores, SqliteTenant, file_name
+from tripleweb.storage.sqlite import ENDING as TENANT_ENDING
 from tripleweb.store import Store
 from tripleweb.sync.messages import Cursor, decode_receipt
 from tripleweb.sync.records import Entry
@@ -151,12 +152,71 @@ def move_aside(place: Path) -> Path | None:
     return aside
 
 
+def keep(stores: SqliteStores, tenant: SqliteTenant, entry: App, now_ms: int, many: int) -> Note:
+    """Makes a backup in the server's own folder, where the newest `many` of an app are kept."""
+    folder = _folder(stores, entry.id)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        note = make(tenant, entry, folder / f"{now_ms:015d}{ENDING}", now_ms)
+        tenant.backed_up(note.position)
+        for old in kept(stores, entry.id)[many:]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error}") from error
+    return note
+
+
+def kept(stores: SqliteStores, app: str) -> list[Path]:
+    """The backups of an app in the server's folder, the newest first."""
+    return sorted(_folder(stores, app).glob(f"[0-9]*{ENDING}"), reverse=True)
+
+
+def kept_at(path: Path) -> int:
+    """When one of these was made, in milliseconds."""
+    return int(path.name.removesuffix(ENDING))
+
+
+def rescue(stores: SqliteStores, app: str, why: str) -> str:
+    """Moves the damaged file of an app aside and puts the newest backup of the server's own in its place; says what was
+    done. Raises `StorageError` where there is none: the app stays shut until somebody restores it."""
+    place = stores.folder / file_name(app)
+    blocked = Path(f"{place}{BLOCKED}")
+    with stores.reserved(app):
+        block(
+            blocked,
+            f"app {app} is damaged ({why}): `tripleweb restore {app} FILE` puts a backup in its place",
+        )
+        aside = move_aside(place)
+        said = f"app {app} is damaged: {why}; its file was moved to {aside}"
+        block(
+            blocked,
+            f"{said}, and there is no backup here: `tripleweb restore {app} FILE` puts one in its place",
+        )
+    failed: list[str] = []
+    for path in kept(stores, app):
+        try:
+            done = put_back(stores, app, path)
+        except StorageError as error:
+            failed.append(str(error))
+            continue
+        return f"{said}; the backup {path} is in its place, up to transaction {done.note.seq:,}"
+    raise StorageError("; ".join([blocked.read_text(encoding="utf-8"), *failed]))
+
+
+def _folder(stores: SqliteStores, app: str) -> Path:
+    return stores.folder / "backups" / file_name(app).removesuffix(TENANT_ENDING)
+
+
 def problems(tenant: SqliteTenant) -> Iterator[str]:
     """What is wrong with an app's data, as far as it can be told from itself: pages, the log, registers, receipts."""
     try:
         yield from tenant.integrity()
         state = tenant.load()
-        replayed, last, numbers = Store(), 0, dict[str, int]()
+        last, numbers = tenant.floor, dict[str, int]()
+        held = loaded(state.registers)
+        replayed = (
+            Store() if not last else loaded(held.registers())
+        )  # what is cut off is in the registers alone
         for entry in _log(tenant):
             if entry.seq > state.seq:  # it came since the state was read
                 break
@@ -167,7 +227,6 @@ def problems(tenant: SqliteTenant) -> Iterator[str]:
             numbers[entry.replica] = max(numbers.get(entry.replica, 0), entry.number)
         if last != state.seq:
             yield f"the log ends at {last}, and {state.seq} were acknowledged"
-        held = loaded(state.registers)
         one, other = (dict.fromkeys(store.registers()) for store in (held, replayed))
         for register in (*one.keys() - other.keys(), *other.keys() - one.keys())[:3]:
             where = (

@@ -22,7 +22,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from tripleweb.errors import StorageError, StoreLockedError
+from tripleweb.errors import DamagedError, StorageError, StoreLockedError
 
 WAL_BYTES_MAX = 4 << 20  # a checkpoint is due after so many, about
 # The log's file shrinks to this when it starts over. More than it usually has: space that is given back and taken
@@ -212,7 +212,7 @@ class DatabaseFile:
         """The last owner did not close it: read every page once before anything is promised on top of it."""
         found = [row[0] for row in self._connection.execute("PRAGMA quick_check(3)")]
         if found != ["ok"]:
-            raise StorageError(f"{self.path} is damaged: {'; '.join(found)}")
+            raise DamagedError(f"{self.path} is damaged: {'; '.join(found)}")
 
     # -- using -------------------------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class DatabaseFile:
             except BaseException as error:
                 self._undo(error, begun)
                 if isinstance(error, sqlite3.Error):
-                    raise StorageError(f"{self.path}: {error}") from error
+                    raise self._told(error) from error
                 raise
 
     def execute(self, statement: str, values: Sequence[Any]) -> None:
@@ -243,7 +243,7 @@ class DatabaseFile:
             except BaseException as error:
                 self._undo(error, begun=True)
                 if isinstance(error, sqlite3.Error):
-                    raise StorageError(f"{self.path}: {error}") from error
+                    raise self._told(error) from error
                 raise
 
     def _undo(self, error: BaseException, begun: bool) -> None:
@@ -362,7 +362,12 @@ class DatabaseFile:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StorageError(f"{self.path}: {error}") from error
+            raise self._told(error) from error
+
+    def _told(self, error: Exception) -> StorageError:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return DamagedError(f"{self.path} is damaged: {error}")
+        return StorageError(f"{self.path}: {error}")
 
 
 def delete_database(path: Path) -> None:

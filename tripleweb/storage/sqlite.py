@@ -31,7 +31,7 @@ import msgspec
 
 from tripleweb.change import DELETED, RESET, Change
 from tripleweb.clock import parse_stamp, stamp_text
-from tripleweb.errors import HistoryError, ProtocolError, StorageError
+from tripleweb.errors import DamagedError, HistoryError, ProtocolError, StorageError
 from tripleweb.ids import check_app, nano_id
 from tripleweb.storage import TAIL, App, Deed, archive
 from tripleweb.storage.file import PAGE_BYTES, DatabaseFile, OwnerLock, delete_database
@@ -162,7 +162,7 @@ class SqliteTenant:
             self._folding: Entry | None = None  # the entry of which `_part` registers are in the table
         except ValueError as error:
             self._file.close()
-            raise StorageError(f"{path} is damaged: {error}") from error
+            raise DamagedError(f"{path} is damaged: {error}") from error
         except BaseException:
             self._file.close()
             raise
@@ -224,7 +224,7 @@ class SqliteTenant:
                         last, time, replica = hlc, int(hlc[:16], 16), hlc[17:]
                     yield Change(subject, predicate, slot, from_columns(held, named), time, replica)
             except (ValueError, TypeError) as error:
-                raise StorageError(f"{self._file.path} is damaged: {error}") from error
+                raise DamagedError(f"{self._file.path} is damaged: {error}") from error
             for row in connection.execute(_ENTRY + "WHERE seq > ? ORDER BY seq", (folded,)):
                 yield from self._entry(row).registers[part:]  # the first of the first one are in the table
                 part = 0
@@ -241,7 +241,7 @@ class SqliteTenant:
             stamp = parse_stamp(body.stamp)
             return tuple([change_from_wire(wire, *stamp) for wire in body.changes])
         except (ValueError, TypeError, ProtocolError) as error:
-            raise StorageError(f"{self._file.path} is damaged: log entry {seq}: {error}") from error
+            raise DamagedError(f"{self._file.path} is damaged: log entry {seq}: {error}") from error
 
     def since(self, seq: int, limit: int = 1_000) -> list[Entry]:
         with self._file.snapshot() as connection:
@@ -301,7 +301,7 @@ class SqliteTenant:
             if entry is None:
                 row = rows.fetchone()
                 if row is None or row[0] != folded + 1:
-                    raise StorageError(f"{self._file.path} is damaged: the log has no entry {folded + 1}")
+                    raise DamagedError(f"{self._file.path} is damaged: the log has no entry {folded + 1}")
                 entry = self._entry(row)
             piece = entry.registers[part : part + limit - moved]
             pieces.append((entry, piece))
