@@ -441,3 +441,51 @@ def test_the_servers_own_backups_are_few(stores: SqliteStores) -> None:
     ]
     assert tenant.load().backup == tenant.position
     tenant.close()
+
+
+# -- a log with a floor ------------------------------------------------------------------------------------------------
+
+
+def test_the_log_is_cut_by_age_and_by_size(stores: SqliteStores) -> None:
+    tenant = stores.open(APP)
+    last, now = tenant.position[1], tenant.load().tail[-1].at
+    size, month = tenant.log_bytes, 30 * 86_400_000
+    assert size > 0
+    assert backups.floor_of(tenant, now, month, size, 5) == 0
+    assert backups.floor_of(tenant, now + month + 1, month, size, 5) == last
+    half = backups.floor_of(tenant, now, month, size // 2, 5)
+    assert 0 < half < last and backups.floor_of(tenant, now, month, 0, 5) == last - 5
+    while tenant.fold(1_000):
+        pass
+    while tenant.trim(half):
+        pass
+    assert tenant.floor == half and list(backups.problems(tenant)) == []
+    assert tenant.log_bytes <= size
+    tenant.close()
+
+
+def test_clients_below_the_floor_load_again_and_hand_in_what_they_wrote(tmp_path: Path) -> None:
+    """Registers and the graveyard keep their stamps: what arrives late merges as ever, once."""
+    folder, replica = tmp_path / "server", tmp_path / "replica"
+    limits = HubLimits(tick_s=0.05, log_s=0.0, log_every_s=0.7, linger_s=0)
+    with WebServer(SqliteStores(folder), owner="ada", limits=limits) as server:
+        with state(server, APP, replica) as ada:
+            ada.set("a", "k/n", 1)
+            ada.set("gone", "k/n", 1)
+            ada.flush(30)
+            ada.go_offline()
+            ada.set("a", "k/n", 2)
+            ada.set("gone", "k/n", 2)
+            ada.set("late", "k/n", 3)
+        with state(server, APP) as bob:
+            bob.delete("gone")
+            bob.set("a", "k/n", 4)
+            bob.set("b", "k/n", 5)
+            bob.flush(30)
+            wait_until(lambda: server.site.hub.tenants[APP].storage.floor >= 5, "the log is cut")  # type: ignore[union-attr]
+        with state(server, APP, replica) as ada:
+            ada.flush(30)
+            assert rows(ada) == {"a": 4, "b": 5, "late": 3}
+            outcomes = list(ada.receipts()["outcome"])
+        assert outcomes == ["applied", "applied", "superseded", "superseded", "applied"]
+    assert main(["check", APP, "--data", str(folder)]) == 0

@@ -252,28 +252,43 @@ class Hub:
             del self._tenants[tenant.app]
 
     def tend(self, tenant: Tenant) -> None:
-        """Some time has passed: a backup that is due is made, beside the loop."""
-        if (
-            self.limits.backup_every_s
-            and isinstance(self.stores, SqliteStores)
-            and tenant.app not in self._tended
-        ):
-            self._tended[tenant.app] = asyncio.create_task(self._back_up(tenant, self.stores))
+        """Some time has passed: what is due for an app's files is done, beside the loop."""
+        if isinstance(self.stores, SqliteStores) and tenant.app not in self._tended:
+            self._tended[tenant.app] = asyncio.create_task(self._tend(tenant, self.stores))
+
+    async def _tend(self, tenant: Tenant, stores: SqliteStores) -> None:
+        try:
+            if self.limits.backup_every_s:
+                await self._back_up(tenant, stores)
+            await self._cut(tenant)
+        except (StorageError, ProtocolError, TimeoutError) as error:
+            _log.error("the files of app %s: %s", tenant.app, error)
+        finally:
+            self._tended.pop(tenant.app, None)
+
+    async def _cut(self, tenant: Tenant) -> None:
+        """Lets go of what the log has beyond its bounds."""
+        limits, now = self.limits, asyncio.get_running_loop().time()
+        if tenant.ending or now < tenant.cut_due:
+            return
+        tenant.cut_due = now + limits.log_every_s
+        async with self.using(tenant.app) as held:
+            storage = held.storage
+            if isinstance(storage, SqliteTenant):
+                bounds = int(limits.log_s * 1_000), limits.log_bytes_max, limits.log_min
+                floor = await self.in_thread(backups.floor_of, storage, self.now_ms(), *bounds)
+                if floor > storage.floor:
+                    self.writer.trim(storage, floor)
 
     async def _back_up(self, tenant: Tenant, stores: SqliteStores) -> None:
         app = tenant.app
-        try:
-            made = await self.in_thread(backups.kept, stores, app)
-            latest = backups.kept_at(made[0]) if made else self.apps[app].created
-            is_due = self.now_ms() - latest >= self.limits.backup_every_s * 1_000
-            if not is_due or tenant.ending or (made and tenant.backup == tenant.position):
-                return
-            async with self.using(app) as held:
-                storage, entry, many = held.storage, self.apps[app], self.limits.backups_kept
-                if isinstance(storage, SqliteTenant):
-                    note = await self.in_thread(backups.keep, stores, storage, entry, self.now_ms(), many)
-                    held.backed_up(note.position)
-        except (StorageError, ProtocolError, TimeoutError) as error:
-            _log.error("app %s could not be backed up: %s", app, error)
-        finally:
-            self._tended.pop(app, None)
+        made = await self.in_thread(backups.kept, stores, app)
+        latest = backups.kept_at(made[0]) if made else self.apps[app].created
+        is_due = self.now_ms() - latest >= self.limits.backup_every_s * 1_000
+        if not is_due or tenant.ending or (made and tenant.backup == tenant.position):
+            return
+        async with self.using(app) as held:
+            storage, entry, many = held.storage, self.apps[app], self.limits.backups_kept
+            if isinstance(storage, SqliteTenant):
+                note = await self.in_thread(backups.keep, stores, storage, entry, self.now_ms(), many)
+                held.backed_up(note.position)

@@ -79,6 +79,12 @@ class HubLimits:
     send_s: float = 60  # for one message
     backup_every_s: float = 86_400  # an app that changes is backed up in the server's folder; 0: never
     backups_kept: int = 3  # of each app
+    log_s: float = 90 * 86_400  # what the log has of an app's history,
+    log_bytes_max: int = 1 << 30
+    log_min: int = (
+        20_000  # and of that the newest entries, however large; `log_every_s`: how often it is looked at
+    )
+    log_every_s: float = 3_600
     goodbye_s: float = 2  # for what is still to be sent when an app closes
 
 
@@ -145,6 +151,7 @@ class Tenant:
         self._landed: deque[tuple[Commit, Exception | None]] = deque()
         self._in_flight: Commit | None = None
         self._flight_ends = self._left_at = 0.0
+        self.cut_due = 0.0  # when it is to be looked whether the log has outgrown its bounds
         self._tick_due = self._loop.time() + hub.limits.tick_s
         self._uncommitted = 0  # bytes taken in since the last commit left
         self._has_unhurried = False  # there may be something to commit that is not urgent

@@ -70,6 +70,10 @@ class TripleWeb(ExtensionApp):
         help="Hours between two backups of an app that changes, in `backups` in the data folder; 0: none are made.",
     ).tag(config=True)
     backups_kept = Integer(3, min=1, help="How many of these are kept of each app.").tag(config=True)
+    history_days = Float(90, min=0, help="Days of its history that the log of an app has.").tag(config=True)
+    history_bytes = Integer(
+        1 << 30, min=0, help="Bytes that it has at most; the newest 20,000 transactions stay in any case."
+    ).tag(config=True)
     query_budget = Float(
         BUDGET_S,
         min=0,
@@ -114,6 +118,8 @@ class TripleWeb(ExtensionApp):
             tenants_max=self.open_apps_max,
             backup_every_s=3_600 * self.backup_every,
             backups_kept=self.backups_kept,
+            log_s=86_400 * self.history_days,
+            log_bytes_max=self.history_bytes,
         )
         core_limits = Limits(query_units=int(self.query_budget * UNITS_A_SECOND))
         return Hub(stores, limits=limits, core_limits=core_limits)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from tripleweb.errors import StorageError, TriplewebError
+from tripleweb.errors import HistoryError, StorageError, TriplewebError
 from tripleweb.ids import nano_id
 from tripleweb.influx import loaded
 from tripleweb.storage import App
@@ -205,6 +205,18 @@ def rescue(stores: SqliteStores, app: str, why: str) -> str:
 
 def _folder(stores: SqliteStores, app: str) -> Path:
     return stores.folder / "backups" / file_name(app).removesuffix(TENANT_ENDING)
+
+
+def floor_of(tenant: SqliteTenant, now_ms: int, age_ms: int, bytes_max: int, least: int) -> int:
+    """The floor that a log should have: what is older than `age_ms` goes, and more where it takes over `bytes_max`, but
+    not of the newest `least` entries unless they are too old."""
+    floor, last = tenant.floor, tenant.position[1]
+    with suppress(HistoryError):  # all that is left is younger
+        floor = max(floor, tenant.reach(now_ms - age_ms))
+    size = tenant.log_bytes if last - floor > least else 0
+    if size > bytes_max:  # entries are taken to be of one size; what that leaves over goes the next time
+        floor = max(floor, min(last - least, floor + (last - floor) * (size - bytes_max) // size))
+    return floor
 
 
 def problems(tenant: SqliteTenant) -> Iterator[str]:

@@ -387,6 +387,16 @@ class SqliteTenant:
         return self._file.path.stat().st_size
 
     @property
+    def log_bytes(self) -> int:
+        """What the log takes in the file, about. It is added up."""
+        sums = (
+            f"(SELECT ifnull(sum(length(body)), 0) FROM {table})"
+            for table in ("log", "runs", "pages", "frames")
+        )
+        with self._file.snapshot() as connection:
+            return int(connection.execute(f"SELECT {' + '.join(sums)}").fetchone()[0])
+
+    @property
     def note(self) -> str | None:
         """What `set_note` has said of this file."""
         with self._file.reading():

@@ -152,6 +152,22 @@ class Writer:
         self._hurried_until = now + (3 if has_landed else 20) * (now - began)
         return has_landed
 
+    def trim(self, storage: TenantStorage, floor: int) -> None:
+        """Lets go of the log before a floor, one slice after the other, between commits. A storage that fails here
+        refuses the next commit."""
+        lane = self._lane(storage)
+
+        def job() -> None:
+            try:
+                is_done = not storage.trim(floor)
+            except Exception:
+                log.exception("cutting off the log of app %r failed", storage.app)
+                return
+            if not (is_done or lane.stopping):
+                lane.put(job)
+
+        self._put(lane, job)
+
     def retire(self, storage: TenantStorage, done: Retired) -> None:
         """Closes a storage after its commits, then has `done(error or None)` called."""
 
