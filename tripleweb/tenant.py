@@ -220,11 +220,6 @@ class Tenant:
         """How far the latest verified backup reaches."""
         return self._core.backup
 
-    @property
-    def position(self) -> messages.Cursor:
-        """What is durable."""
-        return self._core.epoch, self._core.durable_seq
-
     def backed_up(self, position: messages.Cursor) -> None:
         """A verified backup reaches this far: clients are told."""
         self._core.backup = position
