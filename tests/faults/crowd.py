@@ -76,25 +76,24 @@ class Reader:
         self.gaps: list[Any] = []
         self.sights: list[float] = [time.monotonic()]
         self._numbers: dict[str, set[int]] = defaultdict(set)
-        self._last: dict[str, int] = defaultdict(lambda: -1)
         self.live = db.live(ITEMS)
         self.live.on_change(self._seen)
 
     def _seen(self, live: LiveFrame, delta: LiveDelta) -> None:
         self.sights.append(time.monotonic())
-        for _, name, number in delta.removed.itertuples(index=False):
-            self._numbers[name].discard(number)
         touched = set()
+        for _, name, number in delta.removed.itertuples(index=False):  # a server that is put back to a backup
+            self._numbers[name].discard(number)
+            touched.add(name)
         for _, name, number in delta.added.itertuples(index=False):
             self._numbers[name].add(number)
-            self._last[name] = max(self._last[name], number)
             touched.add(name)
         for name in (
             touched
         ):  # each writer's numbers have no gap: a transaction is never seen without those before it
-            if len(self._numbers[name]) != self._last[name] + 1:
-                missing = sorted(set(range(self._last[name])) - self._numbers[name])
-                self.gaps.append([name, self._last[name], missing[:10]])
+            numbers = self._numbers[name]
+            if numbers and len(numbers) != max(numbers) + 1:
+                self.gaps.append([name, max(numbers), sorted(set(range(max(numbers))) - numbers)[:10]])
 
 
 class Crowd:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +26,10 @@ QUICK = {"tick": 0.5, "keep_alive": 0.5, "silence": 2.0, "longest_pause": 2.0, "
 class Party:
     """`url` is where crowds connect: the server, or a proxy before it."""
 
-    def __init__(self, server: Server, folder: Path, *, url: str = "") -> None:
+    def __init__(self, server: Server, folder: Path, *, url: str = "", app: str = APP) -> None:
         self.server = server
         self.url = url or server.url
+        self.app = app
         self._folder = folder
         self._crowds: dict[Process, list[Span]] = {}  # with the times when nobody could reach the server
         self._others: list[Process] = []
@@ -40,7 +42,7 @@ class Party:
 
     def crowd(self, name: str, writers: int, readers: int, **options: Any) -> Process:
         given = json.dumps({"writers": writers, "readers": readers, **options})
-        process = Process("crowd", self.url, TOKEN, APP, str(self._folder), name, given)
+        process = Process("crowd", self.url, TOKEN, self.app, str(self._folder), name, given)
         self._crowds[process] = []
         self.clients += process.answer()
         return process
@@ -48,7 +50,7 @@ class Party:
     def store(self, role: str, name: str) -> Process:
         """A process with one store; see `tests.faults.client`."""
         path = str(self._folder / name) if role == "writer" else ":memory:"
-        process = client(role, self.server.url, APP, path, data=self._folder / "data", name=name)
+        process = client(role, self.server.url, self.app, path, data=self._folder / "data", name=name)
         self._others.append(process)
         process.answer()
         return process
@@ -77,10 +79,11 @@ class Party:
             if of in (None, crowd):
                 self._crowds[crowd].append((begin, end))
 
-    def restart_server(self, pause: float = 0.0) -> None:
+    def restart_server(self, pause: float = 0.0, meanwhile: Callable[[], object] = lambda: None) -> None:
         """kill -9, and started again on its files and its port."""
         begin = time.monotonic()
         self.server.kill()
+        meanwhile()
         let_pass(pause)
         self.server.start()
         self.outage(begin, time.monotonic())

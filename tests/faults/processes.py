@@ -134,16 +134,19 @@ class Process:
 class Server:
     """A server in a process of its own, over the files in `folder`, that can be killed and started on its port."""
 
-    def __init__(self, folder: Path, owner: str = "ada", *, ping_s: float | None = None) -> None:
+    def __init__(
+        self, folder: Path, owner: str = "ada", *, ping_s: float | None = None, backup_s: float | None = None
+    ) -> None:
         self.folder = folder
         self.ping_s = ping_s  # between two pings, and how long their answers are waited for; None: the usual
         self.owner = owner
+        self.backup_s = backup_s  # between two backups of an app that changes; None: the usual
         self.port = 0
         self.starts = 0
         self.start()
 
     def start(self) -> None:
-        more = () if self.ping_s is None else (str(self.ping_s),)
+        more = ["" if seconds is None else str(seconds) for seconds in (self.ping_s, self.backup_s)]
         self.process = Process("server", str(self.folder), str(self.port), self.owner, TOKEN, *more)
         self.url: str = self.process.answer()
         self.port = int(self.url.rpartition(":")[2].strip("/"))

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.faults.figures import FIGURES, Figures, longest
 from tests.faults.party import APP, QUICK, Party
 from tests.faults.processes import TOKEN, Process, Server, let_pass, wait_until
 from tests.faults.proxy import Proxy
+from tripleweb.storage.sqlite import file_name
 
 HOUR_MS = 3_600_000
 YEAR_MS = 365 * 24 * HOUR_MS
@@ -185,8 +188,51 @@ def herd(folder: Path, seed: int, count: int = 200) -> Figures:
         return figures
 
 
+def damaged(folder: Path, seed: int) -> Figures:
+    """The file of one app is damaged while the server is dead: it is put back to the server's own backup, what that
+    had not seen comes again from whoever wrote it, and another app goes on as if nothing had been."""
+    rng = random.Random(seed)
+    data = folder / "server"
+
+    def spoil(app: str) -> None:
+        path = data / file_name(app)
+        with closing(
+            sqlite3.connect(path)
+        ) as connection:  # else what is damaged may stand in the log beside it
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with path.open("r+b") as file:
+            for page in range(0, path.stat().st_size // 4096, 2):
+                file.seek(4096 * page + rng.randrange(2_000))
+                file.write(rng.randbytes(2_000))
+
+    with (
+        Server(data, backup_s=1.0) as server,
+        Party(server, folder) as party,
+        Party(server, folder, app="other") as others,
+    ):
+        party.crowd("a", 3, 2)
+        others.crowd("o", 2, 1)
+        for turn in range(2):
+            before = set(data.glob(f"backups/{APP}/*"))
+            wait_until(
+                lambda before=before: set(data.glob(f"backups/{APP}/*.backup.sqlite")) - before,
+                f"seed {seed}, turn {turn}: the server makes a backup by itself",
+            )
+            party.wait_for_all()
+            begin = time.monotonic()
+            party.restart_server(meanwhile=lambda: spoil(APP))
+            others.outage(begin, time.monotonic())
+            party.wait_for_all()
+            others.wait_for_all()
+        aside = sorted(path.name for path in data.glob("*"))
+        assert sum(".aside" in name for name in aside) >= 2, f"seed {seed}: nothing was damaged: {aside}"
+        figures = party.judge("a damaged file, twice", f"seed {seed}")
+        others.judge("… and another app beside it", f"seed {seed}")
+        return figures
+
+
 FAULTS: dict[str, Callable[[Path, int], Figures]] = {
-    fault.__name__: fault for fault in (killed, disk_full, cut, half_open, clocks, asleep, herd)
+    fault.__name__: fault for fault in (killed, disk_full, damaged, cut, half_open, clocks, asleep, herd)
 }
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.server FOLDER PORT OWNER TOKEN [PING_S]`: a server, until it is killed or its input ends.
+"""`python -m tests.faults.server FOLDER PORT OWNER TOKEN [PING_S [BACKUP_S]]`: a server, until its input ends.
 
 It says its address, then obeys: `count` answers with the threads and open files that it has; `room` lets no file grow
 beyond so many bytes (-1: as large as it likes), which is what a full disk is to those who write; `clock` sets its clock
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tripleweb import web
 from tripleweb.storage.sqlite import SqliteStores
+from tripleweb.tenant import HubLimits
 from tripleweb.web import WebServer
 
 
@@ -26,10 +27,12 @@ def make_room(bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard if bytes < 0 else bytes, hard))
 
 
-def main(folder: str, port: str, owner: str, token: str, ping_s: str = "") -> None:
+def main(folder: str, port: str, owner: str, token: str, ping_s: str = "", backup_s: str = "") -> None:
     if ping_s:
         web.PING_S = float(ping_s)  # type: ignore[assignment]
-    with WebServer(SqliteStores(Path(folder)), port=int(port), owner=owner, token=token) as server:
+    limits = HubLimits(tick_s=0.2, backup_every_s=float(backup_s)) if backup_s else None
+    stores = SqliteStores(Path(folder))
+    with WebServer(stores, port=int(port), owner=owner, token=token, limits=limits) as server:
         print(json.dumps({"answer": server.url}), flush=True)
         for line in sys.stdin:
             order = json.loads(line)

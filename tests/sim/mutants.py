@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tests.sim import forgotten
 from tripleweb.change import DELETED
 from tripleweb.clock import Clock, parse_stamp
 from tripleweb.influx import loaded
@@ -527,6 +528,7 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     guard_asked_again: 130,
     guard_forgotten_by_the_file: 0,
     guarded_loses: 0,
+    **forgotten.CAUGHT,
 }
 
 
