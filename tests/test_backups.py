@@ -219,7 +219,7 @@ def test_check_finds_each_damage(
     path = folder / file_name(APP)
     stores = SqliteStores(folder)
     tenant = stores.open(APP)
-    backups.compact(tenant)  # all of it in the table
+    backups.compact(tenant, 0)  # all of it in the table
     tenant.close()
     stores.close()
     if isinstance(damage, str):
@@ -461,6 +461,8 @@ def test_the_log_is_cut_by_age_and_by_size(stores: SqliteStores) -> None:
         pass
     assert tenant.floor == half and list(backups.problems(tenant)) == []
     assert tenant.log_bytes <= size
+    backups.compact(tenant, last)
+    assert tenant.floor == last and list(backups.problems(tenant)) == [] and not tenant.load().tail
     tenant.close()
 
 

@@ -143,7 +143,7 @@ class _Folder:
         self._known(app)
         tenant = self._stores.open(app)
         try:
-            return backups.compact(tenant)
+            return backups.compact(tenant, backups.floor_of(tenant, _now_ms()))
         finally:
             tenant.close()
 

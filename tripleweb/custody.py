@@ -78,13 +78,14 @@ class Custody:
             return await self._hub.in_thread(lambda: list(backups.problems(storage)))
 
     async def compact(self, app: str) -> tuple[int, int]:
-        """Makes an app's file small, for which it is closed for a moment; (bytes before, after)."""
+        """Cuts off what the log has beyond its bounds and makes an app's file small, for which it is closed for a moment;
+        (bytes before, after)."""
         hub, stores = self._hub, self._stores()
 
         def work() -> tuple[int, int]:
             tenant = stores.open(app)
             try:
-                return backups.compact(tenant)
+                return backups.compact(tenant, hub.floor_of(tenant))
             finally:
                 tenant.close()
 

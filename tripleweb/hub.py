@@ -275,10 +275,15 @@ class Hub:
         async with self.using(tenant.app) as held:
             storage = held.storage
             if isinstance(storage, SqliteTenant):
-                bounds = int(limits.log_s * 1_000), limits.log_bytes_max, limits.log_min
-                floor = await self.in_thread(backups.floor_of, storage, self.now_ms(), *bounds)
+                floor = await self.in_thread(self.floor_of, storage)
                 if floor > storage.floor:
                     self.writer.trim(storage, floor)
+
+    def floor_of(self, storage: SqliteTenant) -> int:
+        """The floor that the log of an app should have; it reads."""
+        limits = self.limits
+        bounds = int(limits.log_s * 1_000), limits.log_bytes_max, limits.log_min
+        return backups.floor_of(storage, self.now_ms(), *bounds)
 
     async def _back_up(self, tenant: Tenant, stores: SqliteStores) -> None:
         app = tenant.app

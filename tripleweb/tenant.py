@@ -79,7 +79,7 @@ class HubLimits:
     send_s: float = 60  # for one message
     backup_every_s: float = 86_400  # an app that changes is backed up in the server's folder; 0: never
     backups_kept: int = 3  # of each app
-    log_s: float = 90 * 86_400  # what the log has of an app's history,
+    log_s: float = backups.LOG_MS / 1_000  # what the log has of an app's history,
     log_bytes_max: int = 1 << 30
     log_min: int = (
         20_000  # and of that the newest entries, however large; `log_every_s`: how often it is looked at

@@ -33,6 +33,9 @@ from tripleweb.sync.messages import Cursor, decode_receipt
 from tripleweb.sync.records import Entry
 
 ENDING = ".backup.sqlite"
+LOG_MS = 90 * 86_400_000  # what a log has of an app's history, unless its server is told otherwise,
+LOG_BYTES_MAX = 1 << 30
+LOG_MIN = 20_000  # and of that the newest entries, however large
 _FOLD = 5_000
 _READ = 2_000
 
@@ -207,7 +210,13 @@ def _folder(stores: SqliteStores, app: str) -> Path:
     return stores.folder / "backups" / file_name(app).removesuffix(TENANT_ENDING)
 
 
-def floor_of(tenant: SqliteTenant, now_ms: int, age_ms: int, bytes_max: int, least: int) -> int:
+def floor_of(
+    tenant: SqliteTenant,
+    now_ms: int,
+    age_ms: int = LOG_MS,
+    bytes_max: int = LOG_BYTES_MAX,
+    least: int = LOG_MIN,
+) -> int:
     """The floor that a log should have: what is older than `age_ms` goes, and more where it takes over `bytes_max`, but
     not of the newest `least` entries unless they are too old."""
     floor, last = tenant.floor, tenant.position[1]
@@ -273,10 +282,15 @@ def check(stores: SqliteStores, app: str) -> list[str]:
         tenant.close()
 
 
-def compact(tenant: SqliteTenant) -> tuple[int, int]:
-    """Makes an app's file as small as what is in it; (bytes before, bytes after). Raises `StorageError`."""
+def compact(tenant: SqliteTenant, floor: int) -> tuple[int, int]:
+    """Lets go of the log before a floor, and makes the file as small as what is in it; (bytes before, bytes after).
+    Raises `StorageError`."""
     before = tenant.bytes
-    while tenant.fold(_FOLD) or tenant.archive():
+    while tenant.fold(_FOLD):
+        pass
+    while floor > tenant.floor and tenant.trim(floor):
+        pass
+    while tenant.archive():
         pass
     tenant.vacuum()
     return before, tenant.bytes
