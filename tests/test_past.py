@@ -6,6 +6,7 @@ lead there.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -355,6 +356,36 @@ def test_too_much_is_refused_and_the_next_question_is_answered(
     hindsight: Hindsight = server.hub.tenants["app"]._hindsight
     wait_until(lambda: not hindsight._waiting, "questions are counted that nobody waits for")
     db.close()
+
+
+def test_a_long_look_back_holds_nobody_up_and_ends_with_its_connection(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, other = connected(server), connected(server)
+    level(db, other)
+    is_closed = threading.Event()
+    is_read = threading.Event()
+
+    def endless(seq: int, kinds: object = None) -> Iterator[list[Change]]:
+        try:
+            while True:
+                is_read.set()
+                yield []
+        finally:
+            is_closed.set()
+
+    monkeypatch.setattr(storage_of(server), "past", endless)
+    with pytest.raises(IncompleteError, match="not told the past within"):
+        db.as_of(datetime.now(UTC)).q(EVERYTHING, timeout=0.2)
+    assert is_read.wait(60) and not is_closed.is_set()
+    for value in range(5):
+        other.set("x", "k/v", value)
+        other.flush(60)
+    db.close()
+    assert is_closed.wait(60)
+    monkeypatch.undo()
+    assert other.as_of(datetime.now(UTC)).frame("k")["v"].tolist() == [4]
+    other.close()
 
 
 def test_a_store_without_a_server_says_so(tmp_path: Path) -> None:

@@ -290,6 +290,8 @@ def check_takeover(holder: JupyterServer, relaying: JupyterServer, ending: str) 
     second.run("live.wait(20, until=lambda df: 'from the first' in set(df['t']))")
     second.run("db.insert('note', text='from the second'); db.flush(20)")
     first.run("live.wait(20, until=lambda df: len(df) == 2)")
+    second.run("notes = db.as_of('2100-01-01T00:00:00Z').frame('note')")
+    assert second.run("print(len(notes), len(db.history(notes['id'][0])))").split() == ["2", "1"]
 
     # It writes all the time, while the other server ends.
     cell = second.start(

@@ -24,6 +24,7 @@ from tripleweb.ids import check_id, kind_of
 from tripleweb.influx import absorb
 from tripleweb.schema import Schema
 from tripleweb.session import Session
+from tripleweb.storage.replica import collector_at_rest
 from tripleweb.store import Store
 from tripleweb.sync.messages import ClientFrame, Failed
 from tripleweb.sync.past import PAST, Deeds, Did, Was, told_registers, told_rows
@@ -165,12 +166,12 @@ class Past:
         def make(name: str) -> ClientFrame:
             return AskPast(name, at=at, position=position, kinds=wanted)
 
-        found = []
-        for frame in _told(self._db._session, make, timeout):
-            assert isinstance(frame, Was)
-            position = (frame.epoch, frame.seq)
-            found += [one for one in told_registers(frame) if kind_of(one.predicate) not in held]
-        absorb(self._store, found)
+        frames = list(_told(self._db._session, make, timeout))
+        with collector_at_rest():  # all of it stays
+            for frame in frames:
+                assert isinstance(frame, Was)
+                position = (frame.epoch, frame.seq)
+                absorb(self._store, told_registers(frame))
         self._position = position
         self._kinds = None if kinds is None else held | kinds
 

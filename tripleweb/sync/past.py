@@ -29,6 +29,7 @@ import msgspec
 from tripleweb.cells import Cell
 from tripleweb.change import COUNTER, SINGLE, Change
 from tripleweb.ids import kind_of
+from tripleweb.influx import absorb
 from tripleweb.store import Delta, Store
 from tripleweb.terms import Value, from_wire, same, slot, sort_key, to_wire
 from tripleweb.view import ABSENT
@@ -84,7 +85,7 @@ def was(
     """(work done, a frame or None) step by step: merges what a state was made of, then tells what is visible of it."""
     store = Store()
     for piece in pieces:
-        store.apply(piece)
+        absorb(store, piece)  # a third less than `apply`, though later pieces find something at their places
         yield len(piece), None
     facts = _facts(store, asked.kinds)
     more = True
