@@ -78,8 +78,8 @@ class Custody:
             return await self._hub.in_thread(lambda: list(backups.problems(storage)))
 
     async def compact(self, app: str) -> tuple[int, int]:
-        """Cuts off what the log has beyond its bounds and makes an app's file small, for which it is closed for a moment;
-        (bytes before, after)."""
+        """Cuts off what the log has beyond its bounds and makes an app's file small; the app is closed for a moment.
+        (Bytes before, bytes after)."""
         hub, stores = self._hub, self._stores()
 
         def work() -> tuple[int, int]:
