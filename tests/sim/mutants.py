@@ -23,6 +23,7 @@ from tripleweb.sync.messages import Receipt
 from tripleweb.sync.order import Arrivals
 from tripleweb.sync.pages import Pages
 from tripleweb.sync.readers import Readers
+from tripleweb.sync.restores import Keepsakes
 from tripleweb.sync.server import TenantCore
 from tripleweb.sync.tail import Tail, told
 from tripleweb.transaction import Transaction
@@ -486,6 +487,22 @@ def guarded_loses() -> list[Patch]:
 
 
 # the first seed that notices it
+def accepted_not_kept() -> list[Patch]:
+    """A client forgets what was accepted: a server that is put back to a backup never hears of it again."""
+    return [(Keepsakes, "decided", lambda *_: None)]
+
+
+def known_pushed_again() -> list[Patch]:
+    """What the backup has seen is pushed again, under a number that is free."""
+    unknown = Keepsakes.unknown
+
+    def all_of_it(self: Keepsakes, replica: str, last: int, former: Any, outbox: Any) -> Any:
+        found = unknown(self, replica, last, former, outbox)
+        return unknown(self, replica, 0, {}, outbox) if found else found
+
+    return [(Keepsakes, "unknown", all_of_it)]
+
+
 CAUGHT: dict[Callable[[], list[Patch]], int] = {
     resume_by_last_hlc: 0,
     ack_before_commit: 0,
@@ -526,6 +543,8 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     guard_sees_its_own_writes: 4,
     guard_asked_on_arrival: 11,
     guard_asked_again: 130,
+    accepted_not_kept: 10,
+    known_pushed_again: 10,
     guard_forgotten_by_the_file: 0,
     guarded_loses: 0,
     **forgotten.CAUGHT,
