@@ -86,6 +86,9 @@ class Host:
     def attrs(self, asked: Any) -> dict[str, Any]:
         return {"complete": self.complete, "scope": "app", "position": self.time}
 
+    def author(self, replica: str) -> str | None:
+        return None
+
     # what a user does
 
     def live(self, query: str = NAMES, *inputs: Any, **options: Any) -> LiveFrame:

@@ -139,6 +139,9 @@ test_guarded::test_committed_only_if_it_has_an_answer_at_the_server: `tx.wait(ti
     refused, it is undone here with a receipt
 test_guarded::test_committed_only_if_it_has_an_answer_at_the_server: `rejected` (… guard …) with the value kept
 
+-- looking back
+test_because::test_a_row_is_named_as_a_user_of_pandas_names_it: `live.why(row)`
+
 -- sync
 test_magics::test_connect_binds_db: its repr and HTML are what `%tripleweb status` shows
 test_undo::test_undo_and_redo: `db.undo()` takes back this session's last transaction as a new one, where its

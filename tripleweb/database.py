@@ -541,3 +541,7 @@ class _Host:
     def attrs(self, asked: Asked | None) -> dict[str, Any]:
         with self.lock:
             return self._loading.attrs(asked)
+
+    def author(self, replica: str) -> str | None:
+        core = self._session.core
+        return core.user or None if replica == core.replica else None

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import pandas as pd
 from pandas.api.types import is_object_dtype
 
+from tripleweb import because
 from tripleweb.datalog.answer import Result
 from tripleweb.datalog.builtins import outward
 from tripleweb.datalog.query import Query
@@ -88,6 +89,10 @@ class LiveHost(Protocol):
 
     def attrs(self, asked: Any) -> dict[str, Any]:
         """What a frame of a query says about itself now: flat JSON, at least `complete` (bool)."""
+        ...
+
+    def author(self, replica: str) -> str | None:
+        """Who writes as this replica; None where that is not known here."""
         ...
 
 
@@ -398,6 +403,41 @@ class LiveFrame(FrameLike):
         attrs = self._host.attrs(self._shared.asked)
         attrs |= {f"skipped_{column}": count for column, count in skipped.items()}
         return attrs
+
+    def why(self, row: Any, /, *, derivations: int = 1) -> pd.DataFrame:
+        """Why a row is in the answer: the triples and conditions that make it so, a line a row.
+
+        `row` is its number (a label of `live.df`), a row of it as a Series, a dict of as many columns as tell it
+        from all others, or a tuple of all its values. Shown are so many `derivations`, those of the fewest triples
+        first; of an aggregate, the rows of its group. Columns: `derivation`, `depth` (how many rules it is in),
+        `kind` (one of `triple call input rule or not aggregate pull`), `clause`, `subject predicate value` of the
+        triple, `time` and `user`, who wrote it, where that is known here (a replica knows of its own writes), `note`
+        (the values a condition held with), `ways` (in how many ways a rule holds). `attrs["tripleweb"]` counts
+        `derivations` and `triples`, and the `rows` of a group with the `rows_left_out`. Raises `ValueError` where
+        not exactly one row is meant, `TypeError`, `BudgetError`.
+
+        >>> import tripleweb
+        >>> db = tripleweb.open()
+        >>> ada = db.insert("user", id="ada", name="Ada", age=36)
+        >>> live = db.live("[:find ?name :where [?u :user/name ?name] [?u :user/age ?age] [(> ?age 30)]]")
+        >>> why = live.why(0)
+        >>> why["clause"].tolist()
+        ['[?u :user/name ?name]', '[?u :user/age ?age]', '[(> ?age 30)]']
+        >>> why["value"].tolist(), why["note"].tolist()
+        (['Ada', 36, None], ['', '', '(> 36 30)'])
+        """
+        self._settle()
+        with self._host.lock:
+            shared = self._shared
+            if self._closed:
+                raise TriplewebError("this live frame was closed; open it again")
+            if self._host.within_transaction:  # the triples are ahead of the answer
+                raise TriplewebError(
+                    "why a row is there is not to be told within a transaction: end it first"
+                )
+            shared.refresh()
+            live, attrs = shared.live, self._attrs(shared.live.skipped)
+            return because.why(live, row, derivations, self._host.author, attrs, live.budget)
 
     # -- following ---------------------------------------------------------------------------------------------
 

@@ -260,14 +260,14 @@ class Evaluation:
         self._agendas: dict[str, deque[tuple[Any, ...]]] = {}
         self._owed = 0  # units of work of calls that are not counted yet
 
-    def result(self) -> Work:
-        """The `Result`, without its work."""
+    def givens(self) -> Work:
+        """(the single inputs by their variables, the others as clauses)."""
         scalars: dict[str, Any] = {}
-        clauses: list[Step] = []
-        query = self.program.query
+        clauses: list[Given] = []
+        form = self.program.query.form
         for binding, value in self.inputs:
             rows: dict[Row, None] = {}
-            for part in chunks(bind(binding, value, query.form)):
+            for part in chunks(bind(binding, value, form)):
                 rows.update(dict.fromkeys(part))
                 yield len(part)
             if not isinstance(binding, Variable):
@@ -275,9 +275,13 @@ class Evaluation:
             elif rows:
                 scalars[binding.name] = next(iter(rows))[0]
             else:
-                raise query.form.error(
-                    f"the input {binding.name} has no value", "a value that is not missing"
-                )
+                raise form.error(f"the input {binding.name} has no value", "a value that is not missing")
+        return scalars, clauses
+
+    def result(self) -> Work:
+        """The `Result`, without its work."""
+        query = self.program.query
+        scalars, clauses = yield from self.givens()
         output = [*map(variable_name, query.find), *query.with_]
         stages, columns = self.stages([*clauses, *self.program.where], tuple(scalars), output, 1.0, None)
         found = yield from self.run_stages(stages, [tuple(scalars.values())])

@@ -50,7 +50,7 @@ class LiveQuery:
         self.query = self.program.query
         self.source = source
         self.version = 0
-        self._budget = budget
+        self.budget = budget
         self._result = Result(self.query.columns, [])
 
     @property
@@ -80,7 +80,7 @@ class LiveQuery:
 
     def refresh(self, budget: Budget | None = None) -> Rows | None:
         """Evaluates again; what changed, None if nothing did. On an error the old answer stands."""
-        work = evaluate(Evaluation(self.program, self._inputs, self.source), budget or self._budget)
+        work = evaluate(Evaluation(self.program, self._inputs, self.source), budget or self.budget)
         return self.take(complete(work))
 
     def take(self, result: Result) -> Rows | None:

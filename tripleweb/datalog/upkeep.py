@@ -95,7 +95,7 @@ class Followed(LiveQuery):
                 if maintained.looked is None:
                     change = maintained.settle()
                 else:
-                    limits = budget or self._budget or Budget()
+                    limits = budget or self.budget or Budget()
                     change = maintained.settle(_most(limits.rows), _most(limits.bytes))
                 if change is not None:
                     self.version += 1
@@ -111,7 +111,7 @@ class Followed(LiveQuery):
             return change
         if self.reason is None and follow:
             try:
-                return self._start(budget or self._budget or Budget())
+                return self._start(budget or self.budget or Budget())
             except Unsupported as why:
                 self.reason = str(why)
         return super().refresh(budget)

@@ -1,0 +1,170 @@
+"""`live.why(row)`: which row is meant, and what its frame says; what it is made of is `test_reasons`'s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tripleweb
+from tripleweb import Ref, TriplewebError, t
+from tripleweb.database import Database
+
+ADULTS = "[:find ?name ?age :where [?u :user/name ?name] [?u :user/age ?age] [(> ?age 30)]]"
+
+
+@pytest.fixture
+def db() -> Any:
+    with tripleweb.open() as db:
+        for id, name, age in ("ada", "Ada", 36), ("bob", "Bob", 41), ("cy", "Cy", 17), ("di", "Di", 41):
+            db.insert("user", id=id, name=name, age=age)
+        yield db
+
+
+def subjects(frame: pd.DataFrame) -> set[str]:
+    return set(frame["subject"].dropna())
+
+
+@pytest.mark.parametrize("form", ["label", "numpy", "iloc", "loc", "dict", "part", "tuple", "frame"])
+def test_a_row_is_named_as_a_user_of_pandas_names_it(db: Database, form: str) -> None:
+    """ "`live.why(row)`"."""
+    live = db.live(ADULTS)
+    df = live.df
+    at = int(df.index[df["name"] == "Bob"][0])
+    rows = {
+        "label": at,
+        "numpy": np.int64(at),
+        "iloc": df.iloc[at],
+        "loc": df.loc[at],
+        "dict": {"name": "Bob", "age": 41},
+        "part": {"name": "Bob"},
+        "tuple": ("Bob", 41),
+        "frame": df[df["name"] == "Bob"],
+    }
+    assert subjects(live.why(rows[form])) == {"bob"}
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "words"),
+    [
+        (3, ValueError, "there is no row 3: the answer has 3"),
+        (-1, ValueError, "there is no row -1"),
+        (True, TypeError, "not bool"),
+        ("Bob", TypeError, "not str"),
+        ({"age": 41}, ValueError, "2 rows have age=41"),
+        ({"name": "Cy"}, ValueError, "no row of the answer has name='Cy'; db.why_not"),
+        ({"nam": "Ada"}, ValueError, "no column 'nam'; did you mean name"),
+        ({}, ValueError, "an empty row; the columns are name, age"),
+        (("Ada",), ValueError, "1 values for 2 columns: name, age"),
+    ],
+)
+def test_what_is_no_row_is_an_error(db: Database, row: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        db.live(ADULTS).why(row)
+
+
+def test_the_frame_says_what_when_and_how_many(db: Database) -> None:
+    frame = db.live(ADULTS).why({"name": "Ada"})
+    assert frame.columns.tolist() == [
+        "derivation", "depth", "kind", "clause", "subject", "predicate", "value", "time", "user", "note", "ways",
+    ]  # fmt: skip
+    assert frame["value"].tolist() == ["Ada", 36, None]
+    assert frame["kind"].tolist() == ["triple", "triple", "call"]
+    assert frame["note"].tolist()[2] == "(> 36 30)"
+    assert str(frame["time"].dtype) == "datetime64[us, UTC]"
+    age = (pd.Timestamp.now("UTC") - frame["time"]).dropna()
+    assert len(age) == 2 and (age < pd.Timedelta("10min")).all() and (age > -pd.Timedelta("1min")).all()
+    assert frame["user"].isna().all()  # nobody, without a server
+    assert frame.attrs["tripleweb"] == {
+        "complete": True, "scope": "local", "position": None,
+        "derivations": 1, "triples": 2, "rows": 0, "rows_left_out": 0,
+    }  # fmt: skip
+
+
+def test_true_is_not_one(db: Database) -> None:
+    db.set("x", "k/m", True)
+    db.set("y", "k/m", 1)
+    live = db.live("[:find ?v :where [_ :k/m ?v]]")
+    assert [subjects(live.why({"v": one})) for one in (True, 1, 1.0)] == [{"x"}, {"y"}, {"y"}]
+
+
+def test_more_derivations_when_asked_for(db: Database) -> None:
+    live = db.live("[:find ?age :where [_ :user/age ?age]]")
+    frame = live.why({"age": 41}, derivations=5)
+    assert frame.attrs["tripleweb"]["derivations"] == 2 and subjects(frame) == {"bob", "di"}
+    assert frame["derivation"].tolist() == [1, 2]
+    with pytest.raises(ValueError, match="derivations=0"):
+        live.why(0, derivations=0)
+
+
+def test_rows_of_a_group(db: Database) -> None:
+    live = db.live("[:find (avg ?age) (count ?u) :where [?u :user/age ?age]]")
+    frame = live.why(0)
+    assert frame["note"].tolist()[:2] == ["33.75 over 4 rows", "4 over 4 rows"]
+    assert subjects(frame) == {"ada", "bob", "cy", "di"}
+    assert frame.attrs["tripleweb"]["rows"] == 4
+
+
+def test_pulled_trees_are_traced_to_their_entity(db: Database) -> None:
+    db.set("cy", "user/boss", Ref("bob"))
+    live = db.live(
+        "[:find ?age (pull ?u [:user/name {:user/boss [:user/name]}]) :where [?u :user/age ?age] [(< ?age 42)] "
+        ":order-by [(get ?u :user/name) :desc]]"
+    )
+    df = live.df
+    assert df["u"][1] == {"user/name": "Cy", "user/boss": {"user/name": "Bob"}}
+    for row in (1, df.iloc[1]):
+        frame = live.why(row)
+        pulled = frame[frame["kind"] == "pull"]
+        assert pulled[["subject", "value"]].values.tolist() == [["cy", "Cy"], ["cy", "bob"], ["bob", "Bob"]]
+
+
+def test_selections_and_their_missing_cells() -> None:
+    schema = tripleweb.schema(user={"name": t.string(), "age": t.number(optional=True)})
+    with tripleweb.open(schema=schema) as db:
+        db.insert("user", id="ada", name="Ada")
+        live = db.select("user").where("name", "Ada").live()
+        frame = live.why(live.df.iloc[0])
+        assert frame[frame["kind"] == "pull"]["value"].tolist() == ["Ada"]
+        assert subjects(frame) == {"ada"}
+
+
+def test_a_counter_has_the_time_of_its_newest_share() -> None:
+    schema = tripleweb.schema(post={"likes": t.counter()})
+    with tripleweb.open(schema=schema) as db:
+        db.increment("post", "p", likes=2)
+        db.increment("post", "p", likes=3)
+        frame = db.live("[:find ?n :where [_ :post/likes ?n]]").why(0)
+        assert frame["value"].tolist() == [5] and frame["time"].notna().all()
+
+
+def test_one_that_was_closed_says_so(db: Database) -> None:
+    live = db.live(ADULTS)
+    live.close()
+    with pytest.raises(TriplewebError, match="was closed"):
+        live.why(0)
+
+
+def test_within_a_transaction_it_speaks_of_what_the_frame_shows(db: Database) -> None:
+    live = db.live(ADULTS)
+    assert len(live) == 3
+    with db.transaction():
+        db.update("user", "cy", age=50)
+        assert len(live) == 3
+        with pytest.raises(TriplewebError, match="transaction"):
+            live.why(0)
+    assert subjects(live.why({"name": "Cy"})) == {"cy"}
+
+
+def test_who_wrote_it_is_said_of_own_writes_only() -> None:
+    with (
+        tripleweb.connect("why", url="embedded", path=":memory:") as one,
+        tripleweb.connect("why", url="embedded", path=":memory:") as other,
+    ):
+        one.insert("user", id="ada", name="Ada", age=36)
+        one.flush()
+        assert other.q(ADULTS)["name"].tolist() == ["Ada"]
+        mine, yours = (db.live(ADULTS).why(0)["user"].dropna().tolist() for db in (one, other))
+        assert mine == [one.status.user] * 2 and yours == []
