@@ -146,10 +146,8 @@ def cells_of(row: Any, columns: Sequence[str]) -> dict[str, Any]:
 
 def plain(cell: Any) -> Any:
     """A cell of a frame as Python has it: what pandas takes for missing is None."""
-    if (
-        isinstance(cell, dict | list | tuple | set | frozenset)
-        or hasattr(cell, "__len__")
-        and not isinstance(cell, str)
+    if isinstance(cell, dict | list | tuple | set | frozenset) or (
+        hasattr(cell, "__len__") and not isinstance(cell, str)
     ):
         return cell
     return None if pd.isna(cell) else normalise(cell)
