@@ -154,8 +154,6 @@ test_looking_back::test_as_of: `db.as_of(moment).q(…)`: the state after the la
 
 # Sentences of which something is still to be built, and whether it is there by now.
 TO_COME = {
-    """`db.export("all.jsonl"); db.import_("all.jsonl")`: Parquet (with [parquet]), CSV, JSON Lines, EDN datoms, by the
-    ending""": hasattr(Database, "export") or hasattr(Database, "import_"),
     """Ids and predicates are percent-encoded in URLs.""": hasattr(
         Database, "room"
     ),  # the first URLs with ids in them

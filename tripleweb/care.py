@@ -40,7 +40,7 @@ def add_commands(commands: Any) -> None:
         ("compact", "make an app's file as small as what is in it"),
     ):
         command = commands.add_parser(name, help=told)
-        command.add_argument("app", nargs="?" if name == "check" else None, metavar="APP", type=_app)
+        command.add_argument("app", nargs="?" if name == "check" else None, metavar="APP", type=app_id)
         if name in ("backup", "restore"):
             command.add_argument("file", type=Path, metavar="FILE")
         if name == "restore":
@@ -50,7 +50,8 @@ def add_commands(commands: Any) -> None:
         command.add_argument("--token", default="", help="its token; by default TRIPLEWEB_TOKEN")
 
 
-def _app(text: str) -> str:
+def app_id(text: str) -> str:
+    """An App ID of the command line."""
     try:
         return check_app(text)
     except ValueError as error:

@@ -2,8 +2,9 @@
 
     tripleweb serve [--data DIR] [--port N]
     tripleweb backup APP FILE | restore APP FILE | check [APP] | compact APP  [--data DIR | --url URL --token TOKEN]
+    tripleweb export APP FILE | import APP FILE  [--data DIR | --url URL]
 
-`care` says what the latter do. The server listens on loopback only, keeps its apps in DIR (by default where the Jupyter
+`care` and `ferry` say what the latter do. The server listens on loopback only, keeps its apps in DIR (by default where the Jupyter
 extension keeps them), and leaves word of its address and token in that folder, readable by this user alone, where
 `tripleweb.connect` finds it.
 """
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from tripleweb import __version__, care, places
+from tripleweb import __version__, care, ferry, places
 from tripleweb.errors import TriplewebError
 
 
@@ -32,12 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--data", type=Path, default=None, metavar="DIR", help="where the apps are kept")
     serve.add_argument("--port", type=_port, default=0, metavar="N", help="the port; a free one by default")
     care.add_commands(commands)
+    ferry.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
+        if options.command in ferry.COMMANDS:
+            return ferry.run(options)
         if options.command != "serve":
             return care.run(options)
         return _serve(options.data or places.server_dir(), options.port)
-    except (TriplewebError, OSError, OverflowError) as error:
+    except (TriplewebError, OSError, OverflowError, ValueError, ImportError) as error:
         print(f"tripleweb: {error}", file=sys.stderr)
         return 1
 

@@ -414,6 +414,49 @@ class Database:
                 live, live.inputs, inputs, kinds=known.kinds, nullable=known.nullable, timeout=timeout
             )
 
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def export(self, path: Path, /, *, timeout: float = 60, strict: bool = True) -> int:
+        """Writes all triples into a file and returns how many: Parquet (with pyarrow), CSV, JSON Lines or EDN datoms,
+        by the ending: `.parquet .csv .jsonl .edn`, the last three also with `.gz`.
+
+        A row is a subject, a predicate, a value and its kind. Connected, all of the app is loaded first, for up to
+        `timeout` seconds; what is not whole is not written (`IncompleteError`), or with `strict=False` with a warning.
+        The file is there whole or not at all. Raises `ValueError` for another ending, `ImportError`, `OSError`.
+
+        >>> import tempfile, tripleweb
+        >>> db, other = tripleweb.open(), tripleweb.open()
+        >>> db.set("ada", "user/name", "Ada")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     db.export(f"{folder}/all.jsonl"), other.import_(f"{folder}/all.jsonl")
+        (1, 1)
+        >>> other.get("user", "ada")
+        {'id': 'ada', 'name': 'Ada'}
+        """
+        from tripleweb.transfer import export
+
+        return export(self._session, self._loading, path, timeout, strict)
+
+    def import_(
+        self, path: Path, /, *, deleted: Literal["raise", "skip"] = "skip", timeout: float = 60
+    ) -> int:
+        """Writes the triples of a file into this store and returns how many: what `export` wrote, or others, with
+        columns `subject`, `predicate`, `value` and maybe `kind` and `field`.
+
+        Single values are assigned, members are added to their sets, counters are brought to the file's total (for which
+        they are loaded, for up to `timeout` seconds): importing twice is importing once. Fields that the schema knows
+        are checked. All of the file is looked at first: `ValueError` or `SchemaError` says in which line something is
+        wrong, and nothing was written. Then it is written in transactions of about 100,000 values; after an
+        interruption, import again. Values of deleted entities are left out with a warning, or raise `DeletedError`.
+        """
+        from tripleweb.transfer import import_
+
+        done = import_(self._session, self._loading, self.schema, path, deleted, timeout)
+        if done.left_out:
+            many = "1 value was" if done.left_out == 1 else f"{done.left_out:,} values were"
+            warnings.warn(f"{many} left out: deleted ids", stacklevel=2)
+        return done.written
+
     # -- sync --------------------------------------------------------------------------------------------------
 
     @property

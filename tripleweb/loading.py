@@ -41,11 +41,19 @@ class Loading:
 
     def ask_kind(self, kind: str) -> Asked | None:
         """Asks the server for all entities of a kind."""
+        return self.ask_predicates([f"{kind}/"])
+
+    def ask_predicates(self, predicates: Sequence[str]) -> Asked | None:
+        """Asks the server for all that has one of these predicates."""
         session = self._session
         if not session.is_partial:
             return None
         with session.lock:
-            return self._sent(session.subscriptions.ask_predicates([f"{kind}/"]))
+            return self._sent(session.subscriptions.ask_predicates(predicates))
+
+    def ask_app(self) -> Asked | None:
+        """Asks the server for all of the app."""
+        return self.ask_predicates(())
 
     def _sent(self, asked: Asked) -> Asked:
         if not asked.is_settled:

@@ -1,8 +1,8 @@
 """EDN: text to forms that know where they stand, and back.
 
 A `Form` is one piece of EDN with its kind, value and place. The reader takes what queries need of EDN: lists,
-vectors, sets, maps, symbols, keywords, strings, numbers, booleans, nil, `#inst` dates and `#"…"` patterns, with
-comments (`;` and `#_`). Everything else is refused by name.
+vectors, sets, maps, symbols, keywords, strings, numbers, booleans, nil, `#inst` dates, `#tripleweb/ref` references and
+`#"…"` patterns, with comments (`;` and `#_`). Everything else is refused by name.
 
 Invariants: whatever the text, `read` returns forms or raises `QueryError` with a place; it does not recurse, and
 depth and size are bounded (`DEPTH_MAX`, `TEXT_MAX`), so those who walk forms may recurse.
@@ -17,11 +17,12 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from tripleweb.errors import QueryError
-from tripleweb.terms import INT_MAX, INT_MIN, date_text, normalise
+from tripleweb.terms import INT_MAX, INT_MIN, Ref, date_text, normalise
 
 DEPTH_MAX = 100
 TEXT_MAX = 1_000_000
 SHOWN_MAX = 200
+REFERENCE = "#tripleweb/ref"  # before the id of an entity
 
 _CLOSING = {"(": ")", "[": "]", "{": "}", "#{": "}"}
 _COLLECTION = {"(": "list", "[": "vector", "{": "map", "#{": "set"}
@@ -41,7 +42,8 @@ class Form:
 
     `kind` is one of `list vector set map symbol keyword string number boolean nil date regex`. `value` is a tuple
     of forms for the first four (a map's keys and values in turn), the text of a symbol, of a keyword (without its
-    colon), string or pattern, else the Python value. Places count from 1 and do not take part in equality.
+    colon), string (a `Ref` where it is tagged as one) or pattern, else the Python value. Places count from 1 and do
+    not take part in equality.
     """
 
     kind: str
@@ -86,20 +88,21 @@ def read(text: str) -> Form:
     return forms[0]
 
 
-def read_all(text: str) -> list[Form]:
-    """All forms in `text`, one after the other; [] if it is blank. Raises `QueryError`."""
-    return _Reader(text).read()
+def read_all(text: str, limit: int = TEXT_MAX) -> list[Form]:
+    """All forms in `text`, which has at most `limit` characters, one after the other; [] if it is blank. Raises
+    `QueryError`."""
+    return _Reader(text, limit).read()
 
 
 class _Reader:
     """One pass over a text with an explicit stack of what is open."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, limit: int) -> None:
         if not isinstance(text, str):
             raise QueryError(f"a query is text, not {type(text).__name__}", line=1, column=1)
-        if len(text) > TEXT_MAX:
+        if len(text) > limit:
             raise QueryError(
-                f"a query has at most {TEXT_MAX:,} characters; this one has {len(text):,}", line=1, column=1
+                f"a query has at most {limit:,} characters; this one has {len(text):,}", line=1, column=1
             )
         self.text = text
         self.at = 0
@@ -218,6 +221,15 @@ class _Reader:
 
     def tagged(self, word: str, place: tuple[int, int]) -> Form:
         self.at += len(word)
+        if word == REFERENCE:
+            self.skip()
+            if not self.text.startswith('"', self.at):
+                self.fail("a reference without its id", place, word, f'{REFERENCE} "id"')
+            id = self.unescape(self.string(place, self.at), place)
+            try:
+                return Form("string", normalise(Ref(id)), *place)
+            except ValueError as error:
+                self.fail(f"not a reference: {error}", place, word, f'{REFERENCE} "id"')
         if word != "#inst":
             self.fail("an unknown tag", place, word, '#inst "2013-01-01T00:00:00Z", #{…}, #"…" or #_')
         self.skip()
