@@ -4,9 +4,9 @@
     tripleweb backup APP FILE | restore APP FILE | check [APP] | compact APP  [--data DIR | --url URL --token TOKEN]
     tripleweb export APP FILE | import APP FILE  [--data DIR | --url URL]
 
-`care` and `ferry` say what the latter do. The server listens on loopback only, keeps its apps in DIR (by default where the Jupyter
-extension keeps them), and leaves word of its address and token in that folder, readable by this user alone, where
-`tripleweb.connect` finds it.
+`care` and `ferry` say what the latter do. The server listens on loopback only, keeps its apps in DIR (by default where
+the Jupyter extension keeps them), and leaves word of its address and token in that folder, readable by this user alone,
+where `tripleweb.connect` finds it.
 """
 
 from __future__ import annotations

@@ -18,15 +18,11 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from tripleweb import care, places
-from tripleweb.access import owner
-from tripleweb.discovery import tidy_url
+from tripleweb import care, discovery, places
 from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.exchange.files import ending
 from tripleweb.link import API, SCHEMES
-from tripleweb.opening import connect
 from tripleweb.storage.sqlite import SqliteStores
-from tripleweb.web import WebServer
 
 COMMANDS = ("export", "import")
 TIMEOUT_S = 600.0
@@ -43,7 +39,9 @@ def add_commands(commands: Any) -> None:
         command.add_argument("app", metavar="APP", type=care.app_id)
         command.add_argument("file", metavar="FILE", type=_file)
         command.add_argument("--data", type=Path, default=None, metavar="DIR", help="where the apps are kept")
-        command.add_argument("--url", default="", help="a running server, instead; its token: TRIPLEWEB_TOKEN")
+        command.add_argument(
+            "--url", default="", help="a running server, instead; its token: TRIPLEWEB_TOKEN"
+        )
         command.add_argument(
             "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="seconds to wait for the server"
         )
@@ -60,6 +58,8 @@ def _file(text: str) -> Path:
 def run(options: argparse.Namespace) -> int:
     """Does what was asked; returns the exit status. Raises `TriplewebError`, `OSError`, `ValueError`, `ImportError` and
     `TimeoutError`."""
+    from tripleweb.opening import connect
+
     app, file, timeout = options.app, options.file, options.timeout
     with _server(options) as (url, token):
         if options.command == "export":
@@ -76,12 +76,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _server(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+def _server(options: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
     """(address, token) of the server that has the app."""
     if options.url:
         if options.data:
             raise StorageError("either --data or --url: one folder, or one server")
-        yield tidy_url(options.url), os.environ.get("TRIPLEWEB_TOKEN", "").strip()
+        place = discovery.find(options.url, os.environ.get("TRIPLEWEB_TOKEN"))
+        yield place.url, place.token
         return
     folder = options.data or places.server_dir()
     if not folder.is_dir() and options.command == "export":
@@ -94,11 +95,14 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
             raise StoreLockedError(f"{error}; a running server is asked by --url") from None
         yield held["url"], held["token"]
         return
+    from tripleweb.access import owner
+    from tripleweb.web import WebServer
+
     with WebServer(stores, owner=owner()) as server:
         yield server.url, server.token
 
 
-def _check_there(url: str, token: str, app: str) -> None:
+def _check_there(url: str, token: str | None, app: str) -> None:
     """Raises `StorageError` if the server has no such app, or does not let us see it."""
     refusal = ""
     for scheme in SCHEMES if token else SCHEMES[:1]:

@@ -210,7 +210,7 @@ class _Source:
         types, names = self._schema.types, dict[str, str]()
         # what repeats itself is kept once
         shared, refs = _Few[str]().once, _Few[Ref]().once
-        subject = ""
+        subject: str | None = None
         for line, entity, predicate, raw, word, holding, is_text in raws:
             try:
                 if entity != subject:

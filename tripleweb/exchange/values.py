@@ -49,13 +49,13 @@ def value_of(letter: str, raw: Any) -> Value:
     """
     cls = type(raw)
     found: Value | None = None
-    if cls is str:
+    if cls is str or cls is Ref:
         if letter == "s":
             found = normalise(raw)
         elif letter == "r":
             found = normalise(Ref(raw))
         elif letter == "n":
-            found = _number(raw)
+            found = normalise(_number(raw))
         elif letter == "b":
             found = {"true": True, "True": True, "false": False, "False": False}.get(raw)
         else:
