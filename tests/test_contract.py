@@ -142,6 +142,12 @@ test_guarded::test_committed_only_if_it_has_an_answer_at_the_server: `rejected` 
 -- looking back
 test_because::test_a_row_is_named_as_a_user_of_pandas_names_it: `live.why(row)`
 
+-- files
+test_transfer::test_there_and_back: `db.export("all.jsonl"); db.import_("all.jsonl")`
+test_transfer::test_endings: Parquet (with [parquet]), CSV, JSON Lines, EDN datoms, by the ending
+test_transfer::test_as_commands: export | import` work on the data directory (`--data DIR`) or on a running server
+    (`--url`)
+
 -- sync
 test_magics::test_connect_binds_db: its repr and HTML are what `%tripleweb status` shows
 test_undo::test_undo_and_redo: `db.undo()` takes back this session's last transaction as a new one, where its

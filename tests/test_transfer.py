@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import random
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +20,21 @@ import pytest
 
 import tripleweb
 from tests.stores import SCHEMA, Connect, level
-from tripleweb import Ref, t, transfer
+from tripleweb import Ref, cli, places, t, transfer
 from tripleweb.database import Database
 from tripleweb.datalog import edn
 from tripleweb.errors import DeletedError, IncompleteError, SchemaError
 from tripleweb.exchange import files
 from tripleweb.inventory import Inventory
+from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.store import Store
+from tripleweb.web import WebServer
 
+ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [".csv", ".jsonl", ".edn", ".csv.gz", ".jsonl.gz", ".edn.gz"]
-ALL = [*TEXTS, ".parquet"]
+# pyarrow is an extra, and changes what pandas does: `test_with_pyarrow` has it, and runs the others once more
+IS_THERE = find_spec("pyarrow") is not None
+ALL = [*TEXTS, *[".parquet"] * IS_THERE]
 TRAPS = [
     "", " ", "  x ", "a\nb", "a\r\nb", "\r", "\n", '"', '""', "a,b", "'", "\\", "\\n", "\t", "\x00", "\x0b\x1c\x85",
     "\u2028", "é", "𝄞", "e\u0301", "1", "1.0", "true", "None", "nil", "2020-01-01T00:00:00.000000Z", "#inst", ":a/b",
@@ -85,14 +93,8 @@ def fill(db: Database, dice: random.Random, steps: int = 80) -> None:
             db.unset(subject, predicate)
 
 
-def parquet_there(name: str) -> None:
-    if "parquet" in name:
-        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-
-
 @pytest.fixture(params=ALL)
 def named(request: pytest.FixtureRequest) -> str:
-    parquet_there(request.param)
     return str(request.param)
 
 
@@ -415,25 +417,31 @@ def test_the_first_format(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_tables_of_others(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    import pyarrow.parquet as pq
+if IS_THERE:
 
-    def table(values: Any) -> list[Any]:
-        count = len(values)
-        columns = {"subject": [f"e{n}" for n in range(count)], "predicate": ["x/v"] * count, "value": values}
-        pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-        db = tripleweb.open()
-        db.import_(tmp_path / "a.parquet")
-        return [row[2] for row in inventory(db)]
+    def test_tables_of_others(tmp_path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-    assert table(["1", None, "x"]) == ["1", "x"]
-    for values in ([1, 2], [1.5, 2.0], [True, False], [MOMENT, MOMENT + timedelta(1)]):
-        found = table(values)
-        assert found == values and [type(one) for one in found] == [type(one) for one in values]
-    for values in ([b"x"], [[1]], [MOMENT.replace(tzinfo=None)]):
-        with pytest.raises(ValueError, match=r"a\.parquet, row 1"):
-            table(values)
+        def table(values: Any) -> list[Any]:
+            count = len(values)
+            columns = {
+                "subject": [f"e{n}" for n in range(count)],
+                "predicate": ["x/v"] * count,
+                "value": values,
+            }
+            pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+            db = tripleweb.open()
+            db.import_(tmp_path / "a.parquet")
+            return [row[2] for row in inventory(db)]
+
+        assert table(["1", None, "x"]) == ["1", "x"]
+        for values in ([1, 2], [1.5, 2.0], [True, False], [MOMENT, MOMENT + timedelta(1)]):
+            found = table(values)
+            assert found == values and [type(one) for one in found] == [type(one) for one in values]
+        for values in ([b"x"], [[1]], [MOMENT.replace(tzinfo=None)]):
+            with pytest.raises(ValueError, match=r"a\.parquet, row 1"):
+                table(values)
 
 
 # -- what is wrong ---------------------------------------------------------------------------------------------
@@ -499,11 +507,10 @@ GOOD = {".csv": f"{HEAD}a,x/v,1,number,single\r\n", ".jsonl": '{"subject":"a","p
         ("a.edn", '["a" :x/v 9223372036854775808]', "line 1: an integer beyond 64 bit"),
         ("a.edn", '["a" :x/v 1 :sett]', "line 1: field 'sett'"),
         ("a.csv.gz", b"subject", "not a compressed file"),
-        ("a.parquet", b"PAR1 and so on", "not a Parquet file"),
+        *[("a.parquet", b"PAR1 and so on", "not a Parquet file")] * IS_THERE,
     ],
 )  # fmt: skip
 def test_bad_files(tmp_path: Path, name: str, text: str | bytes, said: str) -> None:
-    parquet_there(name)
     db = tripleweb.open()
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=f"(?s)^{name}[,:].*{said}") as caught:
@@ -512,9 +519,8 @@ def test_bad_files(tmp_path: Path, name: str, text: str | bytes, said: str) -> N
     assert triples(db) == []
 
 
-@pytest.mark.parametrize("name", [".jsonl.gz", ".csv.gz", ".edn.gz", ".parquet"])
+@pytest.mark.parametrize("name", [".jsonl.gz", ".csv.gz", ".edn.gz", *[".parquet"] * IS_THERE])
 def test_a_file_that_was_cut_off(tmp_path: Path, name: str) -> None:
-    parquet_there(name)
     db, other = tripleweb.open(), tripleweb.open()
     for number in range(500):
         db.set(f"e{number}", "x/v", f"text {number * 7919}")
@@ -715,3 +721,52 @@ def test_an_inventory_is_all_that_is_visible() -> None:
         key: Callable[[Any], Any] = lambda row: (row[0], row[1], type(row[2]).__name__, str(row[2]))  # noqa: E731
         assert sorted(told, key=key) == sorted(scanned, key=key)
         assert [row[:2] for row in told] == sorted(row[:2] for row in told)
+
+
+@pytest.mark.long
+def test_with_pyarrow(tmp_path: Path) -> None:
+    """The same once more beside pyarrow, Parquet included; and what pandas makes of text with it."""
+    there = [sys.executable, "-m", "pip", "install", "-q", "--target", str(tmp_path / "with"), "pyarrow"]
+    subprocess.run([*there, "--no-deps"], check=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "with"), *sys.path])}
+    names = ["test_transfer.py", "test_frame.py", "test_sheet.py"]
+    run = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-m", "not long"]
+    run += [str(Path(__file__).with_name(name)) for name in names]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-5_000:]
+    assert done.stdout.count("parquet] PASSED") >= 4
+
+
+# -- from the command line -------------------------------------------------------------------------------------
+
+
+def test_as_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a folder that nobody serves and out of it; out of one that a server holds, by its word or its address."""
+    db, folder = tripleweb.open(), str(tmp_path / "data")
+    fill(db, random.Random(3))
+    db.export(tmp_path / "in.jsonl")
+    said = f"{len(inventory(db)):,} triples of"
+    assert cli.main(["import", "app", str(tmp_path / "in.jsonl"), "--data", folder]) == 0
+    assert cli.main(["import", "app", str(tmp_path / "in.jsonl"), "--data", folder]) == 0, "twice is once"
+    assert cli.main(["export", "app", str(tmp_path / "out.jsonl"), "--data", folder]) == 0
+    assert capsys.readouterr().out.count(said) == 3
+    written = (tmp_path / "in.jsonl").read_bytes()
+    assert (tmp_path / "out.jsonl").read_bytes() == written
+    with WebServer(SqliteStores(folder)) as server:
+        server.announce(Path(folder))
+        assert cli.main(["export", "app", str(tmp_path / "word.jsonl"), "--data", folder]) == 0
+        monkeypatch.setenv("TRIPLEWEB_TOKEN", server.token or "")
+        assert cli.main(["export", "app", str(tmp_path / "url.jsonl"), "--url", server.url]) == 0
+        assert cli.main(["export", "other", str(tmp_path / "no.jsonl"), "--url", server.url]) == 1
+        assert "has no app 'other'" in capsys.readouterr().err
+        monkeypatch.setenv("TRIPLEWEB_TOKEN", "wrong")
+        assert cli.main(["export", "app", str(tmp_path / "no.jsonl"), "--url", server.url]) == 1
+        places.withdraw(Path(folder))
+    for name in ("word.jsonl", "url.jsonl"):
+        assert (tmp_path / name).read_bytes() == written
+    assert not (tmp_path / "no.jsonl").exists()
+    for command in (["export", "app", "x.txt"], ["export", "a b", "x.csv"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([*command, "--data", folder])

@@ -78,11 +78,12 @@ def write(tx: Transaction, places: Sequence[Place], is_whole: bool) -> tuple[int
         if holding == SINGLE:
             singles.setdefault(predicate, {})[subject] = values[0]
         elif holding == MEMBER:
-            sets.setdefault(predicate, {})[subject] = values
+            members = sets.setdefault(predicate, {})
+            members[subject] = [*members.get(subject, ()), *values]  # a large set comes in pieces
         else:
             _count_up(tx, place)
-    for predicate, members in sets.items():
-        _add_members(tx, predicate, members, is_whole)
+    for predicate, found in sets.items():
+        _add_members(tx, predicate, found, is_whole)
     for predicate, cells in singles.items():
         tx.set_columns(list(cells), [(predicate, list(cells.values()))])
     return written, left_out

@@ -210,11 +210,11 @@ class _Source:
         types, names = self._schema.types, dict[str, str]()
         # what repeats itself is kept once
         shared, refs = _Few[str]().once, _Few[Ref]().once
-        subject: str | None = None
+        subject, seen = "", None
         for line, entity, predicate, raw, word, holding, is_text in raws:
             try:
-                if entity != subject:
-                    subject = check_id(entity)
+                if entity != seen:
+                    subject = seen = check_id(entity)
                 name = names.get(predicate)
                 if name is None:
                     name = names[predicate] = check_predicate(predicate)
