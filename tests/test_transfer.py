@@ -102,6 +102,7 @@ def named(request: pytest.FixtureRequest) -> str:
 
 
 def test_there_and_back(tmp_path: Path, named: str) -> None:
+    """`db.export("all.jsonl"); db.import_("all.jsonl")`"""
     seed = random.randrange(1 << 30)
     print("seed", seed)
     dice = random.Random(seed)
@@ -247,6 +248,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
 
 
 def test_endings(tmp_path: Path) -> None:
+    """Parquet (with [parquet]), CSV, JSON Lines, EDN datoms, by the ending"""
     db = tripleweb.open()
     for name in ("all", "all.json", "all.gz", "all.txt"):
         with pytest.raises(ValueError, match=r"\.parquet \.csv"):
@@ -743,7 +745,8 @@ def test_with_pyarrow(tmp_path: Path) -> None:
 def test_as_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into a folder that nobody serves and out of it; out of one that a server holds, by its word or its address."""
+    """`tripleweb … export | import` work on the data directory (`--data DIR`) or on a running server (`--url`): one
+    that nobody serves, and one that a server holds, by its word or its address."""
     db, folder = tripleweb.open(), str(tmp_path / "data")
     fill(db, random.Random(3))
     db.export(tmp_path / "in.jsonl")
