@@ -136,6 +136,20 @@ def test_it_is_kept_until_a_backup_holds_it() -> None:
     assert counted(peers) == 1_101
 
 
+def test_an_app_that_was_deleted_is_not_brought_back() -> None:
+    """What has its name now began another time."""
+    peers = Peers()
+    ada, bob = peers.join("ada"), peers.join("bob")
+    ada.set("e", "k/a", 1)
+    peers.settle()
+    restore(peers, TenantDisk("e2"), "e2")
+    waiting = bob.set("f", "k/a", "unsent")
+    peers.settle()
+    peers.agree()
+    assert accepted(peers) == Counter([waiting]) and ada.triples == {("f", "k/a", "unsent")}
+    assert not ada.core.kept and not ada.disk.load().kept
+
+
 def test_what_a_backup_of_another_epoch_holds_is_kept() -> None:
     peers = Peers()
     ada = peers.join("ada")

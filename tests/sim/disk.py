@@ -31,7 +31,7 @@ class TenantDisk:
     """What is durable at the server."""
 
     def __init__(self, epoch: str) -> None:
-        self.epoch = epoch
+        self.epoch = self.origin = epoch
         self.seq = 0
         self.time = 0
         self.log: list[Entry] = []
@@ -62,6 +62,7 @@ class TenantDisk:
     def copied(self) -> TenantDisk:
         """The same once more, as a backup has it."""
         twin = TenantDisk(self.epoch)
+        twin.origin = self.origin
         twin.seq, twin.time, twin.log = self.seq, self.time, list(self.log)
         twin.registers, twin.graves, twin.receipts = (
             dict(self.registers),
@@ -92,6 +93,7 @@ class TenantDisk:
             {replica: replace(row) for replica, row in self.replicas.items()},
             dict(self.receipts),
             self.log[max(0, len(self.log) - tail) :],
+            origin=self.origin,
         )
 
 

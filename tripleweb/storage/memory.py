@@ -54,6 +54,7 @@ class MemoryTenant:
             registers.extend(entry.registers)
         return TenantState(
             epoch=data.epoch,
+            origin=data.epoch,
             seq=data.seq,
             time=data.time,
             registers=iter(registers),

@@ -189,6 +189,7 @@ class SqliteTenant:
                 newest.append(self._entry(row))
             return TenantState(
                 epoch=self._epoch,
+                origin=values.get("origin", self._epoch),
                 backup=msgspec.json.decode(values["backup"], type=tuple[str, int])
                 if "backup" in values
                 else None,
@@ -414,7 +415,7 @@ class SqliteTenant:
     def begin_epoch(self, epoch: str) -> None:
         """What is here is the beginning of another history than the one that it was written in."""
         with self._file.transaction() as connection:
-            self._file.set_meta({"epoch": epoch})
+            self._file.set_meta({"epoch": epoch, "origin": self._file.meta("origin") or self._epoch})
             connection.execute("DELETE FROM meta WHERE name IN ('note', 'backup')")
         self._epoch = epoch
 

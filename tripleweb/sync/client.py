@@ -85,7 +85,7 @@ class ClientCore:
         self.next: int = int(meta.get("next", 1))
         self.decided: int = int(meta.get("decided", 0))  # up to this number everything has its receipt
         self.outbox: dict[int, Pending] = {p.number: p for p in sorted(state.pending, key=lambda p: p.number)}
-        self.kept = Keepsakes(state.kept, self.limits)
+        self.kept = Keepsakes(state.kept, self.limits, meta.get("origin", ""))
         self.cursors: dict[str, int] = dict(meta.get("cursors", {}))
         self.epoch: str = meta.get("epoch", "")
         self.at: int = int(meta.get("at", 0))  # the seq of the last poke
@@ -343,10 +343,8 @@ class ClientCore:
         self.server_id = welcome.server
         self.features = welcome.features
         self.clock.tolerance_ms = max(self.limits.tolerance_ms, welcome.tolerance)
-        forgotten = self.kept.unknown(self.replica, welcome.last, welcome.former, self.outbox)
         commit = LocalCommit(meta={"server": welcome.server, "user": welcome.user})
-        self.kept.release(commit, welcome.backup, welcome.now)
-        self.kept.known(commit, forgotten, self.outbox, (welcome.epoch, welcome.seq))
+        forgotten = self.kept.greeted(commit, welcome, self.replica, self.outbox)
         is_own = all(one.replica == self.replica for one in forgotten)
         if welcome.rekey or not (is_own and joins(welcome.last, forgotten, self.outbox, self.next)):
             return self._rekey(forgotten, commit)  # a copy, or the server has forgotten what is kept no more

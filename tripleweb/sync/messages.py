@@ -151,6 +151,8 @@ that it can take the transaction back; `"unseen":true`: they are too many to be 
 What was accepted beyond the `last` of a welcome was forgotten with it, and is pushed again with the number, id and
 stamp that it had. So a client keeps it until the server says what a verified backup holds, in a welcome or a pong. Of
 identities that it had before, `former` of hello asks, and the welcome has the last numbers of those the server knows.
+Its `origin` is the epoch in which the app began: where the client knows another, that app was deleted, and what was
+accepted in it is not pushed into the one that has its name now.
 
     < {"t":"pong","now":1700000003000,"echo":1700000002990,"backup":["e2",47]}
 
@@ -373,6 +375,7 @@ class Welcome(msgspec.Struct, tag_field="t", tag="welcome", omit_defaults=True):
     former: dict[str, int] = {}
     nth: int = 0
     backup: Cursor | None = None
+    origin: str = ""
 
 
 class Part(msgspec.Struct, tag_field="t", tag="part", omit_defaults=True):

@@ -82,6 +82,7 @@ class TenantState:
     receipts: dict[tuple[str, int], tuple[str, bytes]] = field(default_factory=dict)
     tail: list[Entry] = field(default_factory=list)
     backup: tuple[str, int] | None = None  # (epoch, seq): so far the latest verified backup reaches
+    origin: str = ""  # the epoch in which it began; whoever is deleted and made anew has another
 
 
 # -- replica -------------------------------------------------------------------------------------------------------

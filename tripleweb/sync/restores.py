@@ -21,7 +21,7 @@ from dataclasses import replace
 from tripleweb.change import COUNTER, Change
 from tripleweb.clock import Stamp
 from tripleweb.store import Delta, Store, net
-from tripleweb.sync.messages import Cursor, Receipt
+from tripleweb.sync.messages import Cursor, Receipt, Welcome
 from tripleweb.sync.outbox import ClientLimits
 from tripleweb.sync.records import Kept, LocalCommit, Pending
 
@@ -32,8 +32,9 @@ _SAMPLE = 100
 class Keepsakes:
     """The accepted transactions of one replica, of all the identities that it had, by identity and number."""
 
-    def __init__(self, kept: Iterable[Kept], limits: ClientLimits) -> None:
+    def __init__(self, kept: Iterable[Kept], limits: ClientLimits, origin: str = "") -> None:
         self._limits = limits
+        self._origin = origin  # the epoch in which the app began that accepted them
         self._held = {(one.replica, one.number): one for one in sorted(kept, key=lambda one: one.at)}
         self._bytes = sum(map(_size, self._held.values()))
         self._backup: Cursor | None = None  # of which the server spoke last
@@ -87,6 +88,19 @@ class Keepsakes:
         commit = LocalCommit()
         self.release(commit, backup, now_ms)
         return commit if commit.released else None
+
+    def greeted(
+        self, commit: LocalCommit, welcome: Welcome, replica: str, outbox: Mapping[int, Pending]
+    ) -> list[Kept]:
+        """What the server that says this welcome has forgotten. An app that began another time, since the one before it
+        was deleted, has forgotten nothing: what was accepted then is not kept for it."""
+        if self._origin and welcome.origin and self._origin != welcome.origin:
+            self._drop(commit, list(self._held))
+        commit.meta["origin"] = self._origin = welcome.origin or self._origin
+        forgotten = self.unknown(replica, welcome.last, welcome.former, outbox)
+        self.release(commit, welcome.backup, welcome.now)
+        self.known(commit, forgotten, outbox, (welcome.epoch, welcome.seq))
+        return forgotten
 
     def unknown(
         self, replica: str, last: int, former: Mapping[str, int], outbox: Collection[int]

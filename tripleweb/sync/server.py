@@ -120,6 +120,7 @@ class TenantCore:
         self.limits = limits or Limits()
         self.server_id = server_id
         self.epoch = state.epoch
+        self.origin = state.origin
         self.backup = state.backup  # what the latest verified backup holds; whoever made one sets it
         self.seq = self.durable_seq = state.seq
         self.clock = Clock(state.time, self.limits.tolerance_ms)
@@ -246,7 +247,7 @@ class TenantCore:
             PROTOCOL, self.server_id, self.epoch, self.durable_seq, last, actor.user, actor.session, actor.role,
             now_ms, tolerance, list(messages.FEATURES), rekey=rekey,
             former={name: self.replicas[name].last for name in hello.former if name in self.replicas},
-            backup=self.backup, nth=hello.nth,
+            backup=self.backup, nth=hello.nth, origin=self.origin,
         )  # fmt: skip
         self.readers.say(feed, welcome)
         if not rekey:
