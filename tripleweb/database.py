@@ -27,6 +27,7 @@ from tripleweb.datalog.explain import COLUMNS, explain
 from tripleweb.datalog.inputs import ITEMS_MAX
 from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.errors import TriplewebError
+from tripleweb.hosting import Hosting
 from tripleweb.ids import check_id, kind_of
 from tripleweb.intake import key_names
 from tripleweb.loading import Loading
@@ -36,7 +37,7 @@ from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
 from tripleweb.shield import Shield
-from tripleweb.status import WHAT, Status, foot, receipts
+from tripleweb.status import WHAT, Status, receipts
 from tripleweb.storage.replica import collector_at_rest
 from tripleweb.subscriptions import Asked, check_of
 
@@ -406,7 +407,7 @@ class Database:
         inputs = _repeatable(inputs)
         with self._session.lock:
             if self._lives is None:
-                self._lives = LiveQueries(_Host(self), self._session.store, self._session.anchored)
+                self._lives = LiveQueries(Hosting(self), self._session.store, self._session.anchored)
                 self._session.watch(self._lives)
             live = self._lives.upkeep.open(parsed, inputs, self._rules.rules or None, _budget())
             known = columns or columns_of(parsed, self.schema)
@@ -507,6 +508,17 @@ class Database:
         """
         return past.Past(self, _budget, at=past.moment_ms(moment))
 
+    def at(self, pinned: str, /, *, timeout: float = 30) -> pd.DataFrame:
+        """The answer that `live.pin()` has pinned, here or elsewhere: asked again of the server's log at that position,
+        and compared with the pin's digest.
+
+        Raises `ValueError` for what is no pin of this app, `HistoryError` where the log does not reach back so far or
+        the answer is another, `IncompleteError` where the server cannot be asked.
+        """
+        from tripleweb import pin
+
+        return pin.at(self, pinned, _budget, timeout)
+
     def go_offline(self) -> None:
         """Stops syncing; writes queue up durably."""
         self._session.go_offline()
@@ -545,46 +557,3 @@ def _repeatable(inputs: Sequence[Any]) -> tuple[Any, ...]:
 def _close_soon(session: Session) -> None:
     """Closes a session that nobody holds: not here, where the collector happens to run, maybe within that session."""
     threading.Thread(target=session.close, args=(0.0,), name="tripleweb-close", daemon=True).start()
-
-
-class _Host:
-    """A database as its live frames need it; see `live.LiveHost`. It keeps the database alive with them."""
-
-    def __init__(self, database: Database) -> None:
-        session = self._session = database._session
-        self.lock = session.lock
-        self.submit = session.submit
-        self.wait_for = session.wait_for
-        self._database = database
-        self._loading = database._loading
-
-    @property
-    def state(self) -> str:
-        return self._session.state
-
-    @property
-    def note(self) -> str:
-        return foot(self._session)
-
-    @property
-    def within_transaction(self) -> bool:
-        return self._session.within_transaction
-
-    def follow(self, parsed: Query, inputs: Sequence[Any]) -> Asked | None:
-        asked = self._database._ask(parsed, inputs)
-        self._loading.hold(asked)
-        return asked
-
-    def unfollow(self, asked: Asked | None) -> None:
-        self._loading.release(asked)
-
-    def settle(self, asked: Asked | None, timeout: float) -> bool:
-        return self._loading.settle(asked, timeout)
-
-    def attrs(self, asked: Asked | None) -> dict[str, Any]:
-        with self.lock:
-            return self._loading.attrs(asked)
-
-    def author(self, replica: str) -> str | None:
-        core = self._session.core
-        return core.user or None if replica == core.replica else None

@@ -34,6 +34,7 @@ from tripleweb.display import Display, current_cell, show
 from tripleweb.errors import TriplewebError
 from tripleweb.followed import Hold, LiveDelta, Shared
 from tripleweb.frame import FrameLike, own, shape
+from tripleweb.pin import Pin
 from tripleweb.store import Delta, Store
 from tripleweb.subscriptions import key_of
 from tripleweb.table import ROWS_MAX, table_html, table_text
@@ -93,6 +94,10 @@ class LiveHost(Protocol):
 
     def author(self, replica: str) -> str | None:
         """Who writes as this replica; None where that is not known here."""
+        ...
+
+    def pin(self, query: Query, inputs: Sequence[Any], result: Result, asked: Any) -> Pin:
+        """A pin of an answer of now. Called with the lock."""
         ...
 
 
@@ -438,6 +443,18 @@ class LiveFrame(FrameLike):
             shared.refresh()
             live, attrs = shared.live, self._attrs(shared.live.skipped)
             return because.why(live, row, derivations, self._host.author, attrs, live.budget)
+
+    def pin(self) -> Pin:
+        """The present answer, to be shown again by `Database.at`, by whoever may read the app: a text with the query,
+        the server's position and the answer's digest. What is written must be decided (`db.flush()`), and the answer
+        complete: `TriplewebError`, `HistoryError` for a store without a server, `ValueError` for what cannot be asked
+        again.
+        """
+        self._settle()
+        with self._host.lock:
+            shared = self._shared
+            shared.refresh()
+            return self._host.pin(shared.live.query, shared.live.inputs, shared.live.result, shared.asked)
 
     # -- following ---------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tripleweb.datalog import evaluate
+from tripleweb.datalog.answer import Result
+from tripleweb.datalog.clauses import Rules
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.inputs import prepare
 from tripleweb.datalog.query import Query
@@ -112,15 +114,18 @@ class Past:
         from tripleweb.frame import columns_of, shape
 
         parsed = self._db._parsed(query_text)
-        program, _ = prepare(parsed, inputs)
-        predicates = program.query.predicates
-        with self._lock:
-            self._load(None if predicates is None else {kind_of(one) for one in predicates}, timeout)
-            result = self._executor.run(parsed, inputs, None, self._budget())
-            attrs = self._attrs()
+        result = self.run(parsed, inputs, timeout)
+        attrs = self.attrs()
         known = columns_of(parsed, self._db.schema)
         attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}
         return shape(result, parsed.shape, kinds=known.kinds, nullable=known.nullable, attrs=attrs)
+
+    def run(self, query: Query, inputs: Sequence[Any], timeout: float, rules: Rules | None = None) -> Result:
+        """The answer to a query, with kept rules where it has them from elsewhere."""
+        predicates = prepare(query, inputs, rules)[0].query.predicates
+        with self._lock:
+            self._load(None if predicates is None else {kind_of(one) for one in predicates}, timeout)
+            return self._executor.run(query, inputs, rules, self._budget())
 
     def get(self, kind: str, id: str, /, *, timeout: float = 30) -> dict[str, Any] | None:
         """What was known of an entity as one kind; None if there was none. Raises as `q`."""
@@ -137,7 +142,7 @@ class Past:
         with self._lock:
             self._load({kind}, timeout)
             frame = kind_frame(self._store, self._db.schema, kind)
-            frame.attrs["tripleweb"] = self._attrs()
+            frame.attrs["tripleweb"] = self.attrs()
         return frame
 
     def store(self, kinds: set[str] | None, timeout: float = 30) -> Store:
@@ -146,7 +151,8 @@ class Past:
             self._load(kinds, timeout)
             return self._store
 
-    def _attrs(self) -> dict[str, Any]:
+    def attrs(self) -> dict[str, Any]:
+        """What a frame of it says about itself; flat JSON."""
         position = self._position
         return {
             "complete": True,

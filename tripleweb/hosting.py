@@ -1,0 +1,79 @@
+"""A store as its live frames need it: where they wait, what they ask the server for, who wrote what.
+
+Invariants: it keeps the store alive with its frames; what needs the store's lock says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tripleweb.datalog.answer import Result
+from tripleweb.datalog.query import Query
+from tripleweb.loading import Loading
+from tripleweb.session import Session
+from tripleweb.status import foot
+from tripleweb.subscriptions import Asked
+
+if TYPE_CHECKING:
+    from tripleweb.pin import Pin
+
+
+class Owner(Protocol):
+    """What this needs of a database."""
+
+    _session: Session
+    _loading: Loading
+
+    def _ask(self, parsed: Query, inputs: Sequence[Any]) -> Asked | None: ...
+
+
+class Hosting:
+    """A database as its live frames need it; see `live.LiveHost`."""
+
+    def __init__(self, database: Owner) -> None:
+        session = self._session = database._session
+        self.lock = session.lock
+        self.submit = session.submit
+        self.wait_for = session.wait_for
+        self._database = database
+        self._loading = database._loading
+
+    @property
+    def state(self) -> str:
+        return self._session.state
+
+    @property
+    def note(self) -> str:
+        return foot(self._session)
+
+    @property
+    def within_transaction(self) -> bool:
+        return self._session.within_transaction
+
+    def follow(self, parsed: Query, inputs: Sequence[Any]) -> Asked | None:
+        asked = self._database._ask(parsed, inputs)
+        self._loading.hold(asked)
+        return asked
+
+    def unfollow(self, asked: Asked | None) -> None:
+        self._loading.release(asked)
+
+    def settle(self, asked: Asked | None, timeout: float) -> bool:
+        return self._loading.settle(asked, timeout)
+
+    def attrs(self, asked: Asked | None) -> dict[str, Any]:
+        with self.lock:
+            return self._loading.attrs(asked)
+
+    def pin(self, query: Query, inputs: Sequence[Any], result: Result, asked: Asked | None) -> Pin:
+        from tripleweb.pin import pinned, refuse
+
+        session = self._session
+        complete = bool(self._loading.attrs(asked)["complete"])
+        position = refuse(session.position, session.core.pending, complete, session.core.reason)
+        return pinned(session.app, position, query, inputs, result)
+
+    def author(self, replica: str) -> str | None:
+        core = self._session.core
+        return core.user or None if replica == core.replica else None
