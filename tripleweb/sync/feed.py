@@ -296,8 +296,9 @@ class Feed:
             forget: list[Place] = []
             if self.whole:
                 entries = tail.between(since, upto)
-                # its own entries a replica has, unless it comes back
-                others = entries if self.entering else [one for one in entries if one.replica != self.replica]
+                # its own entries a replica has, unless it comes back, or begins anew
+                own = "" if self.entering or self.reset else self.replica
+                others = [one for one in entries if one.replica != own]
                 is_common = is_common and len(others) == len(entries)
                 tells = [Told(entry) for entry in others]
             else:
