@@ -31,6 +31,7 @@ from tripleweb.link import API, SCHEMES
 
 Environment = Mapping[str, str]
 EMBEDDED = "embedded"
+ANSWER_BYTES_MAX = 1 << 20
 PARENT = "the Jupyter server of this kernel"
 MACHINE = "the server on this machine"
 
@@ -123,10 +124,31 @@ def follow(
 
 def ask(place: Place, timeout: float = 3.0) -> Info:
     """What the server at `place` says about itself. Raises `Unreachable`."""
+    held, date = _read(place, "info", timeout)
+    try:
+        return Info(
+            str(held["server_id"]),
+            str(held["user"]),
+            str(held.get("version", "")),
+            int(held.get("protocol", 0)),
+            time.time() - parsedate_to_datetime(date).timestamp() if date else 0.0,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_server_of_ours(place, error) from None
+
+
+def look_up(place: Place, path: str, timeout: float = 3.0) -> Any:
+    """What the server at `place` answers below its API: JSON. Raises `Unreachable`."""
+    return _read(place, path, timeout)[0]
+
+
+def _read(place: Place, path: str, timeout: float) -> tuple[Any, str | None]:
+    """What is there, and when that was by the server's clock. A grant of ours, or a token of Jupyter's: which it is the
+    server tells."""
     refusal: Unreachable | None = None
     for scheme in SCHEMES if place.token else SCHEMES[:1]:
         try:
-            return _ask(place, scheme, timeout)
+            return _read_by(place, scheme, path, timeout)
         except Unreachable as error:
             if error.status not in (401, 403):
                 raise
@@ -135,28 +157,24 @@ def ask(place: Place, timeout: float = 3.0) -> Info:
     raise refusal
 
 
-def _ask(place: Place, scheme: str, timeout: float) -> Info:
+def _read_by(place: Place, scheme: str, path: str, timeout: float) -> tuple[Any, str | None]:
     headers = {"Authorization": f"{scheme} {place.token}"} if place.token else {}
-    request = urllib.request.Request(f"{place.url}{API}info", headers=headers)
+    request = urllib.request.Request(f"{place.url}{API}{path}", headers=headers)
     try:
         with _opener.open(request, timeout=timeout) as answer:
-            held = json.loads(answer.read(1 << 20))
-            date = answer.headers.get("Date")
-        return Info(
-            str(held["server_id"]),
-            str(held["user"]),
-            str(held.get("version", "")),
-            int(held.get("protocol", 0)),
-            time.time() - parsedate_to_datetime(date).timestamp() if date else 0.0,
-        )
+            return json.loads(answer.read(ANSWER_BYTES_MAX)), answer.headers.get("Date")
     except urllib.error.HTTPError as error:
         with error:
             raise Unreachable(f"{place.url} answers {error.code}: {_said(error)}", error.code) from None
     except (urllib.error.URLError, HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
         raise Unreachable(f"cannot reach {place.url}: {reason}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise Unreachable(f"{place.url} is not a tripleweb server: {error}", 404) from None
+    except ValueError as error:
+        raise _no_server_of_ours(place, error) from None
+
+
+def _no_server_of_ours(place: Place, error: Exception) -> Unreachable:
+    return Unreachable(f"{place.url} is not a tripleweb server: {error}", 404)
 
 
 def _said(error: urllib.error.HTTPError) -> str:

@@ -42,6 +42,7 @@ class Display:
         render: Render,
         cell: Hashable,
         ended: Callable[[Hashable], None] | None,
+        shown: Bundle | None = None,
     ) -> None:
         self.cell = cell
         self.closed = False
@@ -49,6 +50,7 @@ class Display:
         self._handle = handle
         self._render = render
         self._ended = ended
+        self._shown = shown
 
     def touch(self) -> None:
         """There is news: shows it soon."""
@@ -74,7 +76,9 @@ class Display:
         except Exception as error:  # noqa: BLE001 (a query may hold a callable of the user's, which may raise anything)
             text = f"{type(error).__name__}: {error}"
             bundle = {"text/plain": f"[{text}]"}
-        self._handle.update(bundle, raw=True)
+        if bundle != self._shown:  # a notebook that is written to is one that has to be saved
+            self._shown = bundle
+            self._handle.update(bundle, raw=True)
 
 
 class _Screen:
@@ -154,8 +158,9 @@ def show(render: Render, *, ended: Callable[[Hashable], None] | None = None) -> 
     if id(shell) not in _hooked:
         _hooked.add(id(shell))
         shell.events.register("pre_run_cell", _screen.cell_runs)
-    handle = put_out(render(""), raw=True, display_id=True)
-    display = Display(_screen, handle, render, cell, ended)
+    bundle = render("")
+    handle = put_out(bundle, raw=True, display_id=True)
+    display = Display(_screen, handle, render, cell, ended, bundle)
     _screen.add(display)
     return display
 

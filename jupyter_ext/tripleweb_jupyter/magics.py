@@ -1,4 +1,4 @@
-"""The magics: `%tripleweb` (or `%tw`) for the store, `%%datalog` and `%datalog` for queries.
+"""The magics: `%tripleweb` (or `%tw`) for the store, `%%datalog` and `%datalog` for queries, `%%rules` for their rules.
 
 They work on the store that the notebook calls `db`, whoever bound it; of their own they only remember which stores
 `%tripleweb connect` opened, since unloading closes those. Invariants: text is never interpolated, since values
@@ -21,6 +21,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import (
     Magics,
+    cell_magic,
     line_cell_magic,
     line_magic,
     magics_class,
@@ -30,18 +31,25 @@ from IPython.core.magic import (
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 import tripleweb
+from tripleweb import discovery
 from tripleweb.datalog.clauses import RULES, SOURCE, BindCollection, BindTuple, Input, Variable
 from tripleweb.datalog.edn import Form
 from tripleweb.datalog.query import Query, parse
+from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.doctor import Report, examine
-from tripleweb.errors import QueryError, TriplewebError
+from tripleweb.errors import NoServerError, QueryError, TriplewebError
+from tripleweb.panel import Panel
+from tripleweb_jupyter import completion
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tripleweb.database import Database
     from tripleweb.live import LiveFrame
 
 WIDTH = 100  # of the line of the query that an error shows
 PATIENCE_S = 3  # for the status that is shown after connecting
+ACTIONS = ("connect", "status", "apps", "offline", "online", "disconnect", "doctor")
 NOT_CONNECTED = "no store here is called db; connect one first:  %tripleweb connect my-app"
 
 
@@ -92,8 +100,8 @@ def pointed(query: str, line: int, column: int) -> list[str]:
 def inputs_from(query: Query, names: Mapping[str, Any]) -> list[Any]:
     """What `:in` asks for, taken from the variables of the same name (hyphens as underscores).
 
-    `[?x ...]` is the whole of `x`, `[?x ?y]` the pair of both, `[[?x ?y]]` the rows whose columns they are. Raises
-    `QueryError` where one is missing.
+    `[?x ...]` is the whole of `x`, `[?x ?y]` the pair of both, `[[?x ?y]]` the rows whose columns they are; `%` are the
+    rules that the store keeps, and nothing is given for them. Raises `QueryError` where one is missing.
 
     >>> inputs_from(parse("[:find ?x :in $ ?min-age [?tag ...] :where [?x :a ?tag] [(> ?x ?min-age)]]"),
     ...             {"min_age": 30, "tag": ["a", "b"]})
@@ -124,11 +132,9 @@ def inputs_from(query: Query, names: Mapping[str, Any]) -> list[Any]:
                 return list(zip(*columns, strict=True))
             except (TypeError, ValueError) as wrong:
                 raise item.form.error(f"not columns of one length: {wrong}", "lists or Series") from None
-        if item == RULES:
-            raise error(RULES, "no rules are kept here", "db.q(query, rules)")
         raise QueryError("no variable of the notebook stands for _ in :in", expected="a variable such as ?x")
 
-    return [value(item) for item in query.inputs if item != SOURCE]
+    return [value(item) for item in query.inputs if item not in (SOURCE, RULES)]
 
 
 def _forms(form: Form) -> Iterator[Form]:
@@ -184,6 +190,7 @@ class TriplewebMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self.opened: weakref.WeakSet[Database] = weakref.WeakSet()
+        self.apps: list[str] = []  # as the server has told last
 
     @no_var_expand
     @line_magic("tripleweb")
@@ -193,7 +200,7 @@ class TriplewebMagics(Magics):
         "action",
         nargs="?",
         default="status",
-        help="connect | status | offline | online | disconnect | doctor",
+        help=" | ".join(ACTIONS),
     )
     @argument("app", nargs="?", help="the app to connect to")
     @argument("--url", help="its server, if not the one that this notebook runs on")
@@ -206,10 +213,12 @@ class TriplewebMagics(Magics):
                 return self._connect(given.app, given.url, given.schema)
             if given.action == "doctor" and not (given.app or given.schema):
                 return self._examine(given.url)
+            if given.action == "apps" and not (given.app or given.schema):
+                return self._apps(given.url)
             if given.app or given.url or given.schema:
                 raise UsageError("an app, --url and --schema go with:  %tripleweb connect my-app")
             if given.action == "status":
-                return self._database(self.shell.user_ns).status
+                return Panel(self._database(self.shell.user_ns))
             if given.action == "offline":
                 self._database(self.shell.user_ns).go_offline()
             elif given.action == "online":
@@ -217,9 +226,7 @@ class TriplewebMagics(Magics):
             elif given.action == "disconnect":
                 self._disconnect()
             else:
-                raise UsageError(
-                    f"unknown: {given.action}; there are connect, status, offline, online, disconnect and doctor"
-                )
+                raise UsageError(f"unknown: {given.action}; there are {', '.join(ACTIONS)}")
         return None
 
     def _connect(self, app: str | None, url: str | None, schema_name: str | None) -> Any:
@@ -247,6 +254,22 @@ class TriplewebMagics(Magics):
         db = self.shell.user_ns.get("db")
         with shown_briefly(also=(ValueError,)):
             return examine(url, status=db.status if isinstance(db, tripleweb.Database) else None)
+
+    def _apps(self, url: str | None) -> pd.DataFrame:
+        """The apps of the server that `connect` would find, or of the one that `db` is connected to."""
+        import pandas as pd
+
+        db = self.shell.user_ns.get("db")
+        if url is None and isinstance(db, tripleweb.Database) and db.status.server:
+            url = db.status.server
+        with shown_briefly(also=(ValueError, TypeError)):
+            place = discovery.find(url)
+            try:
+                told = discovery.look_up(place, "apps")
+            except discovery.Unreachable as error:
+                raise NoServerError(f"{error}; %tripleweb doctor says more") from None
+        self.apps = [entry["id"] for entry in told]
+        return pd.DataFrame(told, columns=["id", "name", "role"])
 
     def _disconnect(self) -> None:
         db = self._database(self.shell.user_ns)
@@ -307,11 +330,25 @@ class TriplewebMagics(Magics):
                 self.shell.user_ns[given.name] = answer
             return answer
 
+    @no_var_expand
+    @needs_local_scope
+    @cell_magic
+    def rules(self, line: str, cell: str, local_ns: dict[str, Any] | None = None) -> Rulebook:
+        """Adds the cell's rules to those that `db` keeps for its queries, instead of those of the same names.
+
+        One rule after the other, each in brackets: `[(adult ?u) [?u :user/age ?a] [(>= ?a 18)]]`.
+        """
+        with shown_briefly(cell):
+            if line.strip():
+                raise UsageError("%%rules takes nothing on its line; the cell has the rules")
+            return self._database(ChainMap(local_ns or {}, self.shell.user_ns)).rules(cell)
+
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """`%load_ext tripleweb` ends here. Loading again changes nothing."""
     if not isinstance(shell.magics_manager.registry.get(TriplewebMagics.__name__), TriplewebMagics):
         shell.register_magics(TriplewebMagics)
+        completion.begin(shell, shell.magics_manager.registry[TriplewebMagics.__name__])
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
@@ -321,6 +358,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     if magics is None:
         return
     magics.close()
+    completion.end(shell)
     for kind in manager.magics.values():
         for name in [
             name for name, function in kind.items() if getattr(function, "__self__", None) is magics
