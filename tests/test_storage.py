@@ -54,9 +54,11 @@ class Tenant:
 
     def __init__(self, seed: object) -> None:
         self.rng = random.Random(f"{seed}/tenant")
+        self.chance = random.Random(f"{seed}/gists")
         self.seq = self.batch = self.time = 0
         self.entries: list[Entry] = []
         self.receipts: dict[tuple[str, int], tuple[str, bytes]] = {}
+        self.gists: dict[tuple[str, int], bytes] = {}
         self.replicas: dict[str, ReplicaRow] = {}
         self.store = Store()
 
@@ -69,7 +71,7 @@ class Tenant:
             replica = rng.choice(REPLICAS)
             row = self.replicas.setdefault(replica, ReplicaRow(f"user {replica[0]}"))
             row.last += 1
-            row.time = self.time
+            row.time = row.seen = self.time
             if rng.random() < 0.8:
                 self._enter(commit, replica, row.last, random_changes(rng, rng.randrange(1, changes)))
             body = b'{"receipt":%d}' % row.last
@@ -81,6 +83,15 @@ class Tenant:
                 row.confirmed = rng.randrange(row.confirmed, row.last) + 1
                 commit.replicas[replica] = row
                 for key in [key for key in self.receipts if key[0] == replica and key[1] <= row.confirmed]:
+                    del self.receipts[key]
+                for key in [key for key in self.gists if key[0] == replica and key[1] <= row.confirmed]:
+                    del self.gists[key]
+            held = sorted(key for key in self.receipts if key[0] == replica)
+            if self.chance.random() < 0.1 and held:  # also some that come with this very commit
+                number = self.chance.choice(held)[1]
+                commit.gists.append((replica, number, b"gist%d" % number))
+                self.gists[replica, number] = b"gist%d" % number
+                for key in [key for key in held if key[1] <= number]:
                     del self.receipts[key]
         commit.replicas = {replica: ReplicaRow(*vars_of(row)) for replica, row in commit.replicas.items()}
         commit.seq = self.seq
@@ -104,11 +115,12 @@ class Tenant:
         assert (state.seq, state.time) == (self.seq, self.time)
         assert state.replicas == self.replicas
         assert state.receipts == self.receipts
+        assert state.gists == self.gists
         assert repr(state.tail) == repr(self.entries[-tail:])
 
 
-def vars_of(row: ReplicaRow) -> tuple[str, int, int, int]:
-    return row.user, row.last, row.confirmed, row.time
+def vars_of(row: ReplicaRow) -> tuple[str, int, int, int, int]:
+    return row.user, row.last, row.confirmed, row.time, row.seen
 
 
 SMALL = Sizes(kept=7, run_bytes=400, frame=8)  # so that a short history has runs and frames
@@ -179,6 +191,23 @@ def test_receipts_stay_until_they_are_confirmed(stores: TenantStores) -> None:
     storage.commit(Commit(3, 0, 3, [], [("r1", 4, "t4", b"{}")], {"r1": ReplicaRow("ada", 4, 2)}))
     assert sorted(storage.load().receipts) == [("r1", 3), ("r1", 4), ("r2", 1)]
     assert storage.load().replicas["r1"] == ReplicaRow("ada", 4, 2)
+
+
+def test_a_gist_takes_the_place_of_receipts_and_goes_when_it_is_confirmed(stores: TenantStores) -> None:
+    storage = stores.open("app")
+    row = ReplicaRow("ada", last=5)
+    storage.commit(Commit(1, 0, 1, [], [("r1", n, f"t{n}", b"{}") for n in range(1, 6)], {"r1": row}))
+    storage.commit(Commit(2, 0, 2, [], [("r2", 1, "u1", b"{}")], {"r2": ReplicaRow("bob", last=1)}))
+    storage.commit(Commit(3, 0, 3, gists=[("r1", 2, b"one"), ("r1", 4, b"two")]))
+    storage.close()
+    storage = stores.open("app")
+    assert sorted(storage.load().receipts) == [("r1", 5), ("r2", 1)]
+    assert storage.load().gists == {("r1", 2): b"one", ("r1", 4): b"two"}
+    assert storage.load().replicas["r1"] == row
+    storage.commit(Commit(4, 0, 4, replicas={"r1": ReplicaRow("ada", 5, 3, seen=7)}))
+    assert storage.load().gists == {("r1", 4): b"two"}
+    storage.commit(Commit(5, 0, 5, gists=[("r1", 5, b"three")], replicas={"r1": ReplicaRow("ada", 5, 5)}))
+    assert (storage.load().gists, sorted(storage.load().receipts)) == ({}, [("r2", 1)])
 
 
 def test_a_state_is_not_altered_by_later_commits(stores: TenantStores) -> None:
@@ -557,7 +586,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path, kind:
             held = {"other kind": "tripleweb replica 1", "other version": "tripleweb tenant 99"}.get(kind)
             connection.execute("INSERT INTO meta VALUES ('_format', ?)", (held,))
         connection.close()
-        said = "99.*reads.*tenant 3" if kind == "other version" else "is not a tripleweb tenant"
+        said = "99.*reads.*tenant 4" if kind == "other version" else "is not a tripleweb tenant"
     before = path.read_bytes() if path.is_file() else b""
     with pytest.raises(StorageError, match=said):
         SqliteTenant(path, "app")

@@ -244,7 +244,8 @@ def test_what_was_half_moved_is_moved_again(
     storage.close()
 
 
-def test_a_file_of_the_form_before_is_opened_and_has_its_history(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", OLDER)
+def test_a_file_of_a_form_before_is_opened_and_has_its_history(tmp_path: Path, form: str) -> None:
     path = tmp_path / "app"
     storage = SqliteTenant(path, "app")
     tenant = Tenant("older")
@@ -255,12 +256,18 @@ def test_a_file_of_the_form_before_is_opened_and_has_its_history(tmp_path: Path)
     epoch = storage.load().epoch
     storage.close()
     with sqlite3.connect(path) as connection:  # what it was like
-        for table in ("runs", "pages", "frames", "framed"):
-            connection.execute(f"DROP TABLE {table}")
-        connection.execute("DELETE FROM meta WHERE name IN ('archived', 'floor', 'floor_at')")
-        (form,) = OLDER
+        connection.execute("DROP TABLE gists")
+        connection.execute("ALTER TABLE replicas DROP COLUMN seen")
+        connection.execute("UPDATE meta SET value = 1234 << 16 WHERE name = 'time'")
+        if form == "tripleweb tenant 2":
+            for table in ("runs", "pages", "frames", "framed"):
+                connection.execute(f"DROP TABLE {table}")
+            connection.execute("DELETE FROM meta WHERE name IN ('archived', 'floor', 'floor_at')")
         connection.execute("UPDATE meta SET value = ? WHERE name = '_format'", (form,))
     connection.close()
+    tenant.time, tenant.gists = 1234 << 16, {}
+    for row in tenant.replicas.values():
+        row.seen = 1234  # when the server last wrote
     for _ in range(2):
         storage = SqliteTenant(path, "app", TINY)
         assert storage.load().epoch == epoch

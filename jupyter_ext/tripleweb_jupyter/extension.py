@@ -74,6 +74,12 @@ class TripleWeb(ExtensionApp):
     history_bytes = Integer(
         1 << 30, min=0, help="Bytes that it has at most; the newest 20,000 transactions stay in any case."
     ).tag(config=True)
+    unseen_days = Float(
+        30,
+        min=0,
+        help="Days after which the server lets go of what it keeps to answer a session that was not seen since: what "
+        "became of its writes stays, and its own last one; who had won where they lost does not.",
+    ).tag(config=True)
     query_budget = Float(
         BUDGET_S,
         min=0,
@@ -121,7 +127,9 @@ class TripleWeb(ExtensionApp):
             log_s=86_400 * self.history_days,
             log_bytes_max=self.history_bytes,
         )
-        core_limits = Limits(query_units=int(self.query_budget * UNITS_A_SECOND))
+        core_limits = Limits(
+            query_units=int(self.query_budget * UNITS_A_SECOND), unseen_ms=int(86_400_000 * self.unseen_days)
+        )
         return Hub(stores, limits=limits, core_limits=core_limits)
 
     def initialize_handlers(self) -> None:

@@ -39,6 +39,7 @@ class TenantDisk:
         self.graves: dict[str, Stamp] = {}
         self.replicas: dict[str, ReplicaRow] = {}
         self.receipts: dict[tuple[str, int], tuple[str, bytes]] = {}
+        self.gists: dict[tuple[str, int], bytes] = {}
 
     def commit(self, commit: Commit) -> None:
         for entry in commit.entries:
@@ -51,8 +52,14 @@ class TenantDisk:
         self.time = commit.time
         for replica, number, tx, body in commit.receipts:
             self.receipts[replica, number] = (tx, body)
+        for replica, upto, body in commit.gists:
+            self.gists[replica, upto] = body
+            for key in [k for k in self.receipts if k[0] == replica and k[1] <= upto]:
+                del self.receipts[key]
         for replica, row in commit.replicas.items():
             self.replicas[replica] = replace(row)
+            for key in [k for k in self.gists if k[0] == replica and k[1] <= row.confirmed]:
+                del self.gists[key]
             for key in [k for k in self.receipts if k[0] == replica and k[1] <= row.confirmed]:
                 del self.receipts[key]
 
@@ -70,6 +77,7 @@ class TenantDisk:
             dict(self.receipts),
         )
         twin.replicas = {replica: replace(row) for replica, row in self.replicas.items()}
+        twin.gists = dict(self.gists)
         return twin
 
     def _merge(self, change: Change) -> None:
@@ -92,6 +100,7 @@ class TenantDisk:
             [*graves, *self.registers.values()],
             {replica: replace(row) for replica, row in self.replicas.items()},
             dict(self.receipts),
+            dict(self.gists),
             self.log[max(0, len(self.log) - tail) :],
             origin=self.origin,
         )

@@ -4,14 +4,15 @@
 `commit` takes a `Commit` whole and has it on disk when it returns; if it raises `StorageError`, nobody knows what is
 there, the object answers nothing any more, and its owner closes it, opens the app again and loads. Commits continue
 the log without a gap, and an entry's registers are the changes of its body at its stamp (the body is what is kept).
-Receipts go with the commit that carries their confirmation. `fold` is background work, in slices as small as its
-caller wants: it moves registers from the log into a table, so that opening does not read the whole log, and nobody
-sees a difference. `since` reads the log on. All methods may be called from any thread; commits come one at a time.
+Receipts go with the commit that carries their confirmation, or a gist in their place, which goes with their
+confirmation, too. `fold` is background work, in slices as small as its caller wants: it moves registers from the log
+into a table, so that opening does not read the whole log, and nobody sees a difference. `since` reads the log on. All
+methods may be called from any thread; commits come one at a time.
 
 The log is also the history: `reach` finds a moment in it, `past` gives what a state of then is made of, `deeds` what
 was done to one entity. `archive` is background work like `fold`: it makes the older part of the log small, and nobody
 sees a difference. History begins after `floor`, 0 at first; `trim` raises the floor and lets go of what lies before
-it, while registers, the graveyard, receipts and replicas stay as they are.
+it, while registers, the graveyard, receipts, gists and replicas stay as they are.
 
 **The server's directory** (`TenantStores`) opens tenants, each at most once at a time, and keeps the small registry:
 the server's id, made once, and the apps with their members. Data and registry are apart: an app may have either.

@@ -29,6 +29,7 @@ from tripleweb.storage.file import SIDE_FILES, delete_database
 from tripleweb.storage.sqlite import BLOCKED, SqliteStores, SqliteTenant, file_name
 from tripleweb.storage.sqlite import ENDING as TENANT_ENDING
 from tripleweb.store import Store
+from tripleweb.sync.decisions import decode_gists
 from tripleweb.sync.messages import Cursor, decode_receipt
 from tripleweb.sync.records import Entry
 
@@ -266,6 +267,10 @@ def problems(tenant: SqliteTenant) -> Iterator[str]:
                 yield f"a receipt of transaction {number} of replica {replica}, which is not known to have made it"
             elif (receipt := decode_receipt(body)).number != number or receipt.id != tx:
                 yield f"the receipt of transaction {number} of replica {replica} is one of another"
+        for (replica, number), body in state.gists.items():
+            row, last = state.replicas.get(replica), decode_gists(body)[-1].number
+            if row is None or last != number or not row.confirmed < number <= row.last:
+                yield f"what is kept of the receipts of replica {replica} up to {number} is not of its transactions"
     except (TriplewebError, sqlite3.Error) as error:
         yield str(error)
 

@@ -27,6 +27,7 @@ class _Data:
         self.seq = self.time = 0
         self.log: list[Entry] = []
         self.receipts: dict[tuple[str, int], tuple[str, bytes]] = {}
+        self.gists: dict[tuple[str, int], bytes] = {}
         self.replicas: dict[str, ReplicaRow] = {}
         self.table = Store()
         self.folded = self.part = 0
@@ -60,6 +61,7 @@ class MemoryTenant:
             registers=iter(registers),
             replicas={replica: replace(row) for replica, row in data.replicas.items()},
             receipts=dict(data.receipts),
+            gists=dict(data.gists),
             tail=data.log[-tail:] if tail else [],
         )
 
@@ -76,7 +78,12 @@ class MemoryTenant:
         data.receipts.update({(replica, number): (tx, body) for replica, number, tx, body in commit.receipts})
         for replica, row in commit.replicas.items():
             data.replicas[replica] = replace(row)
+        data.gists.update({(replica, number): body for replica, number, body in commit.gists})
         confirmed = {replica: row.confirmed for replica, row in commit.replicas.items()}
+        for key in [key for key in data.gists if key[1] <= confirmed.get(key[0], 0)]:
+            del data.gists[key]
+        for replica, number, _ in commit.gists:
+            confirmed[replica] = max(number, confirmed.get(replica, 0))
         for key in [key for key in data.receipts if key[1] <= confirmed.get(key[0], 0)]:
             del data.receipts[key]
         data.seq, data.time = commit.seq, commit.time

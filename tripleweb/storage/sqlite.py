@@ -23,7 +23,6 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -33,7 +32,7 @@ from tripleweb.change import DELETED, RESET, Change
 from tripleweb.clock import parse_stamp, stamp_text
 from tripleweb.errors import DamagedError, HistoryError, ProtocolError, StorageError
 from tripleweb.ids import check_app, nano_id
-from tripleweb.storage import TAIL, App, Deed, archive
+from tripleweb.storage import TAIL, App, Deed, archive, commits
 from tripleweb.storage.file import PAGE_BYTES, DatabaseFile, OwnerLock, delete_database
 from tripleweb.storage.rows import (
     OUTRANKING,
@@ -48,7 +47,7 @@ from tripleweb.sync.messages import change_from_wire, decode_committed, encode
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 
 T = TypeVar("T")
-TENANT_FORM = "tripleweb tenant 3"
+TENANT_FORM = "tripleweb tenant 4"
 TENANT_TABLES = (
     """
 CREATE TABLE log (seq INTEGER PRIMARY KEY, replica TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL,
@@ -56,45 +55,27 @@ CREATE TABLE log (seq INTEGER PRIMARY KEY, replica TEXT NOT NULL, number INTEGER
 CREATE TABLE receipts (replica TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY (replica, number));
 CREATE TABLE replicas (replica TEXT PRIMARY KEY, user TEXT NOT NULL, last INTEGER NOT NULL,
-    confirmed INTEGER NOT NULL, time INTEGER NOT NULL);
+    confirmed INTEGER NOT NULL, time INTEGER NOT NULL, seen INTEGER NOT NULL);
+CREATE TABLE gists (replica TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (replica, number));
 CREATE TABLE triples (subject TEXT NOT NULL, predicate TEXT NOT NULL, object, object_type TEXT, hlc TEXT NOT NULL,
     slot TEXT NOT NULL, deleted INTEGER NOT NULL, seq INTEGER NOT NULL, tx TEXT NOT NULL, author TEXT NOT NULL,
     PRIMARY KEY (subject, predicate, slot));"""
     + archive.TABLES
 )
-OLDER = {"tripleweb tenant 2": archive.TABLES}  # all of the log was rows
+# receipts were kept whole for ever; whoever is known counts as seen when the server last wrote
+_SEEN = """
+ALTER TABLE replicas ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+UPDATE replicas SET seen = (SELECT value >> 16 FROM meta WHERE name = 'time');
+CREATE TABLE gists (replica TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (replica, number))"""
+OLDER = {
+    "tripleweb tenant 2": archive.TABLES + ";" + _SEEN,  # and all of the log was rows
+    "tripleweb tenant 3": _SEEN,
+}
 TAIL_BYTES_MAX = 16 << 20
 UNREAD_BYTES = 1 << 20
 PAGES = 8  # of the write-ahead log, that even a small commit takes
-# Every step of SQLite's lets go of the interpreter's lock, and getting it back from a busy event loop takes up to 5 ms;
-# so a commit is one statement, whatever is in it, and its rows are taken apart in here: `log`, `receipts` and
-# `replicas` are rows as JSON, which say where in `bodies` theirs begins and how long it is.
-TAKING = """
-CREATE TEMP VIEW commits AS
-    SELECT NULL AS log, NULL AS receipts, NULL AS replicas, NULL AS bodies, NULL AS seq, NULL AS time;
-CREATE TEMP TRIGGER taking INSTEAD OF INSERT ON commits BEGIN
-    INSERT INTO log (seq, replica, number, id, "by", at, body)
-        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-            json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-            substr(NEW.bodies, json_extract(value, '$[6]'), json_extract(value, '$[7]'))
-        FROM json_each(NEW.log);
-    INSERT INTO receipts (replica, number, id, body)
-        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-            substr(NEW.bodies, json_extract(value, '$[3]'), json_extract(value, '$[4]'))
-        FROM json_each(NEW.receipts);
-    INSERT INTO replicas (replica, user, last, confirmed, time)
-        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-            json_extract(value, '$[3]'), json_extract(value, '$[4]')
-        FROM json_each(NEW.replicas) WHERE true
-        ON CONFLICT (replica) DO UPDATE SET user = excluded.user, last = excluded.last,
-            confirmed = excluded.confirmed, time = excluded.time;
-    DELETE FROM receipts WHERE rowid IN (
-        SELECT receipts.rowid FROM json_each(NEW.replicas) CROSS JOIN receipts
-        WHERE receipts.replica = json_extract(value, '$[0]') AND receipts.number <= json_extract(value, '$[3]'));
-    UPDATE meta SET value = NEW.seq WHERE name = 'seq';
-    UPDATE meta SET value = NEW.time WHERE name = 'time';
-END"""
-
 _ENTRY = 'SELECT seq, replica, number, id, "by", at, body FROM log '
 
 
@@ -153,7 +134,7 @@ class SqliteTenant:
                 connection.execute(
                     "SELECT json_extract('[1]', '$[0]')"
                 )  # or it says here that there is no JSON
-                connection.executescript(TAKING)
+                connection.executescript(commits.TAKING)
                 self._epoch = str(self._file.meta("epoch"))
                 self._seq, self._folded, self._part = (
                     int(str(self._file.meta(name))) for name in ("seq", "folded", "folded_part")
@@ -198,7 +179,7 @@ class SqliteTenant:
                 replicas={
                     replica: ReplicaRow(*row)
                     for replica, *row in connection.execute(
-                        "SELECT replica, user, last, confirmed, time FROM replicas"
+                        "SELECT replica, user, last, confirmed, time, seen FROM replicas"
                     )
                 },
                 receipts={
@@ -206,6 +187,10 @@ class SqliteTenant:
                     for replica, number, tx, body in connection.execute(
                         "SELECT replica, number, id, body FROM receipts"
                     )
+                },
+                gists={
+                    (replica, number): body
+                    for replica, number, body in connection.execute("SELECT replica, number, body FROM gists")
                 },
                 tail=newest[::-1],
                 registers=self._registers(connection, *folded, stack.pop_all()),
@@ -260,10 +245,9 @@ class SqliteTenant:
     def commit(self, commit: Commit) -> None:
         try:
             self._check_continues(commit)
-            packed = _packed(commit)
-            scattered = len({replica for replica, *_ in commit.receipts}) + len(commit.replicas)
-            self._file.ease(PAGES + scattered + 2 * sum(map(len, packed[:4])) // PAGE_BYTES)
-            self._file.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?)", packed)
+            packed = commits.packed(commit)
+            self._file.ease(PAGES + commits.scattered(commit) + 2 * sum(map(len, packed[:5])) // PAGE_BYTES)
+            self._file.execute(commits.TAKE, packed)
         except BaseException as error:
             self._file.fail(f"a commit failed ({error}); open it again")
             raise
@@ -437,19 +421,6 @@ class SqliteTenant:
         with self._file.reading() as connection:
             connection.execute("VACUUM")
         self._file.checkpoint()
-
-
-def _packed(commit: Commit) -> tuple[str, str, str, bytes, int, int]:
-    """A row of the view `commits`."""
-    bodies = [entry.body for entry in commit.entries] + [body for *_, body in commit.receipts]
-    sizes = [len(body) for body in bodies]
-    begins = accumulate(sizes, initial=1)  # as SQLite counts
-    places = zip(begins, sizes, strict=False)
-    log = [(e.seq, e.replica, e.number, e.id, e.by, e.at, *next(places)) for e in commit.entries]
-    receipts = [(replica, number, tx, *next(places)) for replica, number, tx, _ in commit.receipts]
-    replicas = [(name, r.user, r.last, r.confirmed, r.time) for name, r in commit.replicas.items()]
-    tables = (encode(log).decode(), encode(receipts).decode(), encode(replicas).decode())
-    return (*tables, b"".join(bodies), commit.seq, commit.time)
 
 
 REGISTRY_FORM = "tripleweb registry 1"

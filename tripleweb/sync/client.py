@@ -533,7 +533,8 @@ class ClientCore:
             return
         if self._ahead is not None:
             self.clock.lower(max(step.last, self.seen))
-            if now_ms + self.offset_ms > self._ahead.at + self.limits.tolerance_ms:
+            since = self._hello_ms + self.offset_ms - self._doubt_ms  # it was measured then
+            if since <= self._ahead.at < now_ms + self.offset_ms - self.limits.tolerance_ms:
                 self.offset_ms = self._ahead.at - now_ms
             self._ahead = None
         elif all(pending.time > step.last for pending in self.outbox.values()):

@@ -43,6 +43,11 @@ client confirms it:
 
     > {"t":"confirm","number":8}
 
+Of a replica that the server has not heard of for long (30 days) it keeps the last number and only the gist of its
+receipts: what became of which transaction, its stamp and the changes that lost. What is told of it then says `reload`
+in the place of registers, does not say who had won, and is `at` the moment when it is told. What such a replica holds
+is forgotten much sooner, so it loads what it reads; and what waits in its outbox is taken like anybody's.
+
 **Guarded** is a transaction with a `check`, a query with its inputs and rules as a subscription has them. It is taken
 only if the query has an answer at the server on the state that all transactions accepted before it have made, without
 what it writes itself. What it writes then stands: it gets a later stamp than all that it meets, if it has none. What

@@ -51,6 +51,7 @@ class ReplicaRow:
     last: int = 0  # highest number decided
     confirmed: int = 0  # receipts up to here are stored at the replica
     time: int = 0  # of its last accepted stamp; its next one is later
+    seen: int = 0  # milliseconds, the server's clock: when it was last heard of, as far as that matters
 
 
 @dataclass(slots=True)
@@ -66,7 +67,10 @@ class Commit:
     )  # replica, number, id, JSON of Receipt
     replicas: dict[str, ReplicaRow] = field(
         default_factory=dict
-    )  # rows that changed; drop receipts <= confirmed
+    )  # rows that changed; drop receipts and gists <= confirmed
+    gists: list[tuple[str, int, bytes]] = field(
+        default_factory=list
+    )  # replica, number, what takes the place of its receipts up to there (see `decisions`)
 
 
 @dataclass(slots=True)
@@ -80,6 +84,7 @@ class TenantState:
     registers: Iterable[Change] = ()
     replicas: dict[str, ReplicaRow] = field(default_factory=dict)
     receipts: dict[tuple[str, int], tuple[str, bytes]] = field(default_factory=dict)
+    gists: dict[tuple[str, int], bytes] = field(default_factory=dict)  # replica, the last number in it
     tail: list[Entry] = field(default_factory=list)
     backup: tuple[str, int] | None = None  # (epoch, seq): so far the latest verified backup reaches
     origin: str = ""  # the epoch in which it began; whoever is deleted and made anew has another

@@ -4,10 +4,10 @@ Everything revolves around five verbs. `receive` takes a frame and changes memor
 must become durable, `committed` says that it has. `frames_to_send` gives what may leave: receipts, pokes and parts of
 which nothing is not yet durable. `step` does one bounded slice of longer work (first loads, evaluations).
 
-Invariants: every transaction gets exactly one receipt, decided once, stored with what it promises and kept until the
-replica confirms it; seq rises by one with each accepted transaction, in commit order; within one replica the stamps
-rise with the numbers; a connection's pokes join without a gap; a protocol error costs its connection and nothing
-else. After a failed commit the core is thrown away and loaded again.
+Invariants: every transaction gets exactly one receipt, decided once, stored with what it promises and kept (of who is
+long unseen the gist, see `decisions`) until the replica confirms it; seq rises by one with each accepted transaction,
+in commit order; within one replica the stamps rise with the numbers; a connection's pokes join without a gap; a
+protocol error costs its connection and nothing else. After a failed commit the core is thrown away and loaded again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tripleweb.ids import BYTES_MAX, check_id, nano_id
 from tripleweb.influx import loaded
 from tripleweb.store import Delta, Fate
 from tripleweb.sync import messages
+from tripleweb.sync.decisions import Decisions
 from tripleweb.sync.feed import Conn, Feed, Holding
 from tripleweb.sync.guards import Behind, Guards
 from tripleweb.sync.messages import (
@@ -82,6 +83,7 @@ class Limits:
     unconfirmed_max: int = 100_000  # receipts that are kept for a replica
     unread_max: int = 1_000  # frames that wait for a connection that asks for more
     news_max: int = 20_000  # transactions that wait for one that reads slowly
+    unseen_ms: int = 30 * 86_400_000  # after that, of what was decided for a replica the gist is kept
     held_ms: int = 300_000  # how long one that is away is remembered, and what it wrote counts as asked for
     lag_max: int = 1_000  # seqs behind, where nothing of it concerns a connection
     own_max: int = 100_000  # places that count as asked for by having been written
@@ -129,10 +131,7 @@ class TenantCore:
         self.connections: dict[Conn, _Connection] = {}
         self._tail = Tail(state.tail, state.seq, self.limits.tail_max)
         self.readers = Readers(self, self.store, self._tail, self.limits, partial(nano_id, random_bytes, 12))
-        self._receipts: dict[str, dict[int, tuple[str, Receipt, int]]] = {}
-        for (replica, number), (tx_id, body) in sorted(state.receipts.items()):
-            receipt = messages.decode_receipt(body)
-            self._receipts.setdefault(replica, {})[number] = (tx_id, receipt, 0)
+        self.decisions = Decisions(state.receipts, state.gists, self.replicas, self.limits)
         self._building = Commit(1, self.seq, self.clock.last)
         self._told_bytes = 0  # about, of registers, in the receipts of that
         self._in_flight: Commit | None = None
@@ -154,6 +153,7 @@ class TenantCore:
         if link is not None:
             self._drop_behind(link)
             self.readers.leave(link.feed, now_ms)
+            self._hear_of(link.replica, now_ms)
 
     def pause(self, conn: Conn) -> None:
         """The connection reads slowly: it gets nothing new until `resume`, then one larger poke."""
@@ -240,8 +240,10 @@ class TenantCore:
             self._replace(conn, hello, now_ms)
             fresh.replica, fresh.incarnation = hello.replica, hello.incarnation
             self._confirm(hello.replica, hello.confirmed)
-            for _, receipt, batch in self._receipts.get(hello.replica, {}).values():
-                feed.receipts.append((batch, receipt))
+            self._hear_of(hello.replica, now_ms)
+            feed.receipts += [
+                (batch, receipt) for receipt, batch in self.decisions.unconfirmed(hello.replica, now_ms)
+            ]
         actor, tolerance = link.actor, self.limits.tolerance_ms
         welcome = Welcome(
             PROTOCOL, self.server_id, self.epoch, self.durable_seq, last, actor.user, actor.session, actor.role,
@@ -270,12 +272,18 @@ class TenantCore:
     def _confirm(self, replica: str, number: int) -> None:
         row = self.replicas.get(replica)
         if row is not None and row.confirmed < number <= row.last:
-            stored = self._receipts.get(replica, {})
-            for n in range(row.confirmed + 1, number + 1):
-                stored.pop(n, None)
+            self.decisions.confirm(replica, row.confirmed, number)
             row.confirmed = number
             self.readers.confirmed(replica, number)
             self._building.replicas[replica] = row
+
+    def _hear_of(self, replica: str, now_ms: int) -> None:
+        """A replica is here, or was until now. That is made durable where it matters."""
+        row = self.replicas.get(replica)
+        if row is not None:
+            row.seen = now_ms
+            if self.decisions.has(replica):
+                self._building.replicas[replica] = row
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -328,9 +336,9 @@ class TenantCore:
             raise ProtocolError("overload", "too many receipts are kept for this replica: confirm them first")
         if pushed.number <= row.last:
             self._may_send = True
-            held = self._receipts.get(link.replica, {}).get(pushed.number)
-            if held is not None and held[0] == pushed.id:
-                self.readers.tell_receipt(link.feed, held[1], held[2])
+            held = self.decisions.find(link.replica, pushed.number, now_ms)
+            if held is not None and held[0].id == pushed.id:
+                self.readers.tell_receipt(link.feed, *held)
             else:  # the number is taken by another transaction: this replica is a copy
                 self._expel(link, f"number {pushed.number} of this replica is taken", now_ms)
             return
@@ -343,11 +351,11 @@ class TenantCore:
             receipt = self._decide(link, row, pushed, time, now_ms)
         else:
             receipt = self._recall(link, pushed, known, now_ms)
-        row.last = pushed.number
+        row.last, row.seen = pushed.number, now_ms
         self._building.replicas[link.replica] = row
         self._building.receipts.append((link.replica, pushed.number, pushed.id, messages.encode(receipt)))
         batch = self._building.batch
-        self._receipts.setdefault(link.replica, {})[pushed.number] = (pushed.id, receipt, batch)
+        self.decisions.add(link.replica, receipt, batch)
         if link.feed.holding is not None:
             keys = [*pushed.keys(link.replica), *(wire[:3] for wire in receipt.current)]
             self.readers.wrote(link.feed, pushed.number, keys, parse_stamp(receipt.stamp), now_ms)
@@ -516,9 +524,11 @@ class TenantCore:
 
     def take_commit(self, urgent: bool = False) -> Commit | None:
         """What must become durable now; None while another commit is out or nothing changed. `urgent`: nor where there
-        are confirmations only, which can wait for the next one, since a client that is not believed says them again."""
+        are confirmations (or gists) only, which can wait, since a client that is not believed says them again."""
         building = self._building
-        is_due = building.entries or building.receipts or (building.replicas and not urgent)
+        is_due = (
+            building.entries or building.receipts or ((building.replicas or building.gists) and not urgent)
+        )
         if self._in_flight is not None or not is_due:
             return None
         building.seq, building.time = self.seq, self.clock.last
@@ -545,7 +555,9 @@ class TenantCore:
 
     def has_work(self) -> bool:
         """True if `step` has something to do."""
-        return self.guards.has_work or self.readers.loads.has_work()
+        return (
+            self.guards.has_work or self.readers.loads.has_work() or self.decisions.has_work(self._building)
+        )
 
     @property
     def is_behind(self) -> bool:
@@ -556,11 +568,12 @@ class TenantCore:
         """One bounded slice of the longest-waiting load, evaluation or guarded transaction; False if all of them wait
         for their readers (call again after `frames_to_send` or `resume`)."""
         self._may_send = True
+        has_faded = self.decisions.fade(self._building, self._durable_batch)  # a small part of a slice
         self._guards_turn = self.guards.has_work and not (self._guards_turn and self.readers.loads.has_work())
         if self._guards_turn:
             self.guards.step()
             return True
-        return self.readers.loads.step()
+        return self.readers.loads.step() or has_faded
 
     @property
     def is_heavy(self) -> bool:
@@ -576,6 +589,8 @@ class TenantCore:
             self.readers.loads.evaluate()
 
     def tick(self, now_ms: int) -> None:
-        """To be called every few seconds: forgets replicas that have been away for long."""
+        """To be called every few seconds: forgets what replicas hold that have been away for long, and all but the gist
+        of the receipts of those who were not seen for very long."""
         self._may_send = True
         self.readers.tick(now_ms)
+        self.decisions.look({link.replica for link in self.connections.values()}, now_ms)
