@@ -243,7 +243,7 @@ def test_types_of_content(server: Running) -> None:  # noqa: F811
     assert server.fetch(API + "apps/none", **OWNER).headers["Content-Type"] == "application/json"
 
 
-@pytest.mark.parametrize("settings", [{"query_budget": 0.01, "auto_create_apps": False}])
+@pytest.mark.parametrize("settings", [{"query_budget": 0.01, "auto_create_apps": False, "unseen_days": 2}])
 def test_settings(server: Running) -> None:  # noqa: F811
     assert write(server).code == 200  # the owner may
     changes = [[f"e{i}", "n/v", "", "n", i] for i in range(1_000)]
@@ -260,6 +260,7 @@ def test_settings(server: Running) -> None:  # noqa: F811
     bob = {"Authorization": f"tripleweb {grant}"}
     assert server.fetch(API + "apps/new/changes", "POST", body, **bob).code == 404
     assert server.status(API + "apps/new/sync", **bob) == 404
+    assert server.extension.site.hub.core_limits.unseen_ms == 2 * 86_400_000  # type: ignore[union-attr]
     assert server.fetch(API + "apps", "POST", {"name": "New"}, **bob).code == 403
 
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.http_client import User, push, wait_until
 from tests.peers import NOW_MS, Peer, Peers, triples
 from tests.test_sync_cores import hello, send
+from tripleweb.cli import main
 from tripleweb.clock import stamp_text, unpack
+from tripleweb.storage import backups
+from tripleweb.storage.sqlite import SqliteStores, SqliteTenant
 from tripleweb.sync.client import ClientLimits
-from tripleweb.sync.decisions import PIECE, PIECES_MAX, decode_gists, gist_of
+from tripleweb.sync.decisions import PIECE, PIECES_MAX, decode_gists, encode_gists, gist_of
 from tripleweb.sync.messages import Check, Confirm, Fault, Poke, Push, PushedTransaction, Receipt, Welcome
+from tripleweb.sync.records import Commit, ReplicaRow
 from tripleweb.sync.server import Actor, Limits
+from tripleweb.tenant import HubLimits
+from tripleweb.web import WebServer
 
 DAY_MS = 86_400_000
+STAMP = stamp_text(7, "00000000000a")
 TAKEN = Check("[:find ?s . :where [?s :k/owner]]")
 
 
@@ -401,6 +412,48 @@ def send_confirm(peers: Peers, peer: Peer, number: int) -> None:
     peers.commit()
     peers.server.disconnect(99, peers.now_ms)
     peers.commit()
+
+
+def test_a_running_server_does_it_beside_all_else(tmp_path: Path) -> None:
+    """… and answers whoever asks again, also after a restart."""
+    limits = HubLimits(tick_s=0.05, confirmed_s=0.1)
+    body = push(1, ["e", "k/n", "c:", "n", 1]) + push(2, ["e", "k/n", "c:", "n", 1])
+    again = None
+    for _ in range(2):
+        with WebServer(
+            SqliteStores(tmp_path), owner="ada", limits=limits, core_limits=Limits(unseen_ms=0)
+        ) as server:
+            ada = User(server)
+            answer = ada.post("apps/app/changes", body).json["receipts"]
+            assert [(r["number"], r["outcome"]) for r in answer] == [(1, "applied"), (2, "applied")]
+            assert ada.rows("app", "[:find ?n :where [_ :k/n ?n]]") == [[2]]
+            wait_until(lambda: not server.hub.tenants["app"].storage.load(0).receipts)
+            wait_until(lambda: len(server.hub.tenants["app"].storage.load(0).gists) == 1)
+            again = [(r["number"], r["id"], r["stamp"]) for r in answer] if again is None else again
+            assert [(r["number"], r["id"], r["stamp"]) for r in answer] == again
+            other = json.loads(push(1, ["e", "k/n", "c:", "n", 1]))
+            other["transactions"][0]["id"] = "another"
+            assert ada.post("apps/app/changes", json.dumps(other).encode()).error == (409, "replaced")
+    assert main(["check", "app", "--data", str(tmp_path)]) == 0
+
+
+def test_damage_to_what_is_kept_is_found(tmp_path: Path) -> None:
+    storage = SqliteTenant(tmp_path / "app", "app")
+    row, gist = ReplicaRow("ada", last=3, confirmed=1), gist_of(Receipt(2, "b", "applied", STAMP), "")
+    found = []
+    for body, number in (
+        (b"?", 3),
+        (encode_gists([gist]), 3),
+        (encode_gists([gist]), 2),
+        (encode_gists([]), 2),
+    ):
+        storage.commit(Commit(1, 0, 1, gists=[("r", number, body)], replicas={"r": row}))
+        found.append(" ".join(backups.problems(storage)))
+        storage.commit(Commit(2, 0, 1, replicas={"r": replace(row, confirmed=3)}))
+    assert "cannot be read" in found[0]
+    assert ["is not of its transactions" in said for said in found] == [False, True, False, True]
+    assert found[2] == ""
+    storage.close()
 
 
 # -- what comes late ---------------------------------------------------------------------------------------------------

@@ -268,8 +268,8 @@ def problems(tenant: SqliteTenant) -> Iterator[str]:
             elif (receipt := decode_receipt(body)).number != number or receipt.id != tx:
                 yield f"the receipt of transaction {number} of replica {replica} is one of another"
         for (replica, number), body in state.gists.items():
-            row, last = state.replicas.get(replica), decode_gists(body)[-1].number
-            if row is None or last != number or not row.confirmed < number <= row.last:
+            row, numbers_there = state.replicas.get(replica), [gist.number for gist in decode_gists(body)]
+            if row is None or numbers_there[-1:] != [number] or not row.confirmed < number <= row.last:
                 yield f"what is kept of the receipts of replica {replica} up to {number} is not of its transactions"
     except (TriplewebError, sqlite3.Error) as error:
         yield str(error)

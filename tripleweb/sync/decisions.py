@@ -24,6 +24,7 @@ from typing import Protocol
 import msgspec
 
 from tripleweb.clock import parse_stamp, stamp_text
+from tripleweb.errors import ProtocolError
 from tripleweb.sync import messages
 from tripleweb.sync.messages import Receipt
 from tripleweb.sync.records import Commit, ReplicaRow
@@ -110,13 +111,17 @@ def gist_of(receipt: Receipt, replica: str) -> Gist:
     return Gist(receipt.number, receipt.id, time, receipt.seq, None if is_plain else more)
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Gist]).decode
+encode_gists = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(list[Gist])
 
 
 def decode_gists(body: bytes) -> list[Gist]:
-    """What stands in one gist of storage, in the order of the numbers. Raises `ValueError` for anything else."""
-    return _decode(body)
+    """Those that were encoded together, in the order of their numbers; `ProtocolError` for anything else: it costs the
+    connection of the replica that they are of, and no other's."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ProtocolError("malformed", f"what is kept of old receipts cannot be read: {error}") from None
 
 
 class Decisions:
@@ -156,7 +161,7 @@ class Decisions:
             return held
         for last, body in self._gists.get(replica, {}).items():
             if number <= last:
-                found = (gist for gist in _decode(body) if gist.number == number)
+                found = (gist for gist in decode_gists(body) if gist.number == number)
                 return next(((gist.receipt(replica, now_ms), 0) for gist in found), None)
         return None
 
@@ -165,7 +170,7 @@ class Decisions:
         row = self._rows.get(replica)
         confirmed = 0 if row is None else row.confirmed
         for body in self._gists.get(replica, {}).values():
-            for gist in _decode(body):
+            for gist in decode_gists(body):
                 if gist.number > confirmed:
                     yield gist.receipt(replica, now_ms), 0
         yield from self._receipts.get(replica, {}).values()
@@ -213,7 +218,7 @@ class Decisions:
             if not old:
                 self._looking.pop()
                 continue
-            body = _encode([gist_of(receipt, replica) for receipt in old])
+            body = encode_gists([gist_of(receipt, replica) for receipt in old])
             number = old[-1].number
             for receipt in old:
                 del held[receipt.number]
