@@ -98,9 +98,9 @@ def number_taken_for_duplicate() -> list[Patch]:
     push, poke = TenantCore._push, ClientCore._poke
 
     def by_number(self: TenantCore, link: Any, pushed: Any, now_ms: int) -> None:
-        held = self._receipts.get(link.replica, {}).get(pushed.number)
+        held = self.decisions.find(link.replica, pushed.number, now_ms)
         if held is not None:
-            pushed = msgspec.structs.replace(pushed, id=held[0])
+            pushed = msgspec.structs.replace(pushed, id=held[0].id)
         push(self, link, pushed, now_ms)
 
     def believing(self: ClientCore, frame: Any, now_ms: int) -> Any:
@@ -508,7 +508,7 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     ack_before_commit: 0,
     clock_not_restored: 0,
     late_write_revives: 5,
-    number_taken_for_duplicate: 12,
+    number_taken_for_duplicate: 100,
     slot_written_twice: 0,
     pending_not_put_on_top: 0,
     cursor_saved_apart: 0,
@@ -523,7 +523,7 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     load_told_too_early: 1,
     receipt_cut_off: 11,
     own_entries_never_sent: 4,
-    replaced_goes_on_writing: 47,
+    replaced_goes_on_writing: 12,
     subscribed_too_early: 5,
     restamped_on_its_way: 2,
     ties_go_by_arrival: 0,
