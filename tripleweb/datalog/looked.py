@@ -153,6 +153,12 @@ class StandingLookups:
         lookups = (*self._early, *self._late)
         return self._found.has_news or self._shown.has_news or any(each.pull.stale for each in lookups)
 
+    @property
+    def waiting(self) -> int:
+        """How many rows and trees `settle` has to look at."""
+        trees = sum(len(each.pull.stale) for each in (*self._early, *self._late))
+        return self._found.waiting + self._shown.waiting + trees
+
     def changed(self, removed: Iterable[Triple], added: Iterable[Triple]) -> None:
         """Notes what a change of the source touches."""
         for each in (*self._early, *self._late):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
@@ -183,6 +184,10 @@ class Ranking:
                 raise KeyError(next(name[0] for name, count in gone.items() if count))
             items = kept
         items.sort(key=self._key)
+        self.fill(items)
+
+    def fill(self, items: list[Any]) -> None:
+        """These items take the place of all, sorted as they are."""
         self._blocks = [items[start : start + BLOCK] for start in range(0, len(items), BLOCK)]
         self._lasts = [self._key(block[-1]) for block in self._blocks]
         self.size = len(items)
@@ -288,12 +293,39 @@ def ascending(value: Any) -> tuple[int, Any]:
     return order(value) if place is None else (place, value)
 
 
-def descending(value: Any) -> tuple[int, Any]:
-    """The order the other way round; what is missing stays last."""
+def descending(value: Any) -> tuple[Any, ...]:
+    """The order the other way round; what is missing stays last.
+
+    >>> sorted(["b", "ba", "", "a", None], key=descending)
+    ['ba', 'b', 'a', '', None]
+    """
     if value is None:
         return (1, 0)
     place, inner = ascending(value)
-    return (-1, -inner) if place == 1 else (-place, Descending(inner))
+    if place < 2:
+        return (-place, -inner)
+    if isinstance(inner, datetime):
+        return (-place, _EPOCH - inner)
+    if isinstance(inner, str):
+        # Compared as text, which costs a tenth of `Descending`: each sign by the one as far from the other end, and an
+        # end after all signs. Of a long text that is done for its beginning only.
+        turned = inner[:_TURNED].translate(_turned)
+        return (-place, turned, Descending(inner)) if len(inner) > _TURNED else (-place, turned + _END)
+    return (-place, Descending(inner))
+
+
+class _Turned(dict[int, int]):
+    """Code points to those as far from the other end. Surrogates, which no text has, make room for `_END`."""
+
+    def __missing__(self, code: int) -> int:
+        turned = self[code] = 0x10F7FF - (code if code < 0xD800 else code - 0x800)
+        return turned
+
+
+_turned = _Turned()
+_TURNED = 64
+_END = "\U0010ffff"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def row_order(order_by: Iterable[tuple[int, bool]], width: int) -> Callable[[Row], Any]:

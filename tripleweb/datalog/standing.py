@@ -62,7 +62,7 @@ class Standing:
 
     __slots__ = (
         "_aggregation", "_back", "_held", "_meter", "_owned", "_pending", "_rows", "_width", "_window",
-        "_with", "apply", "query", "recasts", "skipped",
+        "_with", "apply", "is_inner", "query", "recasts", "skipped",
     )  # fmt: skip
 
     apply: Callable[[Row, int], None]
@@ -72,6 +72,7 @@ class Standing:
             raise ValueError("what is looked up when an answer is made (pull, get) does not follow from rows")
         self.query = query
         self.skipped: dict[str, int] = {}
+        self.is_inner = False  # True: `settle` gives rows as the engine has them
         self.recasts = 0  # how often an answer stayed the same, but for 1 that is 1.0 now or the reverse
         self._meter = Meter()
         self._pending: dict[Row, int] = {}
@@ -199,6 +200,11 @@ class Standing:
         return bool(self._pending or self._back or changed)
 
     @property
+    def waiting(self) -> int:
+        """How many rows were noted since `settle`."""
+        return len(self._pending) + len(self._back)
+
+    @property
     def is_appended(self) -> bool:
         """True if rows of `held` that stay keep their order, and those that come stand behind them."""
         return self._window is None and self._aggregation is None
@@ -209,6 +215,8 @@ class Standing:
     def _shown(self, removed: list[Row], added: list[Row]) -> Rows | None:
         if not removed and not added:
             return None
+        if self.is_inner:
+            return Rows(added, removed)
         simple = True
         for rows in (removed, added):
             for index, row in enumerate(rows):

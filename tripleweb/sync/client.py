@@ -49,6 +49,7 @@ from tripleweb.sync.outbox import (
 )
 from tripleweb.sync.records import Kept, LocalCommit, LocalState, Pending
 from tripleweb.sync.restores import Keepsakes, joins
+from tripleweb.sync.views import Shown
 from tripleweb.transaction import Transaction
 
 APP = "app"  # the subscription to the whole app
@@ -319,7 +320,7 @@ class ClientCore:
             if frame.code == "replaced":  # somebody else has our identity: a copy of us, or we are the copy
                 return self._rekey()
         elif self.state == "online":
-            if isinstance(frame, messages.Rows):
+            if isinstance(frame, messages.Rows | Shown):
                 self._arrivals.rows(frame)
             else:
                 self._arrivals.awaited.discard(frame.id)

@@ -27,11 +27,12 @@ from tripleweb.sync.order import Count
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest
 from tripleweb.sync.tail import FrameLimits, Log, Shared, Tail, Told, pokes, told
+from tripleweb.sync.windows import Window, WindowLimits
 
 Conn = Hashable
 
 
-class ReaderLimits(FrameLimits, DisplayLimits, Protocol):
+class ReaderLimits(FrameLimits, DisplayLimits, WindowLimits, Protocol):
     """Beside those of frames and displays: how much may wait, how long and how much is remembered of a replica that is
     away."""
 
@@ -193,6 +194,8 @@ class Feed:
     seq: int = 0  # where its triples subscriptions stand
     whole: dict[str, None] = field(default_factory=dict)  # subscriptions of the whole app
     displays: dict[str, Display] = field(default_factory=dict)
+    windows: dict[str, Window] = field(default_factory=dict)
+    ready: dict[Window, None] = field(default_factory=dict)  # those that have a frame
     sizes: dict[str, int] = field(default_factory=dict)  # of all of its subscriptions, in bytes
     entering: dict[str, int | None] = field(default_factory=dict)  # come to life with the next poke
     heard: Count = field(default_factory=Count)  # frames since its hello, pings aside

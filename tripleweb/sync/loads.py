@@ -37,12 +37,14 @@ class Loads:
         self.relevance = relevance
         self.limits = limits
         self.due = due
-        self.jobs: deque[tuple[Feed, Job]] = deque()
+        self.jobs: deque[tuple[Feed | None, Job]] = deque()
         self.waiting: dict[Feed, list[Job]] = {}  # until what is on its way has come
         self.evaluations: deque[tuple[Interest, Callable[[Failure | None], None]]] = deque()  # and what then
+        # other work that may be no slice: the rows that it is expected to look at, and itself
+        self.long: deque[tuple[Callable[[], float], Callable[[], None]]] = deque()
 
-    def begin(self, feed: Feed, job: Job) -> None:
-        """Work for a connection, slice by slice."""
+    def begin(self, feed: Feed | None, job: Job) -> None:
+        """Work for a connection, or for several (None), slice by slice."""
         self.jobs.append((feed, job))
 
     def evaluate_later(self, interest: Interest, then: Callable[[Failure | None], None]) -> None:
@@ -131,11 +133,25 @@ class Loads:
     @property
     def is_heavy(self) -> bool:
         """True if an evaluation waits that is no slice: `evaluate` is to be called where it holds nobody up."""
+        return self._is_heavy or self._is_long
+
+    @property
+    def _is_heavy(self) -> bool:
         waits = self.evaluations
         return bool(waits) and self.relevance.expected_rows(waits[0][0]) > self.limits.slice_units
 
+    @property
+    def _is_long(self) -> bool:
+        return bool(self.long) and self.long[0][0]() > self.limits.slice_units
+
     def evaluate(self) -> None:
-        """The longest-waiting evaluation, as a whole."""
+        """The longest-waiting evaluation of those that are no slices, as a whole."""
+        if self._is_long and not self._is_heavy:
+            self.long.popleft()[1]()
+        else:
+            self._evaluate()
+
+    def _evaluate(self) -> None:
         interest, then = self.evaluations.popleft()
         then(self._find(interest) if interest.readers else None)
 
@@ -153,25 +169,30 @@ class Loads:
 
     def has_work(self) -> bool:
         """True if `step` has something to do."""
-        return bool(self.jobs or (self.evaluations and not self.is_heavy))
+        return bool(
+            self.jobs or (self.evaluations and not self._is_heavy) or (self.long and not self._is_long)
+        )
 
     def step(self) -> bool:
         """One bounded slice of the longest-waiting load or evaluation; False if all of them wait for their readers."""
-        if self.evaluations and not self.is_heavy:
-            self.evaluate()
+        if self.evaluations and not self._is_heavy:
+            self._evaluate()
+            return True
+        if self.long and not self._is_long:
+            self.long.popleft()[1]()
             return True
         for _ in range(len(self.jobs)):
             feed, job = self.jobs.popleft()
-            if feed.is_over:
+            if feed is not None and feed.is_over:
                 continue  # dropping the job cancels it
-            if feed.paused or len(feed.out) > 100:
+            if feed is not None and (feed.paused or len(feed.out) > 100):
                 self.jobs.append((feed, job))
                 continue
             try:
                 waits = next(job)
             except StopIteration:
                 return True
-            if not waits:
+            if not waits or feed is None:
                 self.jobs.append((feed, job))
                 return True
             self.waiting.setdefault(feed, []).append(job)

@@ -129,6 +129,8 @@ What there was, and what was done to an entity, is asked as `past` says.
     < {"t":"failed","id":"top","code":"query","message":"..."}
     > {"t":"unsubscribe","id":"top"}
 
+One with a `view` shows a window over the rows, in the order that a page wants, as `views` says.
+
 **Nothing is missing.** A stream loses nothing; should a proxy or a fault of ours lose, repeat or overtake a frame, then
 that is noticed, and answered by closing and saying hello again. What a client sends after its hello (pings aside)
 counts itself in `n`, from 1. So does what a server makes for one connection alone, parts and pokes in one count (a poke
@@ -186,13 +188,14 @@ from tripleweb.clock import parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import BYTES_MAX, check_id, check_predicate
 from tripleweb.sync.past import PAST, Deeds, Did, Past, Was
+from tripleweb.sync.views import VIEWS, Scroll, Shown, View
 from tripleweb.terms import TEXT_BYTES_MAX, Value, from_wire, kind, slot, to_wire
 
 PROTOCOL = 2
 LINEAGE = "lineage"  # the feature of loading what queries need
 WINDOW = "window"  # that of saying what has come of a load
 GUARD = "guard"  # that of transactions with a check
-FEATURES = [LINEAGE, WINDOW, GUARD, PAST]
+FEATURES = [LINEAGE, WINDOW, GUARD, PAST, VIEWS]
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000
 TRANSACTION_BYTES_MAX = 224 << 20  # of its changes; what carries them may take another frame
@@ -215,6 +218,7 @@ class Subscription(msgspec.Struct, omit_defaults=True):
     cursor: Cursor | None = None
     predicates: list[str] = []
     have: int = 0
+    view: View | None = None
 
 
 def is_whole(subscription: Subscription) -> bool:
@@ -447,8 +451,10 @@ class Fault(msgspec.Struct, tag_field="t", tag="fault", omit_defaults=True):
     wait: int = 0
 
 
-ClientFrame = Hello | Push | Confirm | Took | Subscribe | Unsubscribe | Describe | Past | Deeds | Ping
-ServerFrame = Welcome | Part | Poke | Rows | Failed | Described | Was | Did | Pong | Fault
+ClientFrame = (
+    Hello | Push | Confirm | Took | Subscribe | Unsubscribe | Scroll | Describe | Past | Deeds | Ping
+)
+ServerFrame = Welcome | Part | Poke | Rows | Shown | Failed | Described | Was | Did | Pong | Fault
 
 _encoder = msgspec.json.Encoder()
 _pack = msgspec.json.Encoder(enc_hook=str).encode  # a reference is text

@@ -27,6 +27,7 @@ from tripleweb.sync.messages import (
     WireRegister,
     is_whole,
 )
+from tripleweb.sync.views import Shown
 
 _UNSENT = 1 << 53
 
@@ -130,7 +131,7 @@ class Arrivals:
         told, self._took = self._took, self.came
         return [messages.Took(self.came)] if self.came > told else []
 
-    def rows(self, rows: Rows) -> None:
+    def rows(self, rows: Rows | Shown) -> None:
         """Rows follow on those before them, or are the first of a subscription."""
         due = self._rows.get(rows.id, 0) + 1
         if rows.n not in (0, due) and not (rows.n == 1 and rows.reset):

@@ -1,10 +1,11 @@
-"""What connections are shown by queries that the server answers (`display`): who is shown what, and what a change of
-the store means to them. Work for one connection comes in slices beside its loads.
+"""What connections are shown by queries that the server answers, as a whole (`display`) or by windows (`windows`): who
+is shown what, and what a change of the store means to them. Work comes in slices beside the loads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from tripleweb.datalog.query import Query
@@ -12,9 +13,11 @@ from tripleweb.errors import QueryError
 from tripleweb.store import Delta, Store
 from tripleweb.sync.display import Display
 from tripleweb.sync.feed import Feed
-from tripleweb.sync.loads import Job, Loads
-from tripleweb.sync.messages import Subscription
+from tripleweb.sync.loads import Failure, Job, Loads
+from tripleweb.sync.messages import Failed, Subscription
 from tripleweb.sync.tail import Log
+from tripleweb.sync.views import View, ViewError
+from tripleweb.sync.windows import TooMany, Window, Windows
 
 
 class Filed:
@@ -51,7 +54,7 @@ def _read(query: Query) -> Iterable[str | None]:
 
 
 class Pages:
-    """The displays of a tenant."""
+    """The displays and windows of a tenant."""
 
     def __init__(self, log: Log, store: Store, loads: Loads) -> None:
         self._log = log
@@ -59,29 +62,80 @@ class Pages:
         self._loads = loads
         self._filed = Filed()
         self._shown: dict[Display, Feed] = {}
+        self._viewers: dict[Window, Feed] = {}
+        self._answers = Filed()
+        self.windows = Windows(
+            log, store, loads.limits, partial(loads.begin, None), self._later, self._ready, self._fail
+        )
 
-    def show(self, feed: Feed, subscription: Subscription) -> str:
-        """Shows the answer of a query from now on; or why that cannot be read."""
+    def show(self, feed: Feed, subscription: Subscription) -> Failure | None:
+        """Shows the answer of a query from now on; or why it cannot be shown."""
         try:
+            if subscription.view is not None:
+                self._open(feed, subscription, subscription.view)
+                return None
             display = Display(subscription)
+        except ViewError as error:
+            return "view", str(error)
+        except TooMany as error:
+            return "limits", str(error)
         except (QueryError, ValueError, TypeError) as error:
-            return str(error)
+            return "query", str(error)
         self.hide(feed, subscription.id)
         feed.displays[subscription.id] = display
         self._filed.put(display.query, display)
         self._shown[display] = feed
         self._run(display)
-        return ""
+        return None
+
+    def _open(self, feed: Feed, subscription: Subscription, view: View) -> None:
+        if len(feed.windows) - (subscription.id in feed.windows) >= self._loads.limits.windows_max:
+            raise TooMany(f"a connection has at most {self._loads.limits.windows_max:,} windows")
+        window = self.windows.open(feed, subscription, view)
+        self.hide(feed, subscription.id)
+        feed.windows[subscription.id] = window
+        self._viewers[window] = feed
+        self._answers.put(window.answer.told.query, window)
+
+    def scroll(self, feed: Feed, name: str, view: View) -> None:
+        """A window looks otherwise now, if it is (still) there."""
+        if (window := feed.windows.get(name)) is not None:
+            try:
+                self.windows.scroll(window, view)
+            except ViewError as error:
+                self._fail(window, "view", str(error))
 
     def hide(self, feed: Feed, name: str) -> None:
         """A subscription ends, if it is one of these."""
         if (display := feed.displays.pop(name, None)) is not None:
             self._filed.take(display.query, display)
             del self._shown[display]
+        if (window := feed.windows.pop(name, None)) is not None:
+            self._answers.take(window.answer.told.query, window)
+            self.windows.close(window)
+            del self._viewers[window]
+
+    def resume(self, feed: Feed) -> None:
+        """A connection reads again."""
+        for window in feed.windows.values():
+            self.windows.resume(window)
+
+    def _later(self, expected: Callable[[], float], run: Callable[[], None]) -> None:
+        self._loads.long.append((expected, run))
+
+    def _ready(self, window: Window) -> None:
+        self._loads.due[self._viewers[window]] = None
+
+    def _fail(self, window: Window, code: str, message: str) -> None:
+        feed = self._viewers[window]
+        self.hide(feed, window.id)
+        feed.sizes.pop(window.id, None)
+        feed.out.append((0, Failed(window.id, code, message)))
+        self._loads.due[feed] = None
 
     def leave(self, feed: Feed) -> None:
         """A connection is gone."""
-        for name in list(feed.displays):
+        for name in [*feed.displays, *feed.windows]:
             self.hide(feed, name)
 
     def noticed(self, delta: Delta) -> None:
@@ -89,6 +143,9 @@ class Pages:
         for display in self._filed.hear(delta):
             display.stale = True
             self._run(display)
+        self.windows.changed(delta)
+        for answer in dict.fromkeys(window.answer for window in self._answers.hear(delta)):
+            self.windows.noticed(answer)
 
     def _run(self, display: Display) -> None:
         if not display.running:

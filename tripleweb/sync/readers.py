@@ -44,7 +44,7 @@ class Readers:
         self._whole: dict[Feed, None] = {}
         self.due: dict[Feed, None] = {}  # who may have something to send
         self.loads = Loads(log, store, self.relevance, limits, self.due)
-        self._pages = Pages(log, store, self.loads)
+        self.pages = Pages(log, store, self.loads)
         self._swept: set[Interest] = set()  # that are to be swept
 
     # -- coming and going --------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ class Readers:
         self.loads.resume(feed)
         self.due.pop(feed, None)
         self._whole.pop(feed, None)
-        self._pages.leave(feed)
+        self.pages.leave(feed)
         feed.news.clear()
         if (holding := feed.holding) is not None and holding.feed is feed:
             holding.feed = None
@@ -145,6 +145,7 @@ class Readers:
     def tick(self, now_ms: int) -> None:
         """Forgets who is long away, and what was written long ago; takes those on who would fall behind the tail."""
         self._expire(now_ms)
+        self.pages.windows.tick(now_ms)
         for holding in self._holdings.values():
             if not holding.trim(self.tail.floor, self.limits.own_max):  # if it is cut off now it begins anew
                 holding.ticket = self._random_id()
@@ -204,8 +205,8 @@ class Readers:
                 is_kept = greets or holding is None
                 self._subscribe_whole(feed, subscription, subscription.cursor if is_kept else None)
         elif subscription.kind == "rows" and subscription.query is not None:
-            if refusal := self._pages.show(feed, subscription):
-                self._fail(feed, name, "query", refusal)
+            if (failure := self.pages.show(feed, subscription)) is not None:
+                self._fail(feed, name, *failure)
         else:
             self._fail(feed, name, "query", f"no subscription of kind {subscription.kind!r}")
 
@@ -265,7 +266,7 @@ class Readers:
     def unsubscribe(self, feed: Feed, name: str) -> None:
         self.due[feed] = None
         feed.sizes.pop(name, None)
-        self._pages.hide(feed, name)
+        self.pages.hide(feed, name)
         if name in feed.whole:
             del feed.whole[name]
             if not feed.whole:
@@ -323,7 +324,7 @@ class Readers:
         """A transaction was accepted, and the store has it: who is to be told what of it, once it is durable."""
         self.tail.add(entry)
         self.due.update(self._whole)
-        self._pages.noticed(delta)
+        self.pages.noticed(delta)
         if not self._holdings:
             return
         seq = entry.seq
@@ -536,6 +537,12 @@ class Readers:
 
     # -- leaving -----------------------------------------------------------------------------------------------
 
+    def resume(self, feed: Feed) -> None:
+        """A connection that read slowly has caught up."""
+        feed.paused = False
+        self.due[feed] = None
+        self.pages.resume(feed)
+
     def describe(self, feed: Feed, name: str) -> None:
         """Says what there is."""
         counts = {one: self.store.count(one) for one in self.store.predicates()}
@@ -557,12 +564,14 @@ class Readers:
                 continue
             while feed.out and self.log.is_durable(feed.out[0][0]):
                 yield feed.conn, feed.out.popleft()[1]
+            for shown in self.pages.windows.frames(feed):
+                yield feed.conn, shown
             if feed.whole and feed.seq < self.tail.floor:
                 self.again(feed)
             elif feed.replica and not feed.loads and not feed.out:
                 for frame in feed.pokes(self.log, self.tail, self.limits, shared):
                     yield feed.conn, frame
-            if not (feed.out or feed.receipts or feed.news or feed.loads) and (
+            if not (feed.out or feed.receipts or feed.news or feed.loads or feed.ready) and (
                 not feed.whole or feed.seq == self.log.seq
             ):
                 del self.due[feed]

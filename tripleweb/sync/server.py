@@ -20,7 +20,7 @@ from functools import partial
 import msgspec
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key
-from tripleweb.clock import TOLERANCE_MS, Clock, parse_stamp, stamp_text
+from tripleweb.clock import Clock, parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import BYTES_MAX, check_id, nano_id
 from tripleweb.influx import loaded
@@ -29,6 +29,7 @@ from tripleweb.sync import messages
 from tripleweb.sync.decisions import Decisions
 from tripleweb.sync.feed import Conn, Feed, Holding
 from tripleweb.sync.guards import Behind, Guards
+from tripleweb.sync.limits import Limits as Limits
 from tripleweb.sync.messages import (
     PROTOCOL,
     ClientFrame,
@@ -44,6 +45,7 @@ from tripleweb.sync.messages import (
 from tripleweb.sync.readers import Readers
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 from tripleweb.sync.tail import Tail
+from tripleweb.sync.views import Scroll
 from tripleweb.terms import from_wire, slot, to_wire
 
 _REPLICA = re.compile(r"[0-9a-z]{12}")
@@ -64,36 +66,6 @@ class Actor:
     label: str = ""
     session: str = ""
     role: str = "writer"  # reader, writer, admin
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a tenant; the simulator draws them anew for every run."""
-
-    tolerance_ms: int = TOLERANCE_MS
-    transaction_changes_max: int = messages.TRANSACTION_CHANGES_MAX
-    tail_max: int = 20_000  # transactions kept in memory for those who come back
-    poke_transactions_max: int = 2_000
-    part_registers: int = 500
-    window_parts: int = 4  # of loads, on their way to a connection that says what has come
-    frame_bytes: int = 4 << 20  # where pokes and parts are cut
-    receipt_bytes_max: int = 1 << 20  # what a receipt tells of the server's registers; beyond it, load again
-    told_bytes_max: int = 64 << 20  # what all receipts of a commit tell of them, likewise
-    lost_max: int = 10_000  # changes of which a receipt says singly that they lost
-    unconfirmed_max: int = 100_000  # receipts that are kept for a replica
-    unread_max: int = 1_000  # frames that wait for a connection that asks for more
-    news_max: int = 20_000  # transactions that wait for one that reads slowly
-    unseen_ms: int = 30 * 86_400_000  # after that, of what was decided for a replica the gist is kept
-    held_ms: int = 300_000  # how long one that is away is remembered, and what it wrote counts as asked for
-    lag_max: int = 1_000  # seqs behind, where nothing of it concerns a connection
-    own_max: int = 100_000  # places that count as asked for by having been written
-    behind_max: int = 20_000  # changes that wait for guarded transactions before them
-    subscriptions_max: int = 1_000
-    subscription_bytes_max: int = 16 << 20  # of all of a connection
-    holdings_max: int = 10_000  # replicas, those that are away first
-    rows_max: int = 10_000
-    query_units: int = 5_000_000
-    slice_units: int = 5_000
 
 
 @dataclass(slots=True)
@@ -163,8 +135,7 @@ class TenantCore:
     def resume(self, conn: Conn) -> None:
         self._may_send = True
         if conn in self.connections:
-            self.connections[conn].feed.paused = False
-            self.readers.due[self.connections[conn].feed] = None
+            self.readers.resume(self.connections[conn].feed)
 
     def exceed(self, conn: Conn) -> None:
         """The transaction that is coming in is too large: it is no longer kept, and rejected at its end."""
@@ -209,6 +180,8 @@ class TenantCore:
             self.readers.subscribe(link.feed, frame.subscription)
         elif isinstance(frame, messages.Unsubscribe):
             self.readers.unsubscribe(link.feed, frame.id)
+        elif isinstance(frame, Scroll):
+            self.readers.pages.scroll(link.feed, frame.id, frame.view)
         elif isinstance(frame, messages.Describe):
             _check_name(frame.id)
             self.readers.describe(link.feed, frame.id)
