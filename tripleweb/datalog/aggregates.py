@@ -111,18 +111,21 @@ def rank(value: Any) -> tuple[Any, ...]:
     return (1, value, True) if type(value) is float else order(value)
 
 
-def sort_slices(values: Sequence[Any], key: Callable[[Any], Any], descending: bool = False) -> Work:
-    """`sorted(values, key=key, reverse=descending)` in slices; equal values stay in order."""
+def sort_slices(
+    values: Sequence[Any], key: Callable[[Any], Any], descending: bool = False, part: int | None = None
+) -> Work:
+    """`sorted(values, key=key, reverse=descending)` in slices of `part` values; equal values stay in order."""
+    part = part or SLICE // 2
     runs = []
-    for part in chunks(values, SLICE // 2):
-        runs.append(sorted(part, key=key, reverse=descending))
-        yield len(part)
+    for some in chunks(values, part):
+        runs.append(sorted(some, key=key, reverse=descending))
+        yield len(some)
     if len(runs) < 2:
         return runs[0] if runs else []
     ranked: list[Any] = []
-    for part in chunks(heapq.merge(*runs, key=key, reverse=descending), SLICE // 2):
-        ranked += part
-        yield len(part)
+    for some in chunks(heapq.merge(*runs, key=key, reverse=descending), part):
+        ranked += some
+        yield len(some)
     return ranked
 
 

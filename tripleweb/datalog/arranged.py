@@ -28,7 +28,9 @@ Keep = Callable[[Row], bool]
 Ops = list[tuple[int, int]]  # (position, 1 for what came there and -1 for what went), one after the other
 PART = 2_000  # entries in a slice
 FEW = 200  # changes in one
-DEAR = 10  # so many entries could be looked at while one is searched for
+DEAR = 10  # so many entries could be looked at while one is searched for,
+KEYED = 5  # one is sorted,
+TRIED = 3  # and one is put to a filter
 _SINGLE = frozenset((str, int, float, Ref, Flag, datetime, type(None)))
 
 
@@ -130,9 +132,13 @@ class Arrangement:
         """Takes all entries in; faster from what has the same order and leaves them all."""
         kept: list[Entry] = []
         for part in chunks(like or entries, PART):
-            kept += part if self.keep is None else [one for one in part if self.keep(one.row)]
-            yield len(part)
-        self._ranking.fill(kept if like is not None else (yield from sort_slices(kept, self._key)))
+            if self.keep is None:
+                kept += part
+                yield len(part)
+            else:
+                kept += [one for one in part if self.keep(one.row)]
+                yield TRIED * len(part)
+        self._ranking.fill(kept if like is not None else (yield from self._sorted(kept)))
         self.is_filled = True
 
     def change(self, gone: Sequence[Entry], come: Sequence[Entry]) -> Generator[int, None, Ops | None]:
@@ -157,18 +163,27 @@ class Arrangement:
         for part in chunks(entries, PART):
             left += [one for one in part if self.keep(one.row)]
             self.meter.units += len(part)
-            yield len(part)
+            yield TRIED * len(part)
         return left
+
+    def _sorted(self, entries: Sequence[Entry]) -> Generator[int, None, list[Entry]]:
+        work = sort_slices(entries, self._key, part=PART // 2)
+        while True:
+            try:
+                yield KEYED * next(work)
+            except StopIteration as done:
+                ranked: list[Entry] = done.value
+                return ranked
 
     def _merge(self, gone: Sequence[Entry], come: Sequence[Entry]) -> Generator[int, None, None]:
         left = frozenset(gone)
         staying = (entry for entry in self._ranking if entry not in left)
-        coming = yield from sort_slices(come, self._key)
+        coming = yield from self._sorted(come)
         merged: list[Entry] = []
-        for part in chunks(heapq.merge(staying, coming, key=self._key), PART):
+        for part in chunks(heapq.merge(staying, coming, key=self._key), PART // 2):
             merged += part
             self.meter.units += len(part)
-            yield len(part)
+            yield KEYED * len(part)
         self._ranking.fill(merged)
 
 
