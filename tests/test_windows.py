@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import sys
@@ -15,10 +16,11 @@ from tests.pages import Page, answer, expected, plain
 from tests.peers import Peers
 from tripleweb.datalog import aggregates, arranged, ranking
 from tripleweb.datalog.query import parse
-from tripleweb.sync import messages
+from tripleweb.sync import messages, windows
 from tripleweb.sync.messages import Subscription
 from tripleweb.sync.server import Limits
 from tripleweb.sync.views import Filter, Shown, View
+from tripleweb.sync.windows import Window
 from tripleweb.terms import Ref
 
 PEOPLE = "[:find ?u ?n ?a :where [?u :user/name ?n] [?u :user/age ?a]]"
@@ -527,35 +529,47 @@ QUERIES: list[tuple[str, list[Any], str | None]] = [
 NAMES = ["Ada", "ada", "Bob", "BOB x", "", "é", 5, True]
 
 
+TROUBLES = ("back up", "restore", "restart", "role", "let go")
+
+
 class History:
     """A server, writers and pages, moved by one seed. Every frame is held against what there was at its seq."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, troubles: float) -> None:
+        self.troubles = troubles  # how often something happens to the server or to a connection
         self.rng = random.Random(seed)
         rng = self.rng
-        limits = Limits(slice_units=rng.choice([1, 20, 5_000]), answer_idle_ms=30_000, tail_max=100)
+        limits = Limits(slice_units=rng.choice([1, 20, 5_000]), answer_idle_ms=30_000, tail_max=rng.choice([2, 100]))
         self.peers = Peers(limits)
         self.writers = [self.peers.join(name) for name in ("ada", "bob")]
         self.pages = [Page(self.peers, name).connect() for name in ("one", "two", "three")]
-        self.states: dict[int, dict[int, tuple[list[str], list[Any]]]] = {}
+        # what the queries give, by epoch and seq
+        self.states: dict[tuple[str, int], dict[int, tuple[list[str], list[Any]]]] = {}
         self.views: dict[int, View] = {}  # by turn
         for page in self.pages:
             page.hear = self.hear
         self.checked = 0
         self.kinds: Counter[str] = Counter()
+        self.backup = copy.deepcopy(self.peers.disk)
+        self.to_server, self.peers.to_server = self.peers.to_server, self.said  # type: ignore[method-assign]
+        self.note()
+
+    def said(self, conn: int, data: bytes) -> None:
+        """A frame reaches the server: what it may do to the store is noted, for it may be shown from now on."""
+        self.to_server(conn, data)
         self.note()
 
     def note(self) -> None:
         """What the queries give as of now."""
         server = self.peers.server
-        if server.seq not in self.states:
+        if (moment := (server.epoch, server.seq)) not in self.states:
             asked = [Subscription("", "rows", text, [messages.input_to_wire(v) for v in given], rules)
                      for text, given, rules in QUERIES]  # fmt: skip
-            self.states[server.seq] = {at: answer(one, server.store) for at, one in enumerate(asked)}
+            self.states[moment] = {at: answer(one, server.store) for at, one in enumerate(asked)}
 
     def view(self, at: int) -> View:
         rng = self.rng
-        columns = self.states[0][at][0]
+        columns = self.states["e1", 0][at][0]
         order = [
             (name, rng.choice(["asc", "desc"])) for name in rng.sample(columns, rng.randint(0, len(columns)))
         ]
@@ -611,12 +625,13 @@ class History:
         rng, peers = self.rng, self.peers
         what = rng.random()
         page = rng.choice(self.pages)
-        if what < 0.2:
+        if rng.random() < self.troubles:
+            self.befall(rng.choice(TROUBLES), page)
+        elif what < 0.2:
             self.write(rng.choice([1, 1, 2, 5, 60]))
         elif what < 0.35:
             for writer in self.writers:
                 writer.up()
-                self.note()
         elif what < 0.45:
             page.up()
         elif what < 0.55:
@@ -645,6 +660,41 @@ class History:
             peers.server.tick(peers.now_ms)
         self.check()
 
+    def befall(self, what: str, page: Page) -> None:
+        """What happens to a server or to somebody's rights."""
+        rng, peers = self.rng, self.peers
+        self.kinds[what] += 1
+        if what == "back up":
+            self.backup = copy.deepcopy(peers.disk)
+        elif what == "role" and page.conn is not None:
+            peers.server.set_role(page.conn, rng.choice(["reader", "writer", "admin"]))
+        elif what == "let go":
+            page.drop()  # as the hub does; the page comes again when it may
+            page.connect()
+            assert not any(one.reader not in self.feeds() for one in self.windows())
+        elif what in ("restore", "restart"):
+            there = [one for one in peers.clients if one.conn is not None]
+            if what == "restore":
+                peers.disk = copy.deepcopy(self.backup)
+                peers.disk.epoch = f"e{self.kinds['restore'] + 1}"
+            peers.open()
+            for epoch, seq in list(self.states):  # what was not durable has not been, and its number is free
+                if epoch == peers.server.epoch and seq > peers.server.seq:
+                    del self.states[epoch, seq]
+            self.note()
+            for one in there:
+                if isinstance(one, Page):
+                    one.connect()
+                else:
+                    one.connect(*one.core.subscriptions.values(), whole=False)
+
+    def windows(self) -> list[Window]:
+        answers = self.peers.server.readers.pages.windows.answers.values()
+        return [window for answer in answers for window in answer.windows]
+
+    def feeds(self) -> list[Any]:
+        return [link.feed for link in self.peers.server.connections.values()]
+
     def step(self) -> None:
         server = self.peers.server
         if server.is_heavy:
@@ -658,12 +708,8 @@ class History:
         for page in self.pages:
             if page.conn is not None:
                 peers.server.resume(page.conn)
-        for writer in self.writers:  # one by one, so that each state is noted
-            writer.up()
-            self.note()
         for _ in range(50):
             peers.settle()
-            self.note()
             self.check()
             if all(not writer.core.pending for writer in self.writers):
                 break
@@ -671,9 +717,20 @@ class History:
             for name, asked in page.asked.items():
                 assert asked.view is not None
                 if not asked.view.paused:
-                    self.compare(page, name, peers.server.seq, asked.view)
+                    self.compare(page, name, (peers.server.epoch, peers.server.seq), asked.view)
                     last = page.shown[name].last
                     assert last is not None and last.turn == asked.view.turn
+
+    def watch(self) -> None:
+        """All pages stay where they look, while little is written: what they are told then are differences. One of
+        them may read nothing meanwhile."""
+        for _ in range(4):
+            self.write(self.rng.choice([1, 1, 2, 3]))
+            page = self.rng.choice(self.pages)
+            if self.rng.random() < 0.3 and page.conn is not None:
+                self.peers.server.pause(page.conn)
+                self.peers.settle()
+            self.settle()
 
     def check(self) -> None:
         """Nothing has failed; what was compared is not kept."""
@@ -685,11 +742,11 @@ class History:
         """A frame shows what there was at its seq, as the view with its turn looks at it."""
         assert frame.seq <= self.peers.server.durable_seq
         self.kinds["reset" if frame.reset else "delta"] += 1
-        self.compare(page, frame.id, frame.seq, self.views[frame.turn])
+        self.compare(page, frame.id, (frame.epoch, frame.seq), self.views[frame.turn])
 
-    def compare(self, page: Page, name: str, seq: int, view: View) -> None:
+    def compare(self, page: Page, name: str, moment: tuple[str, int], view: View) -> None:
         at, has = int(name.split(".")[0]), page.shown[name]
-        columns, rows = self.states[seq][at]
+        columns, rows = self.states[moment][at]
         assert has.last is not None, (page.name, name, view)
         total, matching, wanted = expected(columns, rows, view, bool(parse(QUERIES[at][0]).order_by))
         got = [[plain(cell) for cell in row] for row in has.rows]
@@ -701,13 +758,14 @@ class History:
         self.checked += 1
 
 
-def run(seed: int, moves: int) -> History:
+def run(seed: int, moves: int, troubles: float = 0.01) -> History:
     try:
-        history = History(seed)
+        history = History(seed, troubles)
         for number in range(moves):
             history.move()
             if number % 25 == 24:
                 history.settle()
+                history.watch()
         history.settle()
     except BaseException:
         print(f"seed {seed}")
@@ -726,6 +784,55 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_random_histories(seed: int) -> None:
     assert run(seed, 150).checked > 20
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_random_histories_see_differences_restores_restarts_and_other_roles() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(100, 108):
+        seen += run(seed, 150, troubles=0.05).kinds
+    assert all(seen[what] > 3 for what in TROUBLES) and seen["delta"] > 150, seen
+
+
+def _without(name: str) -> Any:
+    """Frames that leave something out."""
+    difference = windows.Windows._difference
+
+    def poorer(*args: Any) -> Shown | None:
+        frame = difference(*args)
+        if frame is not None and not frame.reset:
+            setattr(frame, name, [])
+        return frame
+
+    return windows.Windows, "_difference", poorer
+
+
+MISTAKES: dict[str, tuple[Any, str, Any]] = {
+    "what comes before a window moves nothing in it": (
+        windows, "is_touched", lambda ops, first, stop: any(first <= at < stop for at, _ in ops),
+    ),
+    "cells that changed are not told": _without("changed"),
+    "rows that moved are not told": _without("moved"),
+    "who reads again is not told what came meanwhile": (windows.Windows, "resume", lambda self, window: None),
+    "all rows stay where they are": (windows, "_rising", set),
+    "a filter is looked at for rows that come only": (
+        arranged.Arrangement, "_left", lambda self, entries: _nothing_left_out(entries),
+    ),
+}  # fmt: skip
+
+
+def _nothing_left_out(entries: Any) -> Any:
+    yield 1
+    return entries
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("name", MISTAKES)
+def test_random_histories_notice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*MISTAKES[name])
+    with pytest.raises((AssertionError, KeyError)):
+        for seed in range(100, 120):
+            run(seed, 150, troubles=0.05)
 
 
 @pytest.mark.long
