@@ -539,7 +539,9 @@ class History:
         self.troubles = troubles  # how often something happens to the server or to a connection
         self.rng = random.Random(seed)
         rng = self.rng
-        limits = Limits(slice_units=rng.choice([1, 20, 5_000]), answer_idle_ms=30_000, tail_max=rng.choice([2, 100]))
+        limits = Limits(
+            slice_units=rng.choice([1, 20, 5_000]), answer_idle_ms=30_000, tail_max=rng.choice([2, 100])
+        )
         self.peers = Peers(limits)
         self.writers = [self.peers.join(name) for name in ("ada", "bob")]
         self.pages = [Page(self.peers, name).connect() for name in ("one", "two", "three")]

@@ -298,6 +298,8 @@ class Tenant:
             self._loop.call_soon(self._announce)  # when the task is done
 
     def _open(self) -> tuple[TenantStorage, TenantCore]:
+        import tripleweb.datalog.vectorised  # noqa: F401  # beside the loop, or the first query would hold it up
+
         hub = self._hub
         if self.app not in hub.apps:
             entry = App(self.app, self.app, hub.now_ms())

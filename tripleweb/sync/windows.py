@@ -287,11 +287,10 @@ class Windows:
                 elif missing := [one for one in answer.by_key() if one not in answer.arrangements]:
                     yield from self._arrange(answer, missing[0])
                 else:
-                    for window in list(
-                        answer.windows
-                    ):  # all of them, or only the first would be seen where much is written
-                        self._draft(window)
-                        yield False
+                    # all of them, or only the first would be seen where much is written
+                    for number, window in enumerate(list(answer.windows), 1):
+                        if self._draft(window) or number % FEW == 0:
+                            yield False
                     if not answer.is_stale and not self._is_due(answer):
                         break
         except QueryError as error:
@@ -374,8 +373,9 @@ class Windows:
 
     def _rearrange(self, answer: Answer, removed: list[Row], added: list[Row]) -> Work:
         gone, come = yield from self._sliced(answer.arranged.take(removed, added))
+        wanted = answer.by_key()
         for key in list(answer.arrangements):
-            if key not in answer.by_key():  # nobody looks
+            if key not in wanted:  # nobody looks
                 del answer.arrangements[key]
                 continue
             ops = yield from self._sliced(answer.arrangements[key].change(gone, come))
@@ -417,21 +417,22 @@ class Windows:
 
     # -- what is sent ------------------------------------------------------------------------------------------
 
-    def _draft(self, window: Window) -> None:
-        """Makes the frame that takes its client to where the answer is, if it has not all of it."""
+    def _draft(self, window: Window) -> bool:
+        """Makes the frame that takes its client to where the answer is, if it has not all of it. True if rows were
+        compared for that."""
         answer, look = window.answer, window.look
         arrangement = answer.arrangements.get(look.key)
         if window not in answer.windows or arrangement is None:
-            return
+            return False
         draft = window.draft
         if not window.is_awake or (draft is not None and not self._log.is_durable(draft.batch)):
             window.is_behind = True
-            return
+            return False
         window.is_behind = False
         said = look, answer.arranged.size, arrangement.size
         is_same = not window.is_changed and draft is None
         if is_same and window.said is not None and said[1:] == window.said[1:] and look == window.said[0]:
-            return
+            return False
         window.is_changed = False
         if is_same and window.shown is not None and look == window.said[0]:  # type: ignore[index]
             entries = window.shown
@@ -441,14 +442,15 @@ class Windows:
         if frame is None:
             window.draft = None
             window.reader.ready.pop(window, None)
-            return
+            return True
         if self._is_large(frame):
             size = f"{self._limits.frame_bytes >> 20} MB"
             self._fail(window, "limits", f"these rows take more than {size}: ask for fewer rows, or columns")
-            return
+            return True
         window.draft = Draft(answer.batch, frame, entries, look)
         window.reader.ready[window] = None
         self._ready(window)
+        return True
 
     def _difference(
         self, window: Window, entries: list[Entry], look: Look, total: int, matching: int
