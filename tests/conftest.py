@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,11 @@ from tests.stores import SCHEMA, Connect
 from tripleweb.database import Database
 from tripleweb.storage.memory import MemoryStores
 from tripleweb.web import WebServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from notebooks.server import JupyterServer
 
 
 @pytest.fixture
@@ -49,6 +54,22 @@ def connect(server: WebServer) -> Iterator[Connect]:
     yield connect
     for db in made:
         db._session.close(0.2)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
+    """A JupyterLab with the extension."""
+    from tests.lab import run_lab
+
+    yield from run_lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A Chromium."""
+    from tests.lab import run_browser
+
+    yield from run_browser()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

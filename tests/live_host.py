@@ -15,6 +15,7 @@ from tripleweb.errors import TriplewebError
 from tripleweb.live import LiveFrame, LiveQueries
 from tripleweb.schema import SCHEMALESS
 from tripleweb.store import Delta, Store
+from tripleweb.subscriptions import Publication
 from tripleweb.transaction import Transaction
 from tripleweb.writes import set_triple
 
@@ -73,6 +74,12 @@ class Host:
 
     def follow(self, query: Query, inputs: Sequence[Any]) -> Any:
         return query
+
+    app = "app"
+    publication: Publication | None = None  # what pages may look at any query by
+
+    def publish(self, query: Query, inputs: Sequence[Any], rules: str | None) -> Publication | None:
+        return self.publication
 
     def unfollow(self, asked: Any) -> None:
         self.unfollowed += 1

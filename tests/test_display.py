@@ -12,8 +12,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.live_host import Host, wait_until
+from tests.live_host import NAMES, Host, wait_until
 from tripleweb import display
+from tripleweb.subscriptions import Publication
+from tripleweb.sync.published import Publish
 
 
 class Shell:
@@ -90,6 +92,63 @@ def quiet() -> None:
     assert seen.wait(20)
 
 
+def published(host: Host, name: str = "V1") -> Publication:
+    host.publication = Publication(Publish("v1", NAMES))
+    host.publication.name = name
+    return host.publication
+
+
+def test_a_saved_table_can_come_to_life_again(shell: Shell, outputs: list[Output]) -> None:
+    """Neither the query nor an address nor a token stands in it: only names that the server gave."""
+    host = Host()
+    host.app = 'a"pp'
+    published(host)
+    live = host.live(NAMES)
+    live._ipython_display_()
+    html = outputs[0].shown[0]["text/html"]
+    assert 'data-tripleweb-app="a&quot;pp" data-tripleweb-view="V1"' in html
+    assert html.count("<script>") == 1 and "jupyter-config-data" in html
+    assert ":user/name" not in html and "http" not in html and "token" not in html
+    assert "user/name" not in outputs[0].shown[0]["text/plain"]
+
+
+def test_what_a_page_shows_is_not_written_any_more(shell: Shell, outputs: list[Output]) -> None:
+    host = Host()
+    known = published(host)
+    live = host.live(NAMES)
+    live._ipython_display_()
+    host.set("ada", name="Ada", age=36)
+    wait_until(lambda: "Ada" in outputs[0].text)
+    known.watched = True
+    host.set("bob", name="Bob", age=51)
+    assert len(live) == 2
+    host.publication = None  # away from the server: what waits is known only here
+    host.set("eve", name="Eve", age=22)
+    wait_until(lambda: "Eve" in outputs[0].text)
+    assert all("Bob" not in shown["text/plain"] for shown in outputs[0].shown[:-1])
+    assert "data-tripleweb-view" not in outputs[0].shown[-1]["text/html"]
+    host.publication = known  # a page may look yet, at an output that is gone: it has to be written once
+    host.lives.state_changed()
+    wait_until(lambda: "data-tripleweb-view" in outputs[0].shown[-1]["text/html"])
+    host.set("eve", age=23)
+    assert len(live.df) == 3
+    live.close()
+    wait_until(lambda: "closed" in outputs[0].text)
+    assert "23" in outputs[0].text and "data-tripleweb-view" not in outputs[0].shown[-1]["text/html"]
+
+
+def test_showing_waits_for_a_name_but_not_for_long(shell: Shell, outputs: list[Output]) -> None:
+    host = Host()
+    published(host, "")
+    live = host.live(NAMES)
+    live._ipython_display_()
+    assert "data-tripleweb-view" not in outputs[0].shown[0]["text/html"]
+    assert host.publication is not None
+    host.publication.name = "V2"
+    host.lives.state_changed()  # as a session says when it hears of it
+    wait_until(lambda: 'data-tripleweb-view="V2"' in outputs[0].shown[-1]["text/html"])
+
+
 def test_a_display_follows(shell: Shell, outputs: list[Output], host: Host) -> None:
     """As the last value of a cell it shows a table that keeps itself up to date."""
     live = host.live()
@@ -148,7 +207,7 @@ def test_a_change_while_it_is_being_shown(
         host.set("a", age=99)
         return shown
 
-    monkeypatch.setattr("tripleweb.live.show", slow)
+    monkeypatch.setattr("tripleweb.showing.show", slow)
     live._ipython_display_()
     wait_until(lambda: "Ada    99" in outputs[0].text)
     assert len(outputs) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -53,6 +54,20 @@ def shared() -> Iterator[WebServer]:
 
 def numbers(count: int) -> list[Any]:
     return [[f"e{i}", "n/v", "", "n", i] for i in range(count)]
+
+
+# ---------------------------------------- the browser's client
+
+
+def test_the_modules_of_the_browsers_client(server: WebServer, ada: User) -> None:
+    answer = ada.get("static/live.js")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+    assert b"export function mountAll" in answer.body
+    for imported in re.findall(rb'from "./([a-z]+.js)"', answer.body):
+        assert ada.get(f"static/{imported.decode()}").status == 200
+    for name in ("none.js", "..%2F__init__.py", "%2e%2e%2f__init__.py", ""):
+        assert ada.get(f"static/{name}").status == 404
+    assert User(server, token="wrong").get("static/live.js").error == (403, "forbidden")
 
 
 # ---------------------------------------- apps

@@ -57,6 +57,7 @@ ENDPOINTS: list[tuple[str, str, Any]] = [
     ("POST", "apps/app/query", QUERY),
     ("GET", "apps/app/snapshot", None),
     ("GET", "metrics", None),
+    ("GET", "static/live.js", None),
     ("DELETE", "apps/app", None),
 ]
 BODIES = [(method, path, body) for method, path, body in ENDPOINTS if method != "GET"]

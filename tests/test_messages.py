@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
 from tripleweb.errors import ProtocolError
-from tripleweb.sync import messages, past, views
+from tripleweb.sync import messages, past, published, views
 from tripleweb.sync.messages import (
     change_from_wire,
     change_to_wire,
@@ -34,7 +34,9 @@ from tripleweb.sync.triples import change_from_triple, change_to_triple
 from tripleweb.terms import Ref, Value, normalise, slot
 
 STAMP = (111411200000000000, "0123456789ab")
-SPECIFICATION = "\n".join(textwrap.dedent(module.__doc__ or "") for module in (messages, past, views))
+SPECIFICATION = "\n".join(
+    textwrap.dedent(module.__doc__ or "") for module in (messages, past, published, views)
+)
 
 
 def examples() -> list[tuple[str, str]]:

@@ -59,6 +59,7 @@ class Tenant:
         self.entries: list[Entry] = []
         self.receipts: dict[tuple[str, int], tuple[str, bytes]] = {}
         self.gists: dict[tuple[str, int], bytes] = {}
+        self.names: dict[str, bytes] = {}
         self.replicas: dict[str, ReplicaRow] = {}
         self.store = Store()
 
@@ -93,6 +94,14 @@ class Tenant:
                 self.gists[replica, number] = b"gist%d" % number
                 for key in [key for key in held if key[1] <= number]:
                     del self.receipts[key]
+        for name in "abc":
+            if self.chance.random() < 0.1:
+                body = None if self.chance.random() < 0.4 else b"name%d" % self.batch
+                commit.names[name] = body
+                if body is not None:
+                    self.names[name] = body
+                else:
+                    self.names.pop(name, None)
         commit.replicas = {replica: ReplicaRow(*vars_of(row)) for replica, row in commit.replicas.items()}
         commit.seq = self.seq
         return commit
@@ -116,6 +125,7 @@ class Tenant:
         assert state.replicas == self.replicas
         assert state.receipts == self.receipts
         assert state.gists == self.gists
+        assert state.names == self.names
         assert repr(state.tail) == repr(self.entries[-tail:])
 
 

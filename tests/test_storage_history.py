@@ -256,6 +256,7 @@ def test_a_file_of_a_form_before_is_opened_and_has_its_history(tmp_path: Path, f
     epoch = storage.load().epoch
     storage.close()
     with sqlite3.connect(path) as connection:  # what it was like
+        connection.execute("DROP TABLE names")
         connection.execute("DROP TABLE gists")
         connection.execute("ALTER TABLE replicas DROP COLUMN seen")
         connection.execute("UPDATE meta SET value = 1234 << 16 WHERE name = 'time'")
@@ -265,7 +266,7 @@ def test_a_file_of_a_form_before_is_opened_and_has_its_history(tmp_path: Path, f
             connection.execute("DELETE FROM meta WHERE name IN ('archived', 'floor', 'floor_at')")
         connection.execute("UPDATE meta SET value = ? WHERE name = '_format'", (form,))
     connection.close()
-    tenant.time, tenant.gists = 1234 << 16, {}
+    tenant.time, tenant.gists, tenant.names = 1234 << 16, {}, {}
     for row in tenant.replicas.values():
         row.seen = 1234  # when the server last wrote
     for _ in range(2):

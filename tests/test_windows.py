@@ -207,6 +207,26 @@ def test_nothing_is_done_for_what_is_paused(monkeypatch: pytest.MonkeyPatch) -> 
     assert page.of("w")[-1].reset and shown(page)[1] == ["u01", "Name 01", 9]
 
 
+def test_what_is_looked_at_again_while_its_answer_is_being_worked_on_is_seen_to() -> None:
+    for steps in range(12):
+        peers = Peers()
+        people(peers)
+        page = Page(peers).connect()
+        for name in ("a", "b", "c"):
+            page.ask(name, PEOPLE, View(3, paused=True))
+        peers.settle()
+        page.scroll("c", View(3))
+        page.up()
+        for _ in range(steps):
+            peers.server.step()
+            if peers.server.is_heavy:
+                peers.server.evaluate()
+        page.scroll("a", View(3))
+        page.up()
+        peers.settle()
+        assert len(shown(page, "a")) == len(shown(page, "c")) == 3, f"after {steps} steps"
+
+
 def test_equal_queries_share_an_answer_that_goes_when_nobody_looks_any_more() -> None:
     peers = Peers()
     people(peers)

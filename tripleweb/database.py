@@ -410,9 +410,10 @@ class Database:
                 self._lives = LiveQueries(Hosting(self), self._session.store, self._session.anchored)
                 self._session.watch(self._lives)
             live = self._lives.upkeep.open(parsed, inputs, self._rules.rules or None, _budget())
+            rules = str(self._rules) or None
             known = columns or columns_of(parsed, self.schema)
             return self._lives.open(
-                live, live.inputs, inputs, kinds=known.kinds, nullable=known.nullable, timeout=timeout
+                live, live.inputs, inputs, rules, kinds=known.kinds, nullable=known.nullable, timeout=timeout
             )
 
     # -- files -------------------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ Bundle = dict[str, str]
 
 
 class Render(Protocol):
-    def __call__(self, note: str) -> Bundle:
-        """What to show now; `note` belongs into its foot."""
+    def __call__(self, note: str) -> Bundle | None:
+        """What to show now, with `note` in its foot; None (not at first): what there is shall stay."""
         ...
 
 
@@ -72,11 +72,13 @@ class Display:
         """Writes the present state, on the screen's thread."""
         moment = datetime.now().astimezone()
         try:
-            bundle = self._render(f"updated {moment:%H:%M:%S}")
+            bundle: Bundle | None = self._render(f"updated {moment:%H:%M:%S}")
         except Exception as error:  # noqa: BLE001 (a query may hold a callable of the user's, which may raise anything)
             text = f"{type(error).__name__}: {error}"
             bundle = {"text/plain": f"[{text}]"}
-        if bundle != self._shown:  # a notebook that is written to is one that has to be saved
+        if (
+            bundle is not None and bundle != self._shown
+        ):  # a notebook that is written to is one that has to be saved
             self._shown = bundle
             self._handle.update(bundle, raw=True)
 

@@ -69,6 +69,7 @@ class Shared:
         kinds: Mapping[str, str],
         nullable: Collection[str],
         asked: Any = None,
+        given: tuple[Sequence[Any], str | None] = ((), None),
     ) -> None:
         self.key = key
         self.live = live
@@ -76,6 +77,7 @@ class Shared:
         self.kinds = kinds
         self.nullable = nullable
         self.asked = asked  # what the host knows it by
+        self.given = given  # its inputs and the kept rules, as the host knows them
         self.holds: dict[int, Hold] = {}  # by id()
         self.anchors: set[int] = set()  # id() of the frames that are listened to or displayed
         self.order = 0  # among those with anchors
@@ -150,7 +152,8 @@ class Shared:
 
     def freeze(self) -> Shared:
         """A copy that follows nothing any more."""
-        copy = Shared(self.key, Still(self.live), self.owner, self.kinds, self.nullable, self.asked)  # type: ignore[arg-type]
+        still: Any = Still(self.live)
+        copy = Shared(self.key, still, self.owner, self.kinds, self.nullable, self.asked, self.given)
         copy.dirty, copy.evaluated = False, True
         if self.memo is not None and self.memo[0] == self.stamp:
             copy.memo = copy.stamp, self.memo[1]

@@ -13,9 +13,10 @@ from tripleweb.datalog.query import Query
 from tripleweb.loading import Loading
 from tripleweb.session import Session
 from tripleweb.status import foot
-from tripleweb.subscriptions import Asked
+from tripleweb.subscriptions import Asked, Publication
 
 if TYPE_CHECKING:
+    from tripleweb.live import LiveQueries
     from tripleweb.pin import Pin
 
 
@@ -24,6 +25,7 @@ class Owner(Protocol):
 
     _session: Session
     _loading: Loading
+    _lives: LiveQueries | None
 
     def _ask(self, parsed: Query, inputs: Sequence[Any]) -> Asked | None: ...
 
@@ -73,6 +75,23 @@ class Hosting:
         complete = bool(self._loading.attrs(asked)["complete"])
         position = refuse(session.position, session.core.pending, complete, session.core.reason)
         return pinned(session.app, position, query, inputs, result)
+
+    @property
+    def app(self) -> str:
+        return self._session.app
+
+    def publish(self, query: Query, inputs: Sequence[Any], rules: str | None) -> Publication | None:
+        session = self._session
+        known = session.subscriptions.publish(query, inputs, rules, self._heard)
+        if known is not None and not known.is_settled:
+            session.wake()
+        return known
+
+    def _heard(self) -> None:
+        """What pages may look at, or whether one does, is otherwise now: whoever shows it is to know."""
+        lives = self._database._lives
+        if lives is not None:
+            lives.state_changed()
 
     def author(self, replica: str) -> str | None:
         core = self._session.core

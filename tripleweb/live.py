@@ -27,26 +27,29 @@ from pandas.api.types import is_object_dtype
 
 from tripleweb import because
 from tripleweb.datalog.answer import Result
-from tripleweb.datalog.builtins import outward
 from tripleweb.datalog.query import Query
 from tripleweb.datalog.upkeep import Followed, Upkeep
-from tripleweb.display import Display, current_cell, show
+from tripleweb.display import Display, current_cell
 from tripleweb.errors import TriplewebError
 from tripleweb.followed import Hold, LiveDelta, Shared
-from tripleweb.frame import FrameLike, own, shape
+from tripleweb.frame import own, shape
 from tripleweb.pin import Pin
+from tripleweb.showing import Shown
 from tripleweb.store import Delta, Store
-from tripleweb.subscriptions import key_of
-from tripleweb.table import ROWS_MAX, table_html, table_text
+from tripleweb.subscriptions import Publication, key_of
 
 log = logging.getLogger("tripleweb")
 
 _COPIES_ARE_LAZY = int(pd.__version__.partition(".")[0]) >= 3  # copy on write
-_DISPLAY_WAITS = 1.0  # seconds for a first complete answer; a cell that shows a table should not stand still
 
 
 class LiveHost(Protocol):
     """What live frames need of the store that they follow."""
+
+    @property
+    def app(self) -> str:
+        """The app that it is a replica of; "" for a store without a server."""
+        ...
 
     @property
     def lock(self) -> Any:
@@ -100,6 +103,10 @@ class LiveHost(Protocol):
         """A pin of an answer of now. Called with the lock."""
         ...
 
+    def publish(self, query: Query, inputs: Sequence[Any], rules: str | None) -> Publication | None:
+        """What pages may look at the query by; None where they cannot now. Called with the lock."""
+        ...
+
 
 class LiveQueries:
     """The live queries of one store."""
@@ -129,13 +136,14 @@ class LiveQueries:
         live: Followed,
         inputs: Sequence[Any] = (),
         given: Sequence[Any] = (),
+        rules: str | None = None,
         *,
         kinds: Mapping[str, str] | None = None,
         nullable: Collection[str] = (),
         timeout: float = 10.0,
     ) -> LiveFrame:
         """A live frame of this query of `upkeep`; `live` is dropped where an equal query with equal `inputs` is
-        followed already. `given` are the inputs as the host knows them, rules among them.
+        followed already. `given` are the inputs as the host knows them, rules among them; `rules` are the kept ones.
 
         `kinds` and `nullable` are those of `result_frame`; `timeout` is how long the first look waits for a
         complete answer. Nothing is evaluated yet.
@@ -146,7 +154,9 @@ class LiveQueries:
             shared = self._shared.get(key)
             if shared is None:
                 asked = self.host.follow(live.query, given)
-                shared = Shared(key, live, self, dict(kinds or {}), frozenset(nullable), asked)
+                shared = Shared(
+                    key, live, self, dict(kinds or {}), frozenset(nullable), asked, (given, rules)
+                )
                 self._shared[key] = self._of[id(live)] = shared
             frame = LiveFrame(self, shared, timeout)
             shared.hold(frame)
@@ -273,7 +283,7 @@ class _Listener:
         self.shown = False
 
 
-class LiveFrame(FrameLike):
+class LiveFrame(Shown):
     """A DataFrame that follows its query. In expressions it behaves like its present frame.
 
     `live["age"].mean()`, `len(live)`, `live.plot()`, `live + 1` work as they do for `live.df`; functions that insist
@@ -540,55 +550,6 @@ class LiveFrame(FrameLike):
     def _touch(self) -> None:
         for display in self._displays:
             display.touch()
-
-    # -- showing -----------------------------------------------------------------------------------------------
-
-    def _ipython_display_(self) -> None:
-        self._settle(min(_DISPLAY_WAITS, self._timeout))
-        before = self.version
-        display = show(self._bundle, ended=self._display_ended)
-        if display is not None and not self._closed:
-            with self._host.lock:
-                self._displays.append(display)
-                self._anchor()
-                if self.version != before:  # it changed before the display could hear of it
-                    display.touch()
-
-    def _display_ended(self, cell: Hashable) -> None:
-        """The cell of a display runs again. A frame that was made by the same cell goes with it."""
-        with self._host.lock:
-            self._displays = [display for display in self._displays if display.cell != cell]
-            self._anchor()
-        if cell == self._cell:
-            self.close()
-
-    def _bundle(self, note: str = "") -> dict[str, str]:
-        """The table as it is now, in the forms that notebooks know; waits for nothing."""
-        with self._host.lock:
-            self._shared.refresh()
-            live = self._shared.live
-            held, _ = live.held
-            columns, count = live.query.columns, len(held)
-            rows = [tuple(map(outward, row[: len(columns)])) for row in held[:ROWS_MAX]]
-        notes = [note, "closed" if self._closed else self._host.note]
-        if not self._host.attrs(self._shared.asked).get("complete", True):
-            notes.append("incomplete")
-        if self._error is not None:
-            notes.append(f"{type(self._error).__name__}: {self._error}")
-        return {
-            "text/plain": table_text(columns, rows, notes=notes, of=count),
-            "text/html": table_html(columns, rows, notes=notes, of=count),
-        }
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        self._settle()
-        return self._bundle()
-
-    def _repr_html_(self) -> str:
-        return self._repr_mimebundle_()["text/html"]
-
-    def __repr__(self) -> str:
-        return self._repr_mimebundle_()["text/plain"]
 
     def __len__(self) -> int:
         self._settle()

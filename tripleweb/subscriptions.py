@@ -24,11 +24,13 @@ from tripleweb.sync import messages
 from tripleweb.sync.client import APP, ClientCore
 from tripleweb.sync.messages import ClientFrame, Describe, Described, Failed, ServerFrame, Subscription
 from tripleweb.sync.past import Did, Was
+from tripleweb.sync.published import PUBLISH, Publish, Published, Watched
 from tripleweb.terms import normalise, to_wire
 
 TTL_S = 300.0
 ASKED_MAX = 900  # at a time, but for what live frames hold; a server takes 1,000 of a connection
 KEYS_MAX = 10_000
+PUBLISHED_MAX = 1_000
 CHECK_BYTES_MAX = 1 << 20
 _KEY_ITEMS_MAX = 1_000  # to compare more would take longer than to share saves
 _TICK_MAX_S = 60.0  # a longer one is a machine that slept
@@ -58,6 +60,23 @@ class Asked:
         return self.failure is None and (self.id in self._core.cursors or APP in self._core.cursors)
 
 
+class Publication:
+    """A query that pages may look at by a name, as long as this connection lasts. `watched`: one does, or did."""
+
+    __slots__ = ("asked", "failed", "name", "watched")
+
+    def __init__(self, asked: Publish) -> None:
+        self.asked = asked
+        self.name = ""
+        self.failed = False
+        self.watched = False
+
+    @property
+    def is_settled(self) -> bool:
+        """True if nothing more comes of waiting for its name."""
+        return bool(self.name) or self.failed
+
+
 class Subscriptions:
     """All that is asked for by one replica."""
 
@@ -68,6 +87,9 @@ class Subscriptions:
         self._numbers = count(1)
         self._descriptions: dict[str, Described | None] = {}  # that somebody waits for
         self._inquiries: dict[str, list[Was | Did | Failed]] = {}  # into the past, likewise: what came so far
+        self._published: dict[bytes, Publication] = {}  # on this connection
+        self._connection = ""  # which one that was
+        self._heard: Callable[[], None] = lambda: None
         # how it was asked for last, so that it is found without reading it
         self._keys: dict[Hashable, Asked] = {}
 
@@ -145,6 +167,43 @@ class Subscriptions:
             self._descriptions[frame.id] = frame
         elif isinstance(frame, Was | Did | Failed) and frame.id in self._inquiries:
             self._inquiries[frame.id].append(frame)
+        elif isinstance(frame, Published | Watched | Failed):
+            self._hear(frame)
+
+    def publish(
+        self, query: Query, inputs: Sequence[Any], rules: str | None, heard: Callable[[], None]
+    ) -> Publication | None:
+        """Has a query be looked at by name; `heard` is called when something becomes known of one. None where it has
+        something that does not travel, or there is no server that would do it now."""
+        core = self._core
+        if core.state != "online" or PUBLISH not in core.features or query.uses_callables(inputs):
+            return None
+        try:
+            asked = Publish("", query.text, [_to_wire(value) for value in inputs], rules)
+        except (ValueError, TypeError):
+            return None
+        if self._connection != core.session:
+            self._connection = core.session
+            self._published.clear()
+        self._heard = heard
+        key = messages.encode(asked)
+        known = self._published.get(key)
+        if known is None:
+            if len(self._published) >= PUBLISHED_MAX:
+                del self._published[next(iter(self._published))]
+            asked.id = f"v{next(self._numbers)}"
+            known = self._published[key] = Publication(asked)
+            core.ask(asked)
+        return known
+
+    def _hear(self, frame: Published | Watched | Failed) -> None:
+        for known in self._published.values():
+            if isinstance(frame, Watched):
+                known.watched = known.watched or known.name == frame.view
+            elif known.asked.id == frame.id:
+                known.failed = isinstance(frame, Failed)
+                known.name = "" if isinstance(frame, Failed) else frame.view
+        self._heard()
 
     def describe(self) -> str | None:
         """Asks what there is: a name for `described`, None where there is nobody to be asked. To be ended by

@@ -35,6 +35,15 @@ _STYLE = """
 .tripleweb-table p {font-size: var(--jp-ui-font-size0, 11px); margin: 4px 0 0 10px}
 """
 
+# The page says where its server is, not the notebook.
+_WAKE = """(() => {
+  const config = document.getElementById("jupyter-config-data");
+  if (!config) return;
+  const base = JSON.parse(config.textContent).baseUrl.replace(/\\/?$/, "/");
+  const client = new URL(`${base}api/tripleweb/v1/static/live.js`, location.origin).href;
+  import(client).then((live) => live.mountAll(), () => {});
+})()"""
+
 
 def table_html(
     columns: Sequence[str],
@@ -69,6 +78,13 @@ def table_html(
         f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table>\n"
         f"<p>{foot}</p></div>"
     )
+
+
+def living_html(html: str, app: str, view: str) -> str:
+    """A table that comes to life in a page of the server that knows `view`: its content becomes what the query answers
+    there. Elsewhere, and until the notebook is trusted, it stays as it is."""
+    named = f'data-tripleweb-app="{escape(app)}" data-tripleweb-view="{escape(view)}"'
+    return f"<div {named}>{html}</div>\n<script>{_WAKE}</script>"
 
 
 def table_text(

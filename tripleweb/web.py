@@ -35,7 +35,7 @@ from tornado.websocket import (
     WebSocketProtocol13,
 )
 
-from tripleweb import custody, endpoints, places
+from tripleweb import assets, custody, endpoints, places
 from tripleweb.access import Access, Grant, os_user
 from tripleweb.endpoints import Endpoint, Refusal, Site, grant_actor
 from tripleweb.errors import ProtocolError, StorageError
@@ -306,6 +306,10 @@ class PlainMetrics(_Plain, endpoints.Metrics):
     """`metrics` without Jupyter."""
 
 
+class PlainAsset(_Plain, assets.Asset):
+    """The browser's client."""
+
+
 class PlainDashboard(_Plain, endpoints.Dashboard):
     """The page, also for a browser, which asks for the token as for a password."""
 
@@ -339,6 +343,7 @@ def handlers(
         (custody.COMPACT, PlainCompact, shared),
         (endpoints.METRICS, PlainMetrics, shared),
         (endpoints.DASHBOARD, PlainDashboard, shared),
+        (assets.STATIC, PlainAsset, shared),
     ]
 
 

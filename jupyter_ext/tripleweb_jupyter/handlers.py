@@ -26,7 +26,7 @@ from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web
 
-from tripleweb import custody, endpoints
+from tripleweb import assets, custody, endpoints
 from tripleweb.endpoints import Endpoint, Refusal, grant_actor
 from tripleweb.sync.server import Actor
 from tripleweb.web import SYNC, Sync, grant_token
@@ -233,6 +233,19 @@ class JupyterMetrics(Jupyter, endpoints.Metrics, APIHandler):  # type: ignore[mi
         await endpoints.Metrics.get(self)
 
 
+class JupyterAsset(Jupyter, assets.Asset, APIHandler):  # type: ignore[misc]
+    """The browser's client on a Jupyter server, the same whoever holds the data."""
+
+    def finish(self, *given: Any, **more: Any) -> Any:
+        """Keeps the type that was set, which Jupyter would take for JSON."""
+        return super().finish(*given, set_content_type=self._headers["Content-Type"], **more)
+
+    @web.authenticated
+    @authorized
+    async def get(self, name: str) -> None:
+        await assets.Asset.get(self, name)
+
+
 class JupyterDashboard(Jupyter, endpoints.Dashboard, JupyterHandler):  # type: ignore[misc]
     """The page on a Jupyter server; who is not logged in is sent to the login."""
 
@@ -274,4 +287,5 @@ ROUTES: list[tuple[str, type[web.RequestHandler]]] = [
     (custody.COMPACT, JupyterCompact),
     (endpoints.METRICS, JupyterMetrics),
     (endpoints.DASHBOARD, JupyterDashboard),
+    (assets.STATIC, JupyterAsset),
 ]

@@ -17,6 +17,7 @@ from tornado import web
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import Matcher
 
+from tripleweb.assets import STATIC
 from tripleweb.endpoints import DASHBOARD, Refusal
 from tripleweb.relay import Relayed, RelayedSync, writes
 from tripleweb.sync.server import Actor
@@ -121,4 +122,5 @@ def routes(
     return [
         (Relaying(extension, base_url, path), JupyterRelayedSync if path == SYNC else JupyterRelay, shared)
         for path, _ in ROUTES
+        if path != STATIC
     ]

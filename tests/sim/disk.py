@@ -40,6 +40,7 @@ class TenantDisk:
         self.replicas: dict[str, ReplicaRow] = {}
         self.receipts: dict[tuple[str, int], tuple[str, bytes]] = {}
         self.gists: dict[tuple[str, int], bytes] = {}
+        self.names: dict[str, bytes] = {}
 
     def commit(self, commit: Commit) -> None:
         for entry in commit.entries:
@@ -50,6 +51,8 @@ class TenantDisk:
                 self._merge(change)
         assert commit.seq == self.seq
         self.time = commit.time
+        names = {**self.names, **commit.names}
+        self.names = {name: body for name, body in names.items() if body is not None}
         for replica, number, tx, body in commit.receipts:
             self.receipts[replica, number] = (tx, body)
         for replica, upto, body in commit.gists:
@@ -77,7 +80,7 @@ class TenantDisk:
             dict(self.receipts),
         )
         twin.replicas = {replica: replace(row) for replica, row in self.replicas.items()}
-        twin.gists = dict(self.gists)
+        twin.gists, twin.names = dict(self.gists), dict(self.names)
         return twin
 
     def _merge(self, change: Change) -> None:
@@ -103,6 +106,7 @@ class TenantDisk:
             dict(self.gists),
             self.log[max(0, len(self.log) - tail) :],
             origin=self.origin,
+            names=dict(self.names),
         )
 
 

@@ -56,7 +56,7 @@ class TenantFile(TenantDisk):
         self._path, self._storage = path, SqliteTenant(path, "app")
         expected, found = super().load(tail), self._storage.load(tail)
         found = replace(found, epoch=self.epoch, origin=self.origin, registers=list(found.registers))
-        for name in ("seq", "time", "replicas", "receipts", "gists"):
+        for name in ("seq", "time", "replicas", "receipts", "gists", "names"):
             left, right = getattr(found, name), getattr(expected, name)
             hold("storage keeps what it took", left == right, f"{name}: {left}, saved was {right}")
         ids = [entry.id for entry in found.tail]

@@ -1,9 +1,9 @@
 """A server's commit as one statement: a row of a view, which a trigger takes apart.
 
 Every step of SQLite's lets go of the interpreter's lock, and getting it back from a busy event loop takes up to 5 ms;
-so a commit is one statement, whatever is in it. Its log, receipts, gists and replicas are rows as JSON, which say where
-in `bodies` theirs begins and how long it is. Invariant: what is confirmed, or has a gist in its place, is there no more
-as soon as the commit that says so is.
+so a commit is one statement, whatever is in it. Its log, receipts, gists, replicas and names are rows as JSON, which
+say where in `bodies` theirs begins and how long it is. Invariant: what is confirmed, or has a gist in its place, is
+there no more as soon as the commit that says so is.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from tripleweb.storage.file import PAGE_BYTES
 from tripleweb.sync.messages import encode
 from tripleweb.sync.records import Commit
 
-TAKE = "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?)"
+TAKE = "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 TAKING = """
 CREATE TEMP VIEW commits AS
-    SELECT NULL AS log, NULL AS receipts, NULL AS gists, NULL AS replicas, NULL AS bodies, NULL AS seq, NULL AS time;
+    SELECT NULL AS log, NULL AS receipts, NULL AS gists, NULL AS replicas, NULL AS names, NULL AS bodies, NULL AS seq,
+        NULL AS time;
 CREATE TEMP TRIGGER taking INSTEAD OF INSERT ON commits BEGIN
     INSERT INTO log (seq, replica, number, id, "by", at, body)
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
@@ -48,6 +49,12 @@ CREATE TEMP TRIGGER taking INSTEAD OF INSERT ON commits BEGIN
     DELETE FROM gists WHERE rowid IN (
         SELECT gists.rowid FROM json_each(NEW.replicas) CROSS JOIN gists
         WHERE gists.replica = json_extract(value, '$[0]') AND gists.number <= json_extract(value, '$[3]'));
+    INSERT OR REPLACE INTO names (name, body)
+        SELECT json_extract(value, '$[0]'),
+            substr(NEW.bodies, json_extract(value, '$[1]'), json_extract(value, '$[2]'))
+        FROM json_each(NEW.names) WHERE json_extract(value, '$[2]') > 0;
+    DELETE FROM names WHERE name IN (
+        SELECT json_extract(value, '$[0]') FROM json_each(NEW.names) WHERE json_extract(value, '$[2]') = 0);
     UPDATE meta SET value = NEW.seq WHERE name = 'seq';
     UPDATE meta SET value = NEW.time WHERE name = 'time';
 END"""
@@ -56,14 +63,20 @@ END"""
 def scattered(commit: Commit) -> int:
     """The pages, about, on which what it alters beside the log lies."""
     replaced = sum(2 + 4 * len(body) // PAGE_BYTES for *_, body in commit.gists)  # with the receipts that go
-    return len({replica for replica, *_ in commit.receipts}) + len(commit.replicas) + replaced
+    return (
+        len({replica for replica, *_ in commit.receipts})
+        + len(commit.replicas)
+        + len(commit.names)
+        + replaced
+    )
 
 
-def packed(commit: Commit) -> tuple[str, str, str, str, bytes, int, int]:
+def packed(commit: Commit) -> tuple[str, str, str, str, str, bytes, int, int]:
     """A row of the view `commits`."""
     bodies = [entry.body for entry in commit.entries]
     bodies += [body for _, _, _, body in commit.receipts]
     bodies += [body for _, _, body in commit.gists]
+    bodies += [body or b"" for body in commit.names.values()]
     sizes = [len(body) for body in bodies]
     begins = accumulate(sizes, initial=1)  # as SQLite counts
     places = zip(begins, sizes, strict=False)
@@ -71,8 +84,9 @@ def packed(commit: Commit) -> tuple[str, str, str, str, bytes, int, int]:
     receipts = [(replica, number, tx, *next(places)) for replica, number, tx, _ in commit.receipts]
     gists = [(replica, number, *next(places)) for replica, number, _ in commit.gists]
     replicas = [(name, r.user, r.last, r.confirmed, r.time, r.seen) for name, r in commit.replicas.items()]
+    names = [(name, *next(places)) for name in commit.names]
     return (
-        *(_text(log), _text(receipts), _text(gists), _text(replicas)),
+        *(_text(log), _text(receipts), _text(gists), _text(replicas), _text(names)),
         *(b"".join(bodies), commit.seq, commit.time),
     )
 

@@ -28,6 +28,7 @@ class _Data:
         self.log: list[Entry] = []
         self.receipts: dict[tuple[str, int], tuple[str, bytes]] = {}
         self.gists: dict[tuple[str, int], bytes] = {}
+        self.names: dict[str, bytes] = {}
         self.replicas: dict[str, ReplicaRow] = {}
         self.table = Store()
         self.folded = self.part = 0
@@ -62,6 +63,7 @@ class MemoryTenant:
             replicas={replica: replace(row) for replica, row in data.replicas.items()},
             receipts=dict(data.receipts),
             gists=dict(data.gists),
+            names=dict(data.names),
             tail=data.log[-tail:] if tail else [],
         )
 
@@ -86,6 +88,8 @@ class MemoryTenant:
             confirmed[replica] = max(number, confirmed.get(replica, 0))
         for key in [key for key in data.receipts if key[1] <= confirmed.get(key[0], 0)]:
             del data.receipts[key]
+        names = {**data.names, **commit.names}
+        data.names = {name: body for name, body in names.items() if body is not None}
         data.seq, data.time = commit.seq, commit.time
 
     def fold(self, limit: int = 500) -> int:

@@ -58,6 +58,7 @@ CREATE TABLE replicas (replica TEXT PRIMARY KEY, user TEXT NOT NULL, last INTEGE
     confirmed INTEGER NOT NULL, time INTEGER NOT NULL, seen INTEGER NOT NULL);
 CREATE TABLE gists (replica TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY (replica, number));
+CREATE TABLE names (name TEXT PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE triples (subject TEXT NOT NULL, predicate TEXT NOT NULL, object, object_type TEXT, hlc TEXT NOT NULL,
     slot TEXT NOT NULL, deleted INTEGER NOT NULL, seq INTEGER NOT NULL, tx TEXT NOT NULL, author TEXT NOT NULL,
     PRIMARY KEY (subject, predicate, slot));"""
@@ -68,7 +69,8 @@ _SEEN = """
 ALTER TABLE replicas ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
 UPDATE replicas SET seen = (SELECT value >> 16 FROM meta WHERE name = 'time');
 CREATE TABLE gists (replica TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL,
-    PRIMARY KEY (replica, number))"""
+    PRIMARY KEY (replica, number));
+CREATE TABLE names (name TEXT PRIMARY KEY, body BLOB NOT NULL)"""
 OLDER = {
     "tripleweb tenant 2": archive.TABLES + ";" + _SEEN,  # and all of the log was rows
     "tripleweb tenant 3": _SEEN,
@@ -192,6 +194,7 @@ class SqliteTenant:
                     (replica, number): body
                     for replica, number, body in connection.execute("SELECT replica, number, body FROM gists")
                 },
+                names=dict(connection.execute("SELECT name, body FROM names")),
                 tail=newest[::-1],
                 registers=self._registers(connection, *folded, stack.pop_all()),
             )

@@ -322,7 +322,7 @@ class ClientCore:
         elif self.state == "online":
             if isinstance(frame, messages.Rows | Shown):
                 self._arrivals.rows(frame)
-            else:
+            elif isinstance(frame, messages.Failed):
                 self._arrivals.awaited.discard(frame.id)
             return Update(frame=frame)
         return Update()

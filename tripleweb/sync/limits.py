@@ -43,5 +43,8 @@ class Limits:
     answers_max: int = 200  # that are kept for windows,
     answer_bytes_max: int = 256 << 20  # of the rows of each, about
     answer_idle_ms: int = 60_000  # that nobody looks at
+    published_max: int = 10_000  # queries that pages may look at by name,
+    published_bytes_max: int = 64 << 10  # each with its inputs,
+    unused_ms: int = 180 * 86_400_000  # that nobody has looked at
     query_units: int = 5_000_000
     slice_units: int = 5_000

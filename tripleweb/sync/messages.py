@@ -122,14 +122,11 @@ What there is in an app, by predicate and number of triples, is asked by
 
 What there was, and what was done to an entity, is asked as `past` says.
 
-**Displays** are subscriptions of kind `rows`:
+**Displays** are subscriptions of kind `rows`, which the server answers for a page: see `views`. Such a query may also
+be asked for by a name, as `published` says.
 
-    > {"t":"subscribe","subscription":{"id":"top","kind":"rows","query":"[:find ?n :where [_ :user/name ?n]]"}}
-    < {"t":"rows","id":"top","epoch":"e1","seq":44,"reset":true,"columns":["n"],"added":[[["s","Ada"]]],"removed":[]}
     < {"t":"failed","id":"top","code":"query","message":"..."}
     > {"t":"unsubscribe","id":"top"}
-
-One with a `view` shows a window over the rows, in the order that a page wants, as `views` says.
 
 **Nothing is missing.** A stream loses nothing; should a proxy or a fault of ours lose, repeat or overtake a frame, then
 that is noticed, and answered by closing and saying hello again. What a client sends after its hello (pings aside)
@@ -188,6 +185,7 @@ from tripleweb.clock import parse_stamp, stamp_text
 from tripleweb.errors import ProtocolError
 from tripleweb.ids import BYTES_MAX, check_id, check_predicate
 from tripleweb.sync.past import PAST, Deeds, Did, Past, Was
+from tripleweb.sync.published import PUBLISH, Publish, Published, Watched
 from tripleweb.sync.views import VIEWS, Scroll, Shown, View
 from tripleweb.terms import TEXT_BYTES_MAX, Value, from_wire, kind, slot, to_wire
 
@@ -195,7 +193,7 @@ PROTOCOL = 2
 LINEAGE = "lineage"  # the feature of loading what queries need
 WINDOW = "window"  # that of saying what has come of a load
 GUARD = "guard"  # that of transactions with a check
-FEATURES = [LINEAGE, WINDOW, GUARD, PAST, VIEWS]
+FEATURES = [LINEAGE, WINDOW, GUARD, PAST, VIEWS, PUBLISH]
 FRAME_BYTES_MAX = 16 << 20
 TRANSACTION_CHANGES_MAX = 5_000_000
 TRANSACTION_BYTES_MAX = 224 << 20  # of its changes; what carries them may take another frame
@@ -219,6 +217,7 @@ class Subscription(msgspec.Struct, omit_defaults=True):
     predicates: list[str] = []
     have: int = 0
     view: View | None = None
+    published: str = ""
 
 
 def is_whole(subscription: Subscription) -> bool:
@@ -452,9 +451,11 @@ class Fault(msgspec.Struct, tag_field="t", tag="fault", omit_defaults=True):
 
 
 ClientFrame = (
-    Hello | Push | Confirm | Took | Subscribe | Unsubscribe | Scroll | Describe | Past | Deeds | Ping
-)
-ServerFrame = Welcome | Part | Poke | Rows | Shown | Failed | Described | Was | Did | Pong | Fault
+    Hello | Push | Confirm | Took | Subscribe | Unsubscribe | Scroll | Describe | Past | Deeds | Publish | Ping
+)  # fmt: skip
+ServerFrame = (
+    Welcome | Part | Poke | Rows | Shown | Failed | Described | Was | Did | Published | Watched | Pong | Fault
+)  # fmt: skip
 
 _encoder = msgspec.json.Encoder()
 _pack = msgspec.json.Encoder(enc_hook=str).encode  # a reference is text

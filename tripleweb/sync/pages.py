@@ -8,16 +8,23 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from tripleweb.datalog.query import Query
 from tripleweb.errors import QueryError
 from tripleweb.store import Delta, Store
 from tripleweb.sync.display import Display
 from tripleweb.sync.feed import Feed
 from tripleweb.sync.loads import Failure, Job, Loads
-from tripleweb.sync.messages import Failed, Subscription
+from tripleweb.sync.messages import Failed, Subscription, input_from_wire
+from tripleweb.sync.published import Publications, Publish, Published, Watched
 from tripleweb.sync.tail import Log
 from tripleweb.sync.views import View, ViewError
 from tripleweb.sync.windows import TooMany, Window, Windows
+
+
+class Unknown(Exception):
+    """A name that means nothing here."""
 
 
 class Filed:
@@ -56,7 +63,8 @@ def _read(query: Query) -> Iterable[str | None]:
 class Pages:
     """The displays and windows of a tenant."""
 
-    def __init__(self, log: Log, store: Store, loads: Loads) -> None:
+    def __init__(self, log: Log, store: Store, loads: Loads, published: Publications) -> None:
+        self._published = published
         self._log = log
         self._store = store
         self._loads = loads
@@ -74,9 +82,13 @@ class Pages:
             if subscription.view is not None:
                 self._open(feed, subscription, subscription.view)
                 return None
+            if subscription.query is None:
+                return "query", "a subscription of kind 'rows' has a query, or a view and the name of one"
             display = Display(subscription)
         except ViewError as error:
             return "view", str(error)
+        except Unknown as error:
+            return "unknown", str(error)
         except TooMany as error:
             return "limits", str(error)
         except (QueryError, ValueError, TypeError) as error:
@@ -91,11 +103,34 @@ class Pages:
     def _open(self, feed: Feed, subscription: Subscription, view: View) -> None:
         if len(feed.windows) - (subscription.id in feed.windows) >= self._loads.limits.windows_max:
             raise TooMany(f"a connection has at most {self._loads.limits.windows_max:,} windows")
+        name = subscription.published
+        if name:
+            meant = self._published.find(name, self._log.now_ms)
+            if meant is None:
+                raise Unknown("nobody knows this view here (any more)")
+            subscription = replace(subscription, query=meant.query, inputs=meant.inputs, rules=meant.rules)
         window = self.windows.open(feed, subscription, view)
+        window.published = name
         self.hide(feed, subscription.id)
         feed.windows[subscription.id] = window
         self._viewers[window] = feed
         self._answers.put(window.answer.told.query, window)
+        for publisher in self._published.look(name) if name else ():
+            publisher.out.append((0, Watched(name)))
+            self._loads.due[publisher] = None
+
+    def publish(self, feed: Feed, asked: Publish, user: str, batch: Callable[[], int]) -> None:
+        """Gives a query its name, or says why it has none; the name leaves when what commit `batch` has is durable."""
+        self._loads.due[feed] = None
+        try:
+            inputs = [input_from_wire(wire) for wire in asked.inputs]
+            name = self._published.publish(asked, user, self._log.now_ms, inputs)
+        except (QueryError, ValueError, TypeError) as error:
+            feed.out.append((0, Failed(asked.id, "query", str(error))))
+            return
+        feed.out.append((batch(), Published(asked.id, name)))
+        if self._published.hear(feed, name):
+            feed.out.append((batch(), Watched(name)))
 
     def scroll(self, feed: Feed, name: str, view: View) -> None:
         """A window looks otherwise now, if it is (still) there."""
@@ -114,6 +149,8 @@ class Pages:
             self._answers.take(window.answer.told.query, window)
             self.windows.close(window)
             del self._viewers[window]
+            if window.published:
+                self._published.look_away(window.published)
 
     def resume(self, feed: Feed) -> None:
         """A connection reads again."""
@@ -137,6 +174,7 @@ class Pages:
         """A connection is gone."""
         for name in [*feed.displays, *feed.windows]:
             self.hide(feed, name)
+        self._published.leave(feed)
 
     def noticed(self, delta: Delta) -> None:
         """The store has changed."""

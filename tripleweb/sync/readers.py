@@ -22,6 +22,7 @@ from tripleweb.sync.feed import Come, Conn, Feed, Gone, Holding, Load, News, Rea
 from tripleweb.sync.loads import Failure, Job, Loads, failure_of
 from tripleweb.sync.messages import Failed, Part, Receipt, ServerFrame, Subscription
 from tripleweb.sync.pages import Pages
+from tripleweb.sync.published import Publications
 from tripleweb.sync.records import Entry
 from tripleweb.sync.relevance import Interest, Relevance
 from tripleweb.sync.tail import Log, Shared, Tail, Told, parts
@@ -31,7 +32,13 @@ class Readers:
     """All that is read of one tenant."""
 
     def __init__(
-        self, log: Log, store: Store, tail: Tail, limits: ReaderLimits, random_id: Callable[[], str]
+        self,
+        log: Log,
+        store: Store,
+        tail: Tail,
+        limits: ReaderLimits,
+        random_id: Callable[[], str],
+        published: Publications,
     ) -> None:
         self.log = log
         self.store = store
@@ -44,7 +51,7 @@ class Readers:
         self._whole: dict[Feed, None] = {}
         self.due: dict[Feed, None] = {}  # who may have something to send
         self.loads = Loads(log, store, self.relevance, limits, self.due)
-        self.pages = Pages(log, store, self.loads)
+        self.pages = Pages(log, store, self.loads, published)
         self._swept: set[Interest] = set()  # that are to be swept
 
     # -- coming and going --------------------------------------------------------------------------------------
@@ -204,7 +211,7 @@ class Readers:
             else:  # the cursor of who holds some places only may be of before it was told to forget others
                 is_kept = greets or holding is None
                 self._subscribe_whole(feed, subscription, subscription.cursor if is_kept else None)
-        elif subscription.kind == "rows" and subscription.query is not None:
+        elif subscription.kind == "rows":
             if (failure := self.pages.show(feed, subscription)) is not None:
                 self._fail(feed, name, *failure)
         else:

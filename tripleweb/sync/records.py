@@ -71,6 +71,9 @@ class Commit:
     gists: list[tuple[str, int, bytes]] = field(
         default_factory=list
     )  # replica, number, what takes the place of its receipts up to there (see `decisions`)
+    names: dict[str, bytes | None] = field(
+        default_factory=dict
+    )  # of published queries; None: of none any more
 
 
 @dataclass(slots=True)
@@ -88,6 +91,7 @@ class TenantState:
     tail: list[Entry] = field(default_factory=list)
     backup: tuple[str, int] | None = None  # (epoch, seq): so far the latest verified backup reaches
     origin: str = ""  # the epoch in which it began; whoever is deleted and made anew has another
+    names: dict[str, bytes] = field(default_factory=dict)  # of published queries
 
 
 # -- replica -------------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from tripleweb.sync.messages import (
     Welcome,
     register_to_wire,
 )
+from tripleweb.sync.published import Publications, Publish
 from tripleweb.sync.readers import Readers
 from tripleweb.sync.records import Commit, Entry, ReplicaRow, TenantState
 from tripleweb.sync.tail import Tail
@@ -102,7 +103,10 @@ class TenantCore:
         self.replicas = state.replicas
         self.connections: dict[Conn, _Connection] = {}
         self._tail = Tail(state.tail, state.seq, self.limits.tail_max)
-        self.readers = Readers(self, self.store, self._tail, self.limits, partial(nano_id, random_bytes, 12))
+        self.published = Publications(state.names, self.limits, partial(nano_id, random_bytes))
+        self.readers = Readers(
+            self, self.store, self._tail, self.limits, partial(nano_id, random_bytes, 12), self.published
+        )
         self.decisions = Decisions(state.receipts, state.gists, self.replicas, self.limits)
         self._building = Commit(1, self.seq, self.clock.last)
         self._told_bytes = 0  # about, of registers, in the receipts of that
@@ -110,7 +114,7 @@ class TenantCore:
         self._durable_batch = 0
         self._may_send = True  # False: nothing has happened since that could let a frame leave
         self.guards = Guards(self.store, self.limits)
-        self._now_ms = 0  # when something last came in
+        self.now_ms = 0  # when something last came in
         self._guards_turn = False
 
     # -- connections -------------------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ class TenantCore:
         link = self.connections.get(conn)
         if link is None:
             return
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         if len(link.feed.out) > self.limits.unread_max:
             raise ProtocolError("overload", "much is asked for, and what is answered is not read")
         if not isinstance(frame, (messages.Push, messages.Confirm)):  # these wait for a commit
@@ -185,6 +189,9 @@ class TenantCore:
         elif isinstance(frame, messages.Describe):
             _check_name(frame.id)
             self.readers.describe(link.feed, frame.id)
+        elif isinstance(frame, Publish):
+            _check_name(frame.id)
+            self.readers.pages.publish(link.feed, frame, link.actor.user, self._names_batch)
         # what looks back is answered by whoever has the log
 
     def _hello(self, conn: Conn, link: _Connection, hello: Hello, now_ms: int) -> None:
@@ -289,9 +296,9 @@ class TenantCore:
     def _take_in_turn(self, link: _Connection, pushed: PushedTransaction, is_whole: bool) -> None:
         """Decides on a transaction that had to wait. Raises `guards.Heavy`."""
         try:
-            self._take(link, pushed, is_whole, self._now_ms)
+            self._take(link, pushed, is_whole, self.now_ms)
         except ProtocolError as error:
-            self._expel(link, str(error), self._now_ms, error.code)
+            self._expel(link, str(error), self.now_ms, error.code)
 
     def _take(self, link: _Connection, pushed: PushedTransaction, is_whole: bool, now_ms: int) -> None:
         """Decides on a transaction, if that has not been done before, and has its receipt told."""
@@ -492,6 +499,12 @@ class TenantCore:
             return self._building.batch
         return self._durable_batch if self._in_flight is None else self._in_flight.batch
 
+    def _names_batch(self) -> int:
+        """The commit that must be durable before the names of published queries may be told."""
+        if self.published.changed or self._building.names:
+            return self._building.batch
+        return self._durable_batch if self._in_flight is None else self._in_flight.batch
+
     def is_durable(self, batch: int) -> bool:
         return batch <= self._durable_batch
 
@@ -499,8 +512,13 @@ class TenantCore:
         """What must become durable now; None while another commit is out or nothing changed. `urgent`: nor where there
         are confirmations (or gists) only, which can wait, since a client that is not believed says them again."""
         building = self._building
+        building.names.update(self.published.changed)
+        self.published.changed.clear()
         is_due = (
-            building.entries or building.receipts or ((building.replicas or building.gists) and not urgent)
+            building.entries
+            or building.receipts
+            or building.names
+            or ((building.replicas or building.gists) and not urgent)
         )
         if self._in_flight is not None or not is_due:
             return None
@@ -565,5 +583,6 @@ class TenantCore:
         """To be called every few seconds: forgets what replicas hold that have been away for long, and all but the gist
         of the receipts of those who were not seen for very long."""
         self._may_send = True
+        self.published.tick(now_ms)
         self.readers.tick(now_ms)
         self.decisions.look({link.replica for link in self.connections.values()}, now_ms)

@@ -35,6 +35,7 @@ class Log(Protocol):
     epoch: str
     seq: int
     durable_seq: int
+    now_ms: int  # when something last came in
 
     def last_batch(self) -> int:
         """The commit that must be durable before the store's present content may be shown."""

@@ -1,6 +1,11 @@
 """Windows: how a page looks at the rows of an answer, and what it is told of them. Pure; the rest of the protocol is in
 `messages`.
 
+A subscription of kind `rows` is told all rows of its query, then what came and what went:
+
+    > {"t":"subscribe","subscription":{"id":"top","kind":"rows","query":"[:find ?n :where [_ :user/name ?n]]"}}
+    < {"t":"rows","id":"top","epoch":"e1","seq":44,"reset":true,"columns":["n"],"added":[[["s","Ada"]]],"removed":[]}
+
 A server that has the feature `views` keeps the rows of a query in any order for a subscription of kind `rows` that has
 a `view`, and sends those that a window shows:
 

@@ -97,6 +97,7 @@ class Window:
 
     def __init__(self, name: str, reader: Reader, answer: Answer, look: Look) -> None:
         self.id = name
+        self.published = ""  # the name by which its query was asked for
         self.reader = reader
         self.answer = answer
         self.look = look
@@ -213,7 +214,7 @@ class Windows:
     def scroll(self, window: Window, view: View) -> None:
         """It looks otherwise now. Raises `ViewError`."""
         window.look = self._read(window.answer, view)
-        window.is_changed = True
+        window.is_changed, window.is_behind = True, False
         self.wake(window.answer)
 
     def close(self, window: Window) -> None:
@@ -227,6 +228,10 @@ class Windows:
     def resume(self, window: Window) -> None:
         """Its connection reads again."""
         if window.is_behind or window.is_changed or window.answer.is_stale:
+            window.is_changed, window.is_behind = (
+                True,
+                False,
+            )  # where its answer is being worked on, it is seen to, too
             self.wake(window.answer)
 
     def noticed(self, answer: Answer) -> None:
