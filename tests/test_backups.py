@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -110,6 +111,10 @@ def test_what_is_no_backup_of_this_app_is_refused(stores: SqliteStores, tmp_path
     alter(foreign, "CREATE TABLE meta (name TEXT, value)")
     data = stores.folder / file_name(APP)
     before = names(stores.folder), data.read_bytes()
+    with pytest.raises(
+        StorageError, match=f"^{re.escape(str(text))} "
+    ):  # the file that they gave, not a copy of ours
+        backups.put_back(stores, APP, text)
     for wrong, said in (
         (text, "no backup"),
         (empty, "no backup"),
@@ -289,7 +294,7 @@ def test_the_command_line_on_a_running_server(
         assert main(["check", "--url", server.url]) == 0
         assert main(["compact", APP, "--url", server.url]) == 0
         assert main(["restore", APP, __file__, "--url", server.url]) == 1
-        assert "no backup" in capsys.readouterr().err
+        assert "400: the body is no backup" in capsys.readouterr().err
         monkeypatch.setenv("TRIPLEWEB_TOKEN", "wrong")
         assert main(["check", APP, "--url", server.url]) == 1
         assert "403" in capsys.readouterr().err
@@ -308,6 +313,44 @@ def test_only_admins_get_at_the_files(folder: Path, method: str, path: str) -> N
             answer = user.call(method, f"apps/{APP}/{path}", b"{}" if method != "GET" else None)
             assert answer.error == (403, "forbidden"), answer
         assert names(folder) == before
+
+
+def test_apps_are_listed_of_a_folder_and_of_a_running_server(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Contract: "`tripleweb apps | …` work on the data directory (`--data DIR`) or on a running server (`--url`)"."""
+    with WebServer(SqliteStores(folder), owner="ada") as server:
+        made = User(server).post("apps", {"name": "Ü 🦊"}).json["id"]
+        monkeypatch.setenv("TRIPLEWEB_TOKEN", server.token)
+        assert main(["apps", "--url", server.url]) == 0
+        told = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+        assert sorted(told) == sorted([[APP, "admin", APP], [made, "admin", "Ü 🦊"]])
+        server.announce(folder)
+        assert main(["apps", "--data", str(folder)]) == 0  # the running server that has the folder
+        assert f"{made}  admin  Ü 🦊" in capsys.readouterr().out.splitlines()
+    assert main(["apps", "--data", str(folder)]) == 0
+    told = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(told) == sorted([[APP, APP], [made, "Ü 🦊"]])
+    assert main(["apps", "--data", str(folder / "nowhere")]) == 1
+
+
+def test_a_body_that_is_no_backup_of_the_app_is_malformed(folder: Path, tmp_path: Path) -> None:
+    """Contract: "Errors are {"error", "message"}". 503 would have clients try again, and our paths mean nothing to
+    them."""
+    assert main(["backup", APP, str(tmp_path / "b"), "--data", str(folder)]) == 0
+    good = (tmp_path / "b").read_bytes()
+    with WebServer(SqliteStores(folder), owner="ada") as server:
+        ada = User(server)
+        before = ada.get("apps").json
+        for app, body, said in (
+            (APP, b"{not a backup", "no backup"),
+            (APP, b"SQLite format 3\x00" + b"x" * 5_000, "the body"),
+            ("other", good, "a backup of app"),
+        ):
+            answer = ada.call("POST", f"apps/{app}/restore", body)
+            assert answer.error == (400, "malformed"), answer
+            assert said in answer.json["message"] and str(folder) not in answer.json["message"]
+        assert ada.get("apps").json == before and names(folder / "backups") == []
 
 
 def test_a_server_in_memory_says_that_it_has_no_files() -> None:

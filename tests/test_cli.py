@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -58,6 +59,38 @@ def test_the_word_it_leaves_is_for_its_user_alone_and_taken_back_at_the_end(
     assert not word.exists()
     with pytest.raises(tripleweb.NoServerError, match="tripleweb serve"):
         tripleweb.connect("notes")
+
+
+def test_who_was_given_address_and_token_is_let_in_again_after_a_restart(tmp_path: Path) -> None:
+    """Contract: "A known server that is down is no error: the store … keeps trying." A new token would refuse it."""
+    folder = tmp_path / "apps"
+    port = "0"
+    for ending in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tripleweb.cli", "serve", "--data", str(folder), "--port", port],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert "serves" in process.stdout.readline()
+            if port == "0":
+                told = places.announced(folder)
+                assert told is not None
+                port = str(urlsplit(told["url"]).port)
+                db = tripleweb.connect("notes", url=told["url"], token=told["token"], path=":memory:")
+            db.insert("note", text=ending.name)
+            db.flush(40)
+            assert db.status.state == "online"
+        finally:
+            process.send_signal(ending)
+            process.wait(20)
+            process.stdout.close()  # type: ignore[union-attr]
+        db.insert("note", text="while it is down")
+    db.close()
+    assert (folder / places.TOKEN).stat().st_mode & 0o077 == 0
+    (folder / places.TOKEN).write_text("short")  # what is no token is not taken for one
+    assert places.lasting_token(folder) not in ("short", told["token"])
 
 
 def test_a_second_server_of_the_same_folder_says_who_has_it(

@@ -180,7 +180,7 @@ def serving(*options: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_server_that_is_started_again_elsewhere_is_found_again() -> None:
-    """Another port, another token, the same data; nobody does anything."""
+    """Another port, the same data; nobody does anything."""
     with serving() as first:
         db = tripleweb.connect("notes", path=":memory:")
         db.insert("note", text="before")

@@ -1,4 +1,4 @@
-"""`tripleweb backup | restore | check | compact`: the data of apps, cared for from the command line.
+"""`tripleweb apps | backup | restore | check | compact`: the data of apps, cared for from the command line.
 
 They work on a server's folder, whose lock they hold meanwhile, or on a running server, over HTTP: `--url`, with a token
 of one of the app's admins in `--token` or TRIPLEWEB_TOKEN. Where the folder belongs to a running server that has left
@@ -34,13 +34,15 @@ TIMEOUT_S = 3_600
 def add_commands(commands: Any) -> None:
     """The commands and what they take."""
     for name, told in (
+        ("apps", "list the apps: ID, role on a running server, name"),
         ("backup", "write an app's data to a file, also while it is in use"),
         ("restore", "replace an app's data by a backup; what was there is moved aside"),
         ("check", "see whether an app's data is whole; without APP, that of every app"),
         ("compact", "make an app's file as small as what is in it"),
     ):
         command = commands.add_parser(name, help=told)
-        command.add_argument("app", nargs="?" if name == "check" else None, metavar="APP", type=app_id)
+        if name != "apps":
+            command.add_argument("app", nargs="?" if name == "check" else None, metavar="APP", type=app_id)
         if name in ("backup", "restore"):
             command.add_argument("file", type=Path, metavar="FILE")
         if name == "restore":
@@ -81,6 +83,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _do(place: _Folder | _Server, options: argparse.Namespace) -> int:
+    if options.command == "apps":
+        listed = place.listed()
+        widths = [max(len(cells[n]) for cells in listed) for n in (0, 1)] if listed else [0, 0]
+        for name, role, title in listed:
+            print("  ".join(cell for cell in (name.ljust(widths[0]), role.ljust(widths[1]), title) if cell))
+        return 0
     app = options.app
     if options.command == "backup":
         note = place.backup(app, options.file)
@@ -120,6 +128,12 @@ class _Folder:
 
     def apps(self) -> list[str]:
         return self._stores.tenants()
+
+    def listed(self) -> list[tuple[str, str, str]]:
+        """(ID, role, name) of every app, also of one that has a file and no entry; a folder gives nobody a role."""
+        entries = self._stores.apps()
+        known = {*entries, *self.apps()}
+        return [(app, "", entries[app].name if app in entries else app) for app in sorted(known)]
 
     def backup(self, app: str, target: Path) -> backups.Note:
         self._known(app)
@@ -163,7 +177,11 @@ class _Server:
         self._token = token
 
     def apps(self) -> list[str]:
-        return [entry["id"] for entry in self._json("GET", "apps")]
+        return [name for name, _, _ in self.listed()]
+
+    def listed(self) -> list[tuple[str, str, str]]:
+        """(ID, role, name) of the apps that the token may see."""
+        return [(entry["id"], entry["role"], entry["name"]) for entry in self._json("GET", "apps")]
 
     def backup(self, app: str, target: Path) -> backups.Note:
         fresh = target.with_name(f".{target.name}.{os.getpid()}.part")

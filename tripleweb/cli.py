@@ -1,7 +1,8 @@
 """The command line: a server without Jupyter, for scripts, IPython and editors on this machine; and care of its data.
 
     tripleweb serve [--data DIR] [--port N]
-    tripleweb backup APP FILE | restore APP FILE | check [APP] | compact APP  [--data DIR | --url URL --token TOKEN]
+    tripleweb apps | backup APP FILE | restore APP FILE | check [APP] | compact APP
+                                                                   [--data DIR | --url URL --token TOKEN]
     tripleweb export APP FILE | import APP FILE  [--data DIR | --url URL]
 
 `care` and `ferry` say what the latter do. The server listens on loopback only, keeps its apps in DIR (by default where

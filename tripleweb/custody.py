@@ -194,7 +194,10 @@ class Restore(Upload):
         hub, force = self.open_hub(), self.get_query_argument("force", "") == "1"
         await hub.in_thread(self._file.close)
         with refusing():
-            done = await Custody(hub).restore(app, self._path, force)
+            try:
+                done = await Custody(hub).restore(app, self._path, force)
+            except backups.UnfitError as error:  # who sent it knows nothing of our file
+                raise Refusal(400, str(error).replace(str(self._path), "the body")) from error
         aside = done.aside.name if done.aside is not None else None
         self.reply({"epoch": done.epoch, "seq": done.note.seq, "aside": aside})
 

@@ -107,8 +107,8 @@ def follow(
 ) -> Callable[[], tuple[str, str | None]] | None:
     """How to find a server that may move, by its (address, token) of now; None for one that stays where it is.
 
-    The server of the data folder on this machine has another port and token each time it is started, and may be
-    another process tomorrow; it is the same server by its data.
+    The server of the data folder on this machine has another port each time it is started, and may be another process
+    tomorrow; it is the same server by its data.
     """
     if place.source == EMBEDDED:
         return embedded.locate

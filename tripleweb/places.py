@@ -1,7 +1,8 @@
 """Where tripleweb keeps its files: one rule, for servers and replicas alike.
 
 `TRIPLEWEB_DATA` names the folder; without it, it is the user's data folder of the platform. Below it, `server` belongs
-to the server of this user and machine, `replicas` to the kernels.
+to the server of this user and machine, `replicas` to the kernels. A server's folder has a token of its own, in the
+file `token`, which outlives restarts; `serving.json` says where the server is, while it runs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tripleweb.ids import nano_id
+
 ANNOUNCEMENT = "serving.json"
+TOKEN = "token"
+TOKEN_LENGTH = 43
 
 
 def data_dir(environment: Mapping[str, str] = os.environ) -> Path:
@@ -51,6 +56,29 @@ def announce(folder: Path, url: str, token: str) -> None:
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump({"url": url, "token": token, "pid": os.getpid(), "host": platform.node()}, file)
     fresh.replace(path)
+
+
+def lasting_token(folder: Path) -> str:
+    """The token of a server's folder, made when it is first asked for; the same after a restart, so that who was given
+    it is let in again. For this user's eyes only; a folder without the file `token` gets another one.
+
+    Raises `OSError` where it cannot be read or kept.
+    """
+    path = folder / TOKEN
+    try:
+        held = path.read_text(encoding="ascii").strip()
+        if len(held) >= TOKEN_LENGTH and held.isprintable():
+            return held
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    token = nano_id(os.urandom, TOKEN_LENGTH)
+    fresh = path.with_suffix(f".{os.getpid()}")
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        file.write(token + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    return token
 
 
 def withdraw(folder: Path) -> None:

@@ -402,7 +402,8 @@ class WebServer:
 
     def announce(self, folder: Path) -> None:
         """Leaves word in a data folder how this server is reached. Raises `OSError`."""
-        places.announce(folder, self.url, self.access.mint(self.access.owner, shared=True, relays=True))
+        grant = Grant(self.access.owner, relays=True)
+        places.announce(folder, self.url, self.access.accept(places.lasting_token(folder), grant))
 
     def stop(self, timeout: float = 15) -> None:
         """Ends it; raises what went wrong in doing so, `TimeoutError` if it takes longer."""

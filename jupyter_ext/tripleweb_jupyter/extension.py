@@ -181,7 +181,8 @@ class TripleWeb(ExtensionApp):
         if url is None:
             return
         try:
-            places.announce(self._folder, url, access.mint(access.owner, shared=True, relays=True))
+            token = access.accept(places.lasting_token(self._folder), Grant(access.owner, relays=True))
+            places.announce(self._folder, url, token)
             self._announced = True
         except OSError as error:
             self.log.warning("tripleweb: other servers will not find this one: %s", error)

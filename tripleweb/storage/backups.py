@@ -41,6 +41,10 @@ _FOLD = 5_000
 _READ = 2_000
 
 
+class UnfitError(StorageError):
+    """A file that cannot be put back: it is no backup, a damaged one, or one of another app."""
+
+
 class Note(msgspec.Struct, frozen=True):
     """What a backup says of itself. `digest` is of all that its log and its registers say."""
 
@@ -111,16 +115,20 @@ def verify(path: Path) -> Note:
 
 def put_back(stores: SqliteStores, app: str, source: Path, *, force: bool = False) -> PutBack:
     """Replaces an app's data by a backup, which is only read; the app must not be open. `force`: also by a backup of
-    another app. Raises `StorageError`; then the app's data is what it was."""
+    another app. Raises `UnfitError` for what is no backup of the app, `StorageError` for what else goes wrong; then the
+    app's data is what it was."""
     place = stores.folder / file_name(app)
     fresh, blocked = _beside(place), Path(f"{place}{BLOCKED}")
     epoch = nano_id(os.urandom)
     try:
         shutil.copyfile(source, fresh)
         os.chmod(fresh, 0o600)
-        note = verify(fresh)
+        try:
+            note = verify(fresh)
+        except StorageError as error:  # of the copy; the file that was given is what they know
+            raise UnfitError(str(error).replace(str(fresh), str(source))) from error
         if note.app != app and not force:
-            raise StorageError(f"{source} is a backup of app {note.app!r}, not of {app!r}")
+            raise UnfitError(f"{source} is a backup of app {note.app!r}, not of {app!r}: force takes it, too")
         tenant = SqliteTenant(fresh, app)
         try:
             tenant.begin_epoch(epoch)
