@@ -14,7 +14,7 @@ import pytest
 
 from tests.pages import Page, answer, expected, plain
 from tests.peers import Peers
-from tripleweb.datalog import aggregates, arranged, ranking
+from tripleweb.datalog import aggregates, arranged, builtins, ranking, standing, vectorised
 from tripleweb.datalog.query import parse
 from tripleweb.sync import messages, windows
 from tripleweb.sync.messages import Subscription
@@ -527,6 +527,31 @@ def test_an_order_is_made_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             planted(patch)
             assert most_keys_of_a_step(patch, size) > most, f"not noticed: {name}"
+
+
+def test_what_is_found_beside_the_loop_comes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call that counts 100,000 rows holds the interpreter's lock for 15 ms, and the loop with it."""
+    size, parts = 6_000, {"counted": Counter[int](), "filled": Counter[int]()}
+
+    def noting(name: str) -> Any:
+        def chunks(values: Any, *size: int) -> Any:
+            for part in builtins.chunks(values, *size):
+                parts[name][len(part)] += 1
+                yield part
+
+        return chunks
+
+    peers = Peers(Limits(tail_max=10))
+    people(peers, size)
+    monkeypatch.setattr(vectorised.run, "chunks", noting("counted"))
+    monkeypatch.setattr(standing, "chunks", noting("filled"))
+    page = Page(peers).connect()
+    page.ask("w", PEOPLE, View(3))
+    peers.settle()
+    assert len(shown(page)) == 3
+    for name, sizes in parts.items():
+        assert sum(count * length for length, count in sizes.items()) == size, (name, sizes)
+        assert max(sizes) <= builtins.CHUNK, (name, sizes)
 
 
 # -- random histories -----------------------------------------------------------------------------------------

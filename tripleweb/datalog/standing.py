@@ -19,7 +19,7 @@ from typing import Any
 from tripleweb.datalog.accumulators import CUSTOM, Accumulator, Kept, Ranked, Total, kept
 from tripleweb.datalog.aggregates import AGGREGATES
 from tripleweb.datalog.answer import Rows, fold, outward_rows
-from tripleweb.datalog.builtins import NUMBERS, complete, inward, outward
+from tripleweb.datalog.builtins import NUMBERS, chunks, complete, inward, outward
 from tripleweb.datalog.clauses import Variable
 from tripleweb.datalog.query import Aggregate, Query, variable_name
 from tripleweb.datalog.ranking import Meter, Row, Window, count, row_order
@@ -101,7 +101,8 @@ class Standing:
             for row in rows:
                 self.apply(row, 1)
         else:
-            self._pending.update(zip(rows, repeat(1)))
+            for part in chunks(rows):  # in one call they would keep other threads from running for as long
+                self._pending.update(zip(part, repeat(1)))
 
     def settle(self) -> Rows | None:
         """Ends a commit: what came into the answer and what left it since the last one; None if nothing did.

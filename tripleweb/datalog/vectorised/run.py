@@ -8,7 +8,7 @@ plain evaluator; a run that raises leaves nothing behind but mirrors.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from tripleweb.datalog.answer import Result, Row, answer, ordered
 from tripleweb.datalog.bodies import Body, Literal, Member, members_of, predicates_of
-from tripleweb.datalog.builtins import complete, inward, outward
+from tripleweb.datalog.builtins import chunks, complete, inward, outward
 from tripleweb.datalog.captured import Relation, Scope
 from tripleweb.datalog.evaluate import Budget
 from tripleweb.datalog.joins import steps as rows_expected
@@ -179,7 +179,9 @@ class Vectorised:
         found: Counter[Row] = Counter()
         for body in self.bodies:
             batch, _ = self._body(run, body)
-            found.update(_rows([batch.vectors[name] for name in body.head], batch.size) if batch.size else ())
+            rows = _tuples([batch.vectors[name] for name in body.head], batch.size) if batch.size else ()
+            for part in chunks(rows):  # in one call they would keep other threads from running for as long
+                found.update(part)
         run.answer(len(found))
         self.touched = run.touched + self._scope.work[0]
         return found
@@ -283,7 +285,11 @@ def _given(run: Run, relation: Relation, width: int) -> Tuples:
     return Tuples.of([run.codes.of(vector) for vector in vectors])
 
 
-def _rows(vectors: Sequence[Vector], size: int) -> list[Row]:
+def _tuples(vectors: Sequence[Vector], size: int) -> Iterable[Row]:
     """Rows in the engine's values."""
     lists = [vector.inward().tolist() for vector in vectors]
-    return list(zip(*lists, strict=True)) if lists else [()] * size
+    return zip(*lists, strict=True) if lists else [()] * size
+
+
+def _rows(vectors: Sequence[Vector], size: int) -> list[Row]:
+    return list(_tuples(vectors, size))
