@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import random
+import threading
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,11 +17,13 @@ import pandas as pd
 import pytest
 
 import tripleweb
+from tests.test_identity import in_fork
 from tests.test_store import VALUES, added, check_counts_and_indexes, members, random_changes, triples
 from tripleweb import influx, t
 from tripleweb import progress as bars
 from tripleweb.blocks import Changes
 from tripleweb.change import SINGLE, Change
+from tripleweb.collector import collector_at_rest
 from tripleweb.errors import DeletedError, SchemaError, TriplewebError
 from tripleweb.frame import frame_columns
 from tripleweb.intake import are_plain_ids, taken_column, taken_ids
@@ -247,6 +250,43 @@ def test_a_frame_that_fails_has_written_nothing(seed: int) -> None:
         bulk(db, random_frame(rng, ["e1", "e1"]))
 
 
+def test_the_collector_rests_as_long_as_anybody_needs_it() -> None:
+    """Whoever comes when another one is inside, and leaves after it, neither ends its rest nor leaves it resting."""
+    first, second = collector_at_rest(), collector_at_rest()
+    assert gc.isenabled()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not gc.isenabled()
+    second.__exit__(None, None, None)
+    assert gc.isenabled()
+
+
+def test_in_a_fork_the_collector_runs_though_another_thread_was_inside() -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def rest() -> None:
+        with collector_at_rest():
+            inside.set()
+            leave.wait(60)
+
+    def afterwards() -> tuple[bool, bool, bool]:
+        before = gc.isenabled()
+        with collector_at_rest():
+            within = gc.isenabled()
+        return before, within, gc.isenabled()
+
+    thread = threading.Thread(target=rest)
+    thread.start()
+    try:
+        assert inside.wait(60)
+        assert in_fork(afterwards) == "(True, False, True)"
+    finally:
+        leave.set()
+        thread.join(60)
+    assert gc.isenabled()
+
+
 def test_the_collector_runs_as_before() -> None:
     db = tripleweb.open()
     frozen = gc.get_freeze_count()
@@ -376,6 +416,23 @@ def test_what_is_absorbed_is_merged(seed: int, monkeypatch: pytest.MonkeyPatch) 
     empty = Store()
     influx.replace(empty, list(one.registers()))
     assert registers(empty) == registers(one), f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_gathered_is_merged(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever pieces and order it comes, also where equal stamps meet and what is gathered has to make room."""
+    rng = random.Random(f"{seed}/gather")
+    monkeypatch.setattr(influx, "FEW", rng.choice([0, 3, 50]))
+    monkeypatch.setattr(influx, "SLICE", rng.choice([1, 20, 50_000]))
+    monkeypatch.setattr(influx, "STEP", rng.choice([1, 7, 10_000]))
+    pieces = [random_changes(rng, rng.randrange(80), rng.choice([3, 60])) for _ in range(rng.randrange(6))]
+    one, other = Store(), Store()
+    for piece in pieces:
+        one.apply(piece)
+    counts = list(influx.gather(other, pieces))
+    assert registers(one) == registers(other), f"seed {seed}"
+    assert sum(counts) >= sum(map(len, pieces)) and max(counts, default=0) <= max(80, influx.STEP)
+    check_counts_and_indexes(other, seed)
 
 
 def test_equal_references_that_come_become_one_object() -> None:

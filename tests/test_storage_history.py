@@ -296,6 +296,34 @@ def test_a_damaged_archive_is_an_error_not_a_guess(tmp_path: Path) -> None:
     storage.close()
 
 
+def test_only_what_is_asked_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large kind that nobody asks for no page is read, nor of one whose frame holds it already, however long ago
+    the first run was."""
+    path = tmp_path / "app"
+    storage, tenant = SqliteTenant(path, "app", TINY), Tenant("asked")
+    for n in range(1, 60):
+        commit, kind = Commit(n, n, 0), "small" if n in (1, 58) else "large"
+        tenant._enter(commit, REPLICAS[0], n, [Change(f"e{n % 4}", f"{kind}/a", SINGLE, n, n, "a")])
+        storage.commit(commit)
+        while storage.fold() or storage.archive():
+            pass
+    assert rows(path, "runs") > 5
+    read: list[bytes] = []
+
+    def unpacked(body: bytes) -> bytes:
+        read.append(body)
+        return real(body)
+
+    real = archive.unpacked
+    monkeypatch.setattr(archive, "unpacked", unpacked)
+    last = tenant.seq - TINY.kept
+    for kinds, most in (({"nothing"}, 0), ({"small"}, 2), ({"large"}, 1 + TINY.frame)):
+        read.clear()
+        assert found(storage, last, kinds) == replayed(tenant, last, kinds)
+        assert len(read) <= most, kinds
+    storage.close()
+
+
 def test_reading_the_past_goes_on_while_it_is_cut_off(tmp_path: Path) -> None:
     storage = SqliteTenant(tmp_path / "app", "app", TINY)
     tenant = filled(storage, "reading")

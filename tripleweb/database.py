@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from tripleweb import past, writes
+from tripleweb.collector import collector_at_rest
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.explain import COLUMNS, explain
@@ -38,7 +39,6 @@ from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
 from tripleweb.shield import Shield
 from tripleweb.status import WHAT, Status, receipts
-from tripleweb.storage.replica import collector_at_rest
 from tripleweb.subscriptions import Asked, check_of
 
 if TYPE_CHECKING:

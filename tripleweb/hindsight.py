@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any, Protocol
 
+from tripleweb.collector import collector_at_rest
 from tripleweb.errors import HistoryError, StorageError
 from tripleweb.ids import check_id
 from tripleweb.line import Line
@@ -169,12 +170,13 @@ def _slice(steps: Steps) -> tuple[int, list[bytes], bool]:
     ends = time.monotonic() + SLICE_S
     work = 0
     frames: list[bytes] = []
-    while time.monotonic() < ends:
-        try:
-            done, frame = next(steps)
-        except StopIteration:
-            return work, frames, False
-        work += done
-        if frame is not None:
-            frames.append(messages.encode(frame))
+    with collector_at_rest():
+        while time.monotonic() < ends:
+            try:
+                done, frame = next(steps)
+            except StopIteration:
+                return work, frames, False
+            work += done
+            if frame is not None:
+                frames.append(messages.encode(frame))
     return work, frames, True

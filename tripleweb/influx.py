@@ -6,20 +6,21 @@ Invariants: `absorb` leaves what `Store.apply` would leave, whatever is there an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
 from tripleweb.blocks import Block, Changes, Sets, Singles
 from tripleweb.cells import value_order
-from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change
+from tripleweb.change import COUNTER, DELETED, RESET, SINGLE, Change, Key, outranks
 from tripleweb.delta import ColumnDelta, Delta, net
 from tripleweb.store import Store
 from tripleweb.terms import Ref, Value
 from tripleweb.view import ABSENT
 
 SLICE = 50_000  # registers that are sorted by columns at a time
+STEP = 10_000  # that are merged between two looks at the clock
 FEW = 50  # of a column, or of all, that are not worth it
 
 
@@ -34,6 +35,41 @@ def absorb(store: Store, changes: Iterable[Change]) -> Delta:
     while some := list(islice(source, SLICE)):
         deltas.append(store.apply(some) if len(some) < FEW else _absorb(store, some, refs))
     return net(deltas)
+
+
+def gather(store: Store, pieces: Iterable[Sequence[Change]]) -> Iterator[int]:
+    """What absorbing all pieces would leave, in steps that say how many registers they were about. Of a register that
+    comes again and again only what stands is merged, as far as `SLICE` others have not come between.
+
+    >>> store = Store()
+    >>> list(gather(store, [[Change("ada", "user/age", "", 36, 1, "a")], [Change("ada", "user/age", "", 37, 2, "a")]]))
+    [1, 1, 1]
+    >>> store.values("ada", "user/age")
+    [37]
+    """
+    newest: dict[Key, Change] = {}
+    for piece in pieces:
+        for change in piece:
+            key = change[:3]
+            held = newest.get(key)
+            if (
+                held is None
+                or held[4:] < change[4:]
+                or (held[4:] == change[4:] and outranks(change[3], held[3]))
+            ):
+                newest[key] = change
+        yield len(piece)
+        if len(newest) >= SLICE:
+            yield from _poured(store, newest)
+    yield from _poured(store, newest)
+
+
+def _poured(store: Store, newest: dict[Key, Change]) -> Iterator[int]:
+    source = iter(newest.values())
+    while some := list(islice(source, STEP)):
+        absorb(store, some)
+        yield len(some)
+    newest.clear()
 
 
 def _absorb(store: Store, changes: list[Change], refs: dict[Ref, Ref]) -> Delta:

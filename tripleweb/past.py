@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tripleweb.collector import collector_at_rest
 from tripleweb.datalog import evaluate
 from tripleweb.datalog.answer import Result
 from tripleweb.datalog.clauses import Rules
@@ -26,7 +27,6 @@ from tripleweb.ids import check_id, kind_of
 from tripleweb.influx import absorb
 from tripleweb.schema import Schema
 from tripleweb.session import Session
-from tripleweb.storage.replica import collector_at_rest
 from tripleweb.store import Store
 from tripleweb.sync.messages import ClientFrame, Failed
 from tripleweb.sync.past import PAST, Deeds, Did, Was, told_registers, told_rows

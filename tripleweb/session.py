@@ -24,11 +24,12 @@ from typing import Any, TypeVar
 from tripleweb import lifetime
 from tripleweb.callbacks import Callbacks, Watcher
 from tripleweb.clock import parse_stamp
+from tripleweb.collector import collector_at_rest
 from tripleweb.errors import ProtocolError, RejectedError, StorageError, TriplewebError
 from tripleweb.fates import Fates
 from tripleweb.link import Link, Pace
 from tripleweb.shield import Shield
-from tripleweb.storage.replica import Replica, check_belongs, collector_at_rest
+from tripleweb.storage.replica import Replica, check_belongs
 from tripleweb.store import Delta, Store
 from tripleweb.subscriptions import Asked, Subscriptions
 from tripleweb.sync.client import APP, ClientCore

@@ -21,13 +21,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
+from tripleweb.collector import collector_at_rest
 from tripleweb.errors import DamagedError, ProtocolError, StorageError
 from tripleweb.hindsight import Hindsight
 from tripleweb.ids import RandomBytes, nano_id
 from tripleweb.line import CLOSED_BY_FAILURE, Line, Outlet, spread
 from tripleweb.metrics import Counts
 from tripleweb.storage import App, TenantStorage, TenantStores, backups
-from tripleweb.storage.replica import collector_at_rest
 from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.storage.writer import Writer
 from tripleweb.sync import messages

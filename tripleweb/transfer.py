@@ -19,6 +19,7 @@ from typing import IO, Any, Literal, NamedTuple, TypeVar
 
 from tripleweb import additions
 from tripleweb.additions import Place
+from tripleweb.collector import collector_at_rest
 from tripleweb.errors import DeletedError, SchemaError
 from tripleweb.exchange import BadFile, Raw, datoms, jsonlines, parquet, spreadsheet
 from tripleweb.exchange.files import ending, unpacked, written
@@ -29,7 +30,6 @@ from tripleweb.loading import Loading
 from tripleweb.progress import patient_progress
 from tripleweb.schema import Field, Schema
 from tripleweb.session import Session
-from tripleweb.storage.replica import collector_at_rest
 from tripleweb.store import Store
 from tripleweb.terms import Ref, Value, kind
 

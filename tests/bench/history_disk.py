@@ -27,7 +27,7 @@ from tripleweb.web import WebServer
 
 ENTITIES = 10_000
 DAY_MS = 86_400_000
-BEGAN = 1_780_000_000_000
+BEGAN = int(time.time() * 1_000) - DAY_MS  # it ends now, for what is old is cut off
 QUERY = "[:find (count ?u) (avg ?age) :where [?u :user/name ?name] [?u :user/age ?age]]"
 
 

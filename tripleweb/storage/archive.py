@@ -3,9 +3,9 @@
 The newest entries of the log are rows, as commits have left them. Before those it is kept in *runs* of some thousand
 changes: what is known of the transactions (`runs`), and what they have set, apart by kind of predicate (`pages`), both
 as `bundles`, a fifth of what the rows took. And there are *frames*: all registers of one kind as they were after some
-transaction, copied from the table of triples once as many changes of the kind have come as it has registers, 20,000 at
-least. So the state at a moment is the newest frame before it and what came since, which is at most twice as much as
-the state itself, and all frames together take no more than the changes do.
+transaction, copied from the table of triples once half as many changes of the kind have come as it has registers,
+10,000 at least. So the state at a moment is the newest frame before it and what came since, which is hardly more than
+half as much again, and all frames together take about as much as the changes do.
 
 Invariants: every transaction after `floor` is in exactly one place, up to `archived` in a run, beyond it in a row of
 the log; a frame that `framed` names is whole; merging the frame of a kind (none: nothing) and the kind's changes
@@ -69,7 +69,7 @@ class Sizes:
 
     kept: int = TAIL
     run_bytes: int = 192 << 10
-    frame: int = 20_000
+    frame: int = 10_000
 
 
 class Archive:
@@ -134,7 +134,7 @@ class Archive:
     def _next(self, seq: int, folded: int, part: int) -> Iterator[int] | None:
         if not part:
             for kind, changes in self._since.items():
-                if changes >= max(self._sizes.frame, self._large.get(kind, 0)):
+                if changes >= max(self._sizes.frame, self._large.get(kind, 0) // 2):
                     return self._framing(kind)
         if seq == self._looked:
             return None
@@ -372,18 +372,19 @@ class Archive:
             for (body,) in connection.execute(bodies, (kind, base)):
                 yield unpack_registers(self._raw(body))
         floor = self._floor(connection)
-        lowest = floor if kinds is None or not kinds <= bases.keys() else min(bases.values())  # type: ignore[operator]
-        runs = "SELECT first, last, body FROM runs WHERE last > ? AND first <= ? ORDER BY first"
-        for first, last, about in connection.execute(runs, (lowest, seq)):
-            run: list[Transaction] = []
-            pages = connection.execute(
-                "SELECT kind, body FROM pages WHERE first = ? ORDER BY kind, part", (first,)
-            )
-            for kind, body in pages:
-                base = bases.get(kind, floor)
-                if last > base and (kinds is None or kind in kinds):
-                    run = run or self._run(about)
-                    yield changed(self._raw(body), run, base, seq)
+        # the index alone says where there is something to be read: an app has more runs than a kind has pages in them
+        pages = (
+            "SELECT pages.rowid, pages.first, last, kind FROM runs CROSS JOIN pages USING (first)"
+            " WHERE last > ? AND runs.first <= ? ORDER BY runs.first, kind, part"
+        )
+        run: list[Transaction] = []
+        for row, first, last, kind in connection.execute(pages, (floor, seq)):
+            base = bases.get(kind, floor)
+            if last > base and (kinds is None or kind in kinds):
+                if not run or run[0].seq != first:
+                    run = self._run(self._body(connection, "runs", first))
+                yield changed(self._raw(self._body(connection, "pages", row)), run, base, seq)
+        lowest = floor if kinds is None else min((bases.get(kind, floor) for kind in kinds), default=seq)
         begin = max(lowest, self._value(connection, "archived"))
         rows = connection.execute(
             "SELECT seq, body FROM log WHERE seq > ? AND seq <= ? ORDER BY seq", (begin, seq)
@@ -502,6 +503,10 @@ class Archive:
 
     def _value(self, connection: sqlite3.Connection, name: str) -> int:
         return int(connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0])
+
+    def _body(self, connection: sqlite3.Connection, table: str, row: int) -> bytes:
+        found = connection.execute(f"SELECT body FROM {table} WHERE rowid = ?", (row,))
+        return bytes(found.fetchone()[0])
 
     def _run(self, body: bytes) -> list[Transaction]:
         try:

@@ -20,11 +20,9 @@ once it returned, with "full" that of the machine. One owner at a time, by a loc
 
 from __future__ import annotations
 
-import gc
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -34,6 +32,7 @@ import msgspec
 
 from tripleweb.blocks import Changes
 from tripleweb.change import Change, Key
+from tripleweb.collector import collector_at_rest
 from tripleweb.errors import StorageError, StoreLockedError
 from tripleweb.ids import nano_id
 from tripleweb.storage.file import PAGE_BYTES, DatabaseFile, OwnerLock, delete_database
@@ -85,18 +84,6 @@ BACKLOG_MIN = 20_000  # a log shorter than this is not worth compacting
 
 # An adopted file carries the version in its name, so that versions that do not read each other keep apart.
 ENDING = f".v{VERSION}.replica"
-
-
-@contextmanager
-def collector_at_rest() -> Iterator[None]:
-    """No garbage collection inside: where everything that is made stays, it takes two thirds of the time."""
-    resting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if resting:
-            gc.enable()
 
 
 def apply_to(
