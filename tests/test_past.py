@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.test_looking_back import moment
 from tests.test_storage import Tenant, wait_until
 from tripleweb.change import COUNTER, SINGLE, Change
 from tripleweb.database import Database
-from tripleweb.errors import DeletedError, HistoryError, IncompleteError
+from tripleweb.errors import DeletedError, HistoryError, IncompleteError, TriplewebError
 from tripleweb.hindsight import Hindsight
 from tripleweb.past import Past, moment_ms
 from tripleweb.storage import TenantStorage, TenantStores
@@ -364,13 +365,13 @@ def test_too_much_is_refused_and_the_next_question_is_answered(
     db.close()
 
 
-def test_a_long_look_back_holds_nobody_up_and_ends_with_its_connection(
-    server: WebServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("given_up", ["timeout", "interrupt", "connection"])
+def test_a_long_look_back_holds_nobody_up_and_ends_with_who_waits_for_it(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch, given_up: str
 ) -> None:
     db, other = connected(server), connected(server)
     level(db, other)
-    is_closed = threading.Event()
-    is_read = threading.Event()
+    is_closed, is_read = threading.Event(), threading.Event()
 
     def endless(seq: int, kinds: object = None) -> Iterator[list[Change]]:
         try:
@@ -380,18 +381,70 @@ def test_a_long_look_back_holds_nobody_up_and_ends_with_its_connection(
         finally:
             is_closed.set()
 
-    monkeypatch.setattr(storage_of(server), "past", endless)
-    with pytest.raises(IncompleteError, match="not told the past within"):
-        db.as_of(datetime.now(UTC)).q(EVERYTHING, timeout=0.2)
-    assert is_read.wait(60) and not is_closed.is_set()
-    for value in range(5):
-        other.set("x", "k/v", value)
-        other.flush(60)
-    db.close()
-    assert is_closed.wait(60)
-    monkeypatch.undo()
+    def interrupted(condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        assert is_read.wait(60)
+        raise KeyboardInterrupt
+
+    hindsight: Hindsight = server.hub.tenants["app"]._hindsight
+    then = db.as_of(datetime.now(UTC))
+    with monkeypatch.context() as patched:
+        patched.setattr(storage_of(server), "past", endless)
+        if given_up == "interrupt":
+            patched.setattr(db._session, "wait_for", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                then.q(EVERYTHING)
+        elif given_up == "timeout":
+            with pytest.raises(IncompleteError, match="not told the past within"):
+                then.q(EVERYTHING, timeout=0.2)
+        else:
+            with ThreadPoolExecutor(1) as beside:
+                asked = beside.submit(then.q, EVERYTHING)
+                assert is_read.wait(60) and not is_closed.is_set()
+                for value in range(5):
+                    other.set("x", "k/v", value)
+                    other.flush(60)
+                db.close()
+                with pytest.raises(TriplewebError):
+                    asked.result(60)
+        wait_until(lambda: not hindsight._waiting, "the server goes on working for nobody")
+        assert is_closed.is_set() == is_read.is_set()
+    other.set("x", "k/v", 4)
+    other.flush()
     assert other.as_of(datetime.now(UTC)).frame("k")["v"].tolist() == [4]
+    if given_up != "connection":
+        assert db.as_of(datetime.now(UTC)).frame("k")["v"].tolist() == [4]
+    db.close()
     other.close()
+
+
+def test_a_question_that_waits_is_given_up_alone(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two questions of a connection the second is given up while the first is at work: the first is answered."""
+    db = connected(server)
+    db.set("x", "k/v", 1)
+    db.flush()
+    is_read, goes_on = threading.Event(), threading.Event()
+    storage = storage_of(server)
+    past = storage.past
+
+    def slow(seq: int, kinds: Any = None) -> Iterator[list[Change]]:
+        is_read.set()
+        assert goes_on.wait(60)
+        yield from past(seq, kinds)
+
+    monkeypatch.setattr(storage, "past", slow)
+    hindsight: Hindsight = server.hub.tenants["app"]._hindsight
+    with ThreadPoolExecutor(1) as beside:
+        first = beside.submit(db.as_of(datetime.now(UTC)).frame, "k")
+        try:
+            assert is_read.wait(60)
+            with pytest.raises(IncompleteError, match="not told the past within"):
+                db.history("x", timeout=0.1)
+            wait_until(lambda: sum(hindsight._waiting.values()) == 1, "it waits, though it was given up")
+        finally:
+            goes_on.set()
+        assert first.result(60)["v"].tolist() == [1]
+    assert len(db.history("x")) == 1
+    db.close()
 
 
 def test_a_store_without_a_server_says_so(tmp_path: Path) -> None:

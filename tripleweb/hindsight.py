@@ -59,7 +59,7 @@ class Hindsight:
         self._host = host
         self._waiting: Counter[int] = Counter()
         self._turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], tuple[int, str]] = {}  # whose question it is, and its id
 
     def ask(self, line: Line, asked: Past | Deeds) -> None:
         """Answers in a while."""
@@ -68,8 +68,14 @@ class Hindsight:
             return
         self._waiting[line.number] += 1
         task = asyncio.create_task(self._answer(line, asked))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = line.number, asked.id
+        task.add_done_callback(self._tasks.pop)
+
+    def give_up(self, line: Line, name: str) -> None:
+        """Nobody waits any more for the answer to this question of the connection, if there is one."""
+        for task, asked in self._tasks.items():
+            if asked == (line.number, name):
+                task.cancel()
 
     async def close(self) -> None:
         """Drops all of them; returns when none reads any more."""

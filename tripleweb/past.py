@@ -28,6 +28,7 @@ from tripleweb.influx import absorb
 from tripleweb.schema import Schema
 from tripleweb.session import Session
 from tripleweb.store import Store
+from tripleweb.subscriptions import is_whole
 from tripleweb.sync.messages import ClientFrame, Failed
 from tripleweb.sync.past import PAST, Deeds, Did, Was, told_registers, told_rows
 from tripleweb.sync.past import Past as AskPast
@@ -194,23 +195,19 @@ def _told(session: Session, make: Callable[[str], ClientFrame], timeout: float) 
     if session.state == "connecting":
         session.wait_for(lambda: session.state != "connecting", timeout)
     with _asked(session, make) as frames:
-        while not _is_whole(frames):
+        while not is_whole(frames):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise IncompleteError(f"the server has not told the past within {timeout} seconds")
             if session.state != "online":
                 raise IncompleteError(_unreachable(session))
-            session.wait_for(lambda: _is_whole(frames) or session.state != "online", left)
+            session.wait_for(lambda: is_whole(frames) or session.state != "online", left)
         for frame in frames:
             if isinstance(frame, Failed):
                 raise (
                     HistoryError(frame.message) if frame.code == "history" else IncompleteError(frame.message)
                 )
             yield frame
-
-
-def _is_whole(frames: Sequence[Was | Did | Failed]) -> bool:
-    return bool(frames) and (isinstance(frames[-1], Failed) or not frames[-1].more)
 
 
 @contextmanager
@@ -228,6 +225,7 @@ def _asked(session: Session, make: Callable[[str], ClientFrame]) -> Iterator[Seq
     finally:
         with session.lock:
             session.subscriptions.forget(name)
+            session.wake()
 
 
 def _unreachable(session: Session) -> str:

@@ -231,7 +231,9 @@ class Subscriptions:
     def forget(self, name: str) -> None:
         """Nobody waits for a description, or an answer about the past, any more."""
         self._descriptions.pop(name, None)
-        self._inquiries.pop(name, None)
+        told = self._inquiries.pop(name, None)
+        if told is not None and not is_whole(told):  # the server would go on working for nobody
+            self._core.ask(messages.Unsubscribe(name))
 
     def tick(self, passed_s: float) -> bool:
         """Some time has passed while connected; True if something is asked for no more."""
@@ -243,6 +245,11 @@ class Subscriptions:
                     self._end(asked)
                     ended = True
         return ended
+
+
+def is_whole(told: Sequence[Was | Did | Failed]) -> bool:
+    """True if an answer about the past has come to its end."""
+    return bool(told) and (isinstance(told[-1], Failed) or not told[-1].more)
 
 
 def check_of(query: Query, inputs: Sequence[Any], rules: str | None) -> messages.Check:

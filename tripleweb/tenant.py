@@ -39,6 +39,7 @@ from tripleweb.sync.messages import (
     Fault,
     Push,
     Took,
+    Unsubscribe,
 )
 from tripleweb.sync.past import Deeds, Past
 from tripleweb.sync.records import Commit
@@ -419,6 +420,8 @@ class Tenant:
         else:
             if isinstance(frame, Past | Deeds):
                 self._hindsight.ask(line, frame)
+            elif isinstance(frame, Unsubscribe):
+                self._hindsight.give_up(line, frame.id)
 
     def _receive_now(self, line: Line, frame: ClientFrame, size: int) -> None:
         """A small frame, as it comes."""

@@ -11,7 +11,8 @@ A server that has the feature `past` answers
 in one frame or more (`more`: another follows), or with `failed`, whose code is `history` where the log does not reach
 back so far. `at` is a moment in milliseconds of the server's clock; instead of it a `position` may say of which epoch
 and seq. `kinds` are those of the predicates that are wanted, null for all. What is told is what is durable, depends on
-nothing else that is said on the connection, and holds up nothing. `singles` are the fields that had a single value,
+nothing else that is said on the connection, and holds up nothing. `unsubscribe` with the id of a question ends it: no
+more is told (or what was on its way, and nothing after that). `singles` are the fields that had a single value,
 `members` those of several, a row each; a counter is its total.
 
 Invariants: what `was` tells is what `Store` shows that merged the log up to there; the rows of `did` lead from nothing
