@@ -15,6 +15,9 @@ import pytest
 import tripleweb
 from tripleweb import places
 from tripleweb.cli import main
+from tripleweb.storage.sqlite import SqliteStores
+from tripleweb.tenant import HubLimits
+from tripleweb_jupyter.extension import TripleWeb
 
 
 @pytest.fixture
@@ -121,3 +124,46 @@ def test_what_is_no_port_is_bad_usage(port: str, tmp_path: Path, capsys: pytest.
         main(["serve", "--data", str(tmp_path), f"--port={port}"])
     assert ended.value.code == 2
     assert port in capsys.readouterr().err
+
+
+def test_what_a_server_keeps_is_set_by_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the Jupyter extension, whose traits have these names and defaults."""
+    served: list[HubLimits] = []
+
+    def recorded(stores: SqliteStores, *, port: int, limits: HubLimits) -> None:
+        stores.close()
+        served.append(limits)
+        raise OSError("not to be served")
+
+    monkeypatch.setattr("tripleweb.web.WebServer", recorded)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    options = ["--history-days=0.5", "--history-bytes=1000", "--backup-every=0", "--backups-kept=7"]
+    for some in ([], options):
+        assert main(["serve", "--data", str(tmp_path), *some]) == 1
+    wanted = HubLimits(log_s=43_200, log_bytes_max=1000, backup_every_s=0, backups_kept=7)
+    assert served == [HubLimits(), wanted]
+    traits, defaults = TripleWeb.class_traits(), HubLimits()
+    assert traits["history_days"].default_value * 86_400 == defaults.log_s
+    assert traits["history_bytes"].default_value == defaults.log_bytes_max
+    assert traits["backup_every"].default_value * 3_600 == defaults.backup_every_s
+    assert traits["backups_kept"].default_value == defaults.backups_kept
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--history-days", "-1"),
+        ("--history-days", "nan"),
+        ("--history-days", "1e9"),
+        ("--history-bytes", "1.5"),
+        ("--backup-every", "1000001"),
+        ("--backups-kept", "0"),
+    ],
+)
+def test_what_no_server_can_keep_is_bad_usage(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--data", str(tmp_path), f"{option}={value}"])
+    assert ended.value.code == 2
+    assert option in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The command line: a server without Jupyter, for scripts, IPython and editors on this machine; and care of its data.
 
-    tripleweb serve [--data DIR] [--port N]
+    tripleweb serve [--data DIR] [--port N] [--history-days N] [--history-bytes N]
+                    [--backup-every HOURS] [--backups-kept N]
     tripleweb apps | backup APP FILE | restore APP FILE | check [APP] | compact APP
                                                                    [--data DIR | --url URL --token TOKEN]
     tripleweb export APP FILE | import APP FILE  [--data DIR | --url URL]
@@ -21,6 +22,10 @@ from pathlib import Path
 
 from tripleweb import __version__, care, ferry, places
 from tripleweb.errors import TriplewebError
+from tripleweb.tenant import HubLimits
+
+_HOUR_S, _DAY_S = 3_600, 86_400
+_DAYS_MAX = 1_000_000  # what is more would be no moment any more
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +38,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="run a server without Jupyter, on loopback")
     serve.add_argument("--data", type=Path, default=None, metavar="DIR", help="where the apps are kept")
     serve.add_argument("--port", type=_port, default=0, metavar="N", help="the port; a free one by default")
+    limits = HubLimits()
+    serve.add_argument(
+        "--history-days",
+        type=_amount,
+        default=limits.log_s / _DAY_S,
+        metavar="N",
+        help="days of its history that the log of an app has (%(default)g)",
+    )
+    serve.add_argument(
+        "--history-bytes",
+        type=_count,
+        default=limits.log_bytes_max,
+        metavar="N",
+        help="bytes that it has at most (%(default)d); the newest 20,000 transactions stay in any case",
+    )
+    serve.add_argument(
+        "--backup-every",
+        type=_amount,
+        default=limits.backup_every_s / _HOUR_S,
+        metavar="HOURS",
+        help="between two backups of an app that changes, in `backups` in the data folder (%(default)g); 0: none",
+    )
+    serve.add_argument(
+        "--backups-kept",
+        type=_some,
+        default=limits.backups_kept,
+        metavar="N",
+        help="how many of these are kept of each app (%(default)d)",
+    )
     care.add_commands(commands)
     ferry.add_commands(commands)
     options = parser.parse_args(arguments)
@@ -41,7 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return ferry.run(options)
         if options.command != "serve":
             return care.run(options)
-        return _serve(options.data or places.server_dir(), options.port)
+        limits = HubLimits(
+            log_s=options.history_days * _DAY_S,
+            log_bytes_max=options.history_bytes,
+            backup_every_s=options.backup_every * _HOUR_S,
+            backups_kept=options.backups_kept,
+        )
+        return _serve(options.data or places.server_dir(), options.port, limits)
     except (TriplewebError, OSError, OverflowError, ValueError, ImportError) as error:
         print(f"tripleweb: {error}", file=sys.stderr)
         return 1
@@ -53,14 +93,33 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _serve(folder: Path, port: int) -> int:
+def _amount(text: str) -> float:
+    number = float(text) if text.replace(".", "", 1).isdecimal() else -1.0
+    if not 0 <= number <= _DAYS_MAX:
+        raise argparse.ArgumentTypeError(f"a number from 0 to {_DAYS_MAX:,}, not {text}")
+    return number
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"a whole number from 0 on, not {text}")
+    return int(text)
+
+
+def _some(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError("at least 1 is kept; --backup-every 0 makes none")
+    return int(text)
+
+
+def _serve(folder: Path, port: int, limits: HubLimits) -> int:
     from tripleweb.storage.sqlite import SqliteStores
     from tripleweb.web import WebServer
 
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with WebServer(SqliteStores(folder), port=port) as server:
+    with WebServer(SqliteStores(folder), port=port, limits=limits) as server:
         server.announce(folder)
         try:
             print(f"tripleweb {__version__} serves {folder} at {server.url} (Ctrl-C ends it)", flush=True)
