@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -167,3 +168,23 @@ def test_what_no_server_can_keep_is_bad_usage(
         main(["serve", "--data", str(tmp_path), f"{option}={value}"])
     assert ended.value.code == 2
     assert option in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--data", str(tmp_path), "--port", port]) == 1
+    assert f"port {port} of 127.0.0.1 cannot be had" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_what_is_told_of(tmp_path: Path) -> None:
+    """Not a lock or a part of a file, which are ours."""
+    with tripleweb.open() as db:
+        with pytest.raises(FileNotFoundError) as raised:
+            db.export(tmp_path / "no" / "all.csv")
+        assert f"there is no folder '{tmp_path / 'no'}'" in str(raised.value) and ".part" not in str(
+            raised.value
+        )
+    with pytest.raises(tripleweb.StorageError, match="there is no folder") as refused:
+        tripleweb.open(tmp_path / "no" / "notes.tripleweb")
+    assert ".lock" not in str(refused.value)

@@ -439,7 +439,12 @@ class WebServer:
         server = HTTPServer(application)
         try:
             host, port = self._address
-            sockets = bind_sockets(port, host)
+            try:
+                sockets = bind_sockets(port, host)
+            except OSError as error:
+                raise OSError(
+                    error.errno, f"port {port} of {host} cannot be had: {error.strerror}"
+                ) from error
             server.add_sockets(sockets)
             self.url = f"http://{host}:{sockets[0].getsockname()[1]}/"
             self._begun.set()

@@ -40,6 +40,8 @@ def written(path: Path, is_packed: bool) -> Iterator[IO[bytes]]:
     """A file to write into, which takes its name when all of it is on the disk. Raises `OSError`."""
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a folder: expected the name of a file")
+    if not path.parent.is_dir():  # else what is told of is a name that nobody gave
+        raise FileNotFoundError(f"{str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
     fresh = path.with_name(f".{path.name[:100]}.{os.urandom(6).hex()}.part")
     try:
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:

@@ -158,6 +158,8 @@ class ReplicaFile:
         if durability not in ("process", "full"):
             raise ValueError(f'durability is "process" or "full", not {durability!r}')
         self._path = Path(os.path.realpath(path))  # a link to a file that is in use is that file
+        if not self._path.parent.is_dir():  # else what is told of is the lock, of which nobody knows
+            raise StorageError(f"{self._path}: there is no folder {self._path.parent}; make it first")
         self._owner = OwnerLock(Path(f"{self._path}.lock"), self._path)
         try:
             self._file = DatabaseFile(self._path, FORM, TABLES, full=durability == "full", sole=True)
