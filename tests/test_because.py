@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -168,3 +169,106 @@ def test_who_wrote_it_is_said_of_own_writes_only() -> None:
         assert other.q(ADULTS)["name"].tolist() == ["Ada"]
         mine, yours = (db.live(ADULTS).why(0)["user"].dropna().tolist() for db in (one, other))
         assert mine == [one.status.user] * 2 and yours == []
+
+
+# -- why not --------------------------------------------------------------------------------------------------
+
+
+def reasons(frame: pd.DataFrame) -> list[str]:
+    return [f"{clause}: {note}" for clause, note in frame[frame["blamed"]][["clause", "note"]].values]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"name": "Cy"},
+        {"?name": "Cy", "age": 17},
+        ("Cy", 17),
+        pd.Series({"name": "Cy", "age": np.int64(17)}),
+        pd.DataFrame({"name": ["Cy"]}),
+    ],
+)
+def test_why_not(db: Database, row: Any) -> None:
+    """ "`db.why_not(query, row)`"."""
+    for asked in (ADULTS, db.live(ADULTS)):
+        frame = db.why_not(asked, row)
+        assert list(frame.columns) == ["depth", "kind", "clause", "left", "blamed", "note"]
+        assert [str(dtype) for dtype in frame.dtypes[["depth", "left", "blamed"]]] == [
+            "int64",
+            "Int64",
+            "bool",
+        ]
+        assert reasons(frame)[-1] == "[(> ?age 30)]: (> 17 30) is false"
+        assert frame["left"].tolist()[-1] == 0
+        assert frame.attrs["tripleweb"]["found"] is False
+
+
+def test_why_not_of_a_row_that_is_there(db: Database) -> None:
+    frame = db.why_not(ADULTS, {"name": "Ada"})
+    assert frame.attrs["tripleweb"]["found"] is True and not reasons(frame)
+    assert frame["note"].tolist()[-1] == "it is in the answer; live.why(row) says why"
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "words"),
+    [
+        (3, TypeError, "a row is"),
+        ({"nam": "Ada"}, ValueError, "did you mean name"),
+        ({}, ValueError, "an empty row"),
+        (("Ada",), ValueError, "1 values for 2 columns"),
+    ],
+)
+def test_why_not_of_what_is_no_row(db: Database, row: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        db.why_not(ADULTS, row)
+
+
+def test_why_not_with_inputs_and_kept_rules(db: Database) -> None:
+    db.rules("[(older ?u ?least) [?u :user/age ?a] [(> ?a ?least)]]")
+    asked = "[:find ?n :in $ ?least :where (older ?u ?least) [?u :user/name ?n]]"
+    assert "(> 41 50) is false" in " ".join(reasons(db.why_not(asked, {"n": "Bob"}, 50)))
+    live = db.live(asked, 50)
+    db.rules(
+        "[(older ?u ?least) [?u :user/age ?a] [(> ?a 0)] [(> ?least 0)]]"
+    )  # the frame was made with those before
+    assert "(> 41 50) is false" in " ".join(reasons(db.why_not(live, {"n": "Bob"})))
+    assert db.why_not(asked, {"n": "Bob"}, 50).attrs["tripleweb"]["found"]
+
+
+def test_what_comes_after_the_clauses(db: Database) -> None:
+    first = "[:find ?name :where [_ :user/name ?name] :order-by [?name] :limit 2]"
+    assert reasons(db.why_not(first, {"name": "Di"})) == [": it is row 4 of 4, and the query has rows 1 to 2"]
+    mean = "[:find (avg ?age) :with ?u :where [?u :user/age ?age]]"
+    assert reasons(db.why_not(mean, {"avg_age": 40.0})) == ["(avg ?age): avg_age is 33.75, not 40.0"]
+    assert db.why_not(mean, {"avg_age": 33.75}).attrs["tripleweb"]["found"]
+
+
+def test_a_value_that_the_schema_does_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "people.tripleweb"
+    with tripleweb.open(file) as db:
+        db.insert("user", id="ada", name="Ada", age="36")
+    schema = tripleweb.schema(user={"name": t.string(), "age": t.number(optional=True)})
+    with tripleweb.open(file, schema=schema) as db:
+        query = "[:find ?name ?age :where [?u :user/name ?name] [?u :user/age ?age]]"
+        assert reasons(db.why_not(query, {"name": "Ada"})) == [
+            "[?u :user/age ?age]: user/age is text everywhere, and is read as number only"
+        ]
+        db.insert("user", id="bob", name="Bob", age=41)
+        assert reasons(db.why_not(query, {"name": "Ada"})) == [
+            '[?u :user/name ?name]: user/name of ada is "Ada"',
+            '[?u :user/age ?age]: user/age of ada is text "36", and is read as number only',
+        ]
+
+
+def test_what_a_replica_has_not_loaded_is_loaded_for_it() -> None:
+    with (
+        tripleweb.connect("why-not", url="embedded", path=":memory:") as one,
+        tripleweb.connect("why-not", url="embedded", path=":memory:") as other,
+    ):
+        one.insert("user", id="ada", name="Ada", age=29)
+        one.flush()
+        assert other.q(ADULTS).empty
+        frame = other.why_not(ADULTS, {"name": "Ada"})
+        assert reasons(frame)[-1] == "[(> ?age 30)]: (> 29 30) is false"
+        other.go_offline()
+        assert other.why_not(ADULTS, {"name": "Ada"}).attrs["tripleweb"]["complete"] is True

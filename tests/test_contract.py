@@ -141,6 +141,7 @@ test_guarded::test_committed_only_if_it_has_an_answer_at_the_server: `rejected` 
 
 -- looking back
 test_because::test_a_row_is_named_as_a_user_of_pandas_names_it: `live.why(row)`
+test_because::test_why_not: `db.why_not(query, row)`
 test_pin::test_what_was_pinned_comes_back: `live.pin()` and `db.at(pin)`
 
 -- files

@@ -1,4 +1,4 @@
-"""Why a row is in the answer of a live frame, as a DataFrame: which row is meant, and how its reasons are shown.
+"""Why a row is in an answer, or why not, as a DataFrame: which row is meant, and how its reasons are shown.
 
 Call with the store's lock held, since the answer, the triples and their stamps must be those of one moment.
 Invariants: a row that is named is exactly one row of the answer, or it is an error; who wrote a triple is said only
@@ -8,7 +8,7 @@ where this store knows it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,12 +18,14 @@ import pandas as pd
 from tripleweb.change import Change
 from tripleweb.clock import unpack
 from tripleweb.datalog import reasons
+from tripleweb.datalog.absence import Absence, Absences
 from tripleweb.datalog.builtins import complete, inward, order, outward
-from tripleweb.datalog.clauses import Variable, guess
+from tripleweb.datalog.clauses import Binding, Variable, guess
+from tripleweb.datalog.edn import show
 from tripleweb.datalog.evaluate import Budget, Evaluation, evaluate
 from tripleweb.datalog.plan import Program
 from tripleweb.datalog.query import Aggregate, variable_name
-from tripleweb.datalog.reasons import Reasons, Triple
+from tripleweb.datalog.reasons import Proofs, Reasons, Triple
 from tripleweb.datalog.upkeep import Followed
 from tripleweb.frame import FrameLike, result_frame
 from tripleweb.store import Store
@@ -33,6 +35,7 @@ COLUMNS = {
     "derivation": "n", "depth": "n", "kind": "s", "clause": "s", "subject": "s", "predicate": "s", "value": "",
     "time": "d", "user": "s", "note": "s", "ways": "n",
 }  # fmt: skip
+WHY_NOT = {"depth": "n", "kind": "s", "clause": "s", "left": "n", "blamed": "b", "note": "s"}
 _MISSING = {"subject", "predicate", "value", "time", "user", "ways"}
 _SCALARS = (str, int, float, bool, datetime)
 
@@ -60,6 +63,75 @@ def why(
     return result_frame(
         tuple(COLUMNS), _rows(told, store, author), kinds=COLUMNS, nullable=_MISSING, attrs={**attrs, **said}
     )
+
+
+def why_not(
+    program: Program,
+    inputs: Sequence[tuple[Binding, Any]],
+    store: Store,
+    row: Any,
+    attrs: Mapping[str, Any],
+    budget: Budget | None,
+) -> pd.DataFrame:
+    """The frame of `Database.why_not`. Raises `ValueError` or `TypeError` for what is no row of such an answer."""
+    query = program.query
+    given = cells_of(row, query.columns)
+    known = {
+        element.name: given[column]
+        for column, element in zip(query.columns, query.find, strict=True)
+        if isinstance(element, Variable) and given.get(column) is not None
+    }
+    lines = Absences(Proofs(program, inputs, store, budget), store).lines(known)
+    found = False
+    if not any(line.blamed for line in lines):
+        reason = _beyond(program, inputs, store, given, budget)
+        found = reason is None
+        lines.append(
+            reason or Absence(0, "row", "", None, False, "it is in the answer; live.why(row) says why")
+        )
+    rows = [(line.depth, line.kind, line.clause, line.left, line.blamed, line.note) for line in lines]
+    return result_frame(
+        tuple(WHY_NOT), rows, kinds=WHY_NOT, nullable={"left"}, attrs={**attrs, "found": found}
+    )
+
+
+def _beyond(
+    program: Program,
+    inputs: Sequence[tuple[Binding, Any]],
+    store: Store,
+    given: Mapping[str, Any],
+    budget: Budget | None,
+) -> Absence | None:
+    """What keeps a row out whose clauses hold: a cell that is made of others, or the place where an answer ends; None
+    if it is in the answer."""
+    query = program.query
+    whole = Program(replace(query, limit=None, offset=0))
+    rows = complete(evaluate(Evaluation(whole, inputs, store), budget)).rows
+    at = {column: query.columns.index(column) for column in given}
+    plainly = [column for column in given if isinstance(query.find[at[column]], Variable)]
+
+    def fits(row: Sequence[Any], columns: Iterable[str]) -> bool:
+        return all(same(row[at[column]], given[column]) for column in columns)
+
+    places = [number for number, row in enumerate(rows) if fits(row, given)]
+    if not places:
+        near = next((row for row in rows if fits(row, plainly)), None)
+        others = [column for column in given if column not in plainly]
+        said = "; ".join(
+            f"{column} is {near[at[column]]!r:.80}, not {given[column]!r:.80}"
+            for column in others
+            if near is not None and not same(near[at[column]], given[column])
+        )
+        forms = [element.form for element in query.find if not isinstance(element, Variable)]
+        return Absence(
+            0, "find", ", ".join(map(show, forms)), None, True, said or "no row has these cells together"
+        )
+    first, last = query.offset + 1, None if query.limit is None else query.offset + query.limit
+    if all(place + 1 < first or (last is not None and place + 1 > last) for place in places):
+        end = f"{first} to {last}" if last is not None else f"{first} and on"
+        said = f"it is row {places[0] + 1:,} of {len(rows):,}, and the query has rows {end}"
+        return Absence(0, "limit", "", None, True, said)
+    return None
 
 
 def _rows(told: Reasons, store: Store, author: Author) -> list[tuple[Any, ...]]:

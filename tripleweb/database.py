@@ -25,7 +25,7 @@ from tripleweb.collector import collector_at_rest
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.explain import COLUMNS, explain
-from tripleweb.datalog.inputs import ITEMS_MAX
+from tripleweb.datalog.inputs import ITEMS_MAX, prepare
 from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.errors import TriplewebError
 from tripleweb.hosting import Hosting
@@ -323,6 +323,43 @@ class Database:
             )
             attrs = self._loading.attrs(asked) | told.facts
         return result_frame(tuple(COLUMNS), told.rows, kinds=COLUMNS, attrs=attrs)
+
+    def why_not(
+        self, asked: str | LiveFrame, row: Any, /, *inputs: Any, timeout: float = 10, strict: bool = False
+    ) -> pd.DataFrame:
+        """Why a row is not in the answer of a query (or of a live frame): a line a clause, in the order in which they
+        are followed with the row's values.
+
+        `row` is a dict of some columns, a Series, a frame of one row or a tuple of all values. Columns: `depth` (how
+        many rules it is in), `kind` (one of `triple call input rule or not`, `find` and `limit` for what comes after
+        the clauses, `row`), `clause`, `left` (in how many ways all clauses so far hold), `blamed` (it is one of those
+        that cannot hold together; without any one of them they can), `note` (what the data say). `attrs["tripleweb"]`
+        has `found`: it is in the answer. Loads all that the query's predicates have. Raises `QueryError`,
+        `BudgetError`, `ValueError`, `TypeError`.
+
+        >>> import tripleweb
+        >>> db = tripleweb.open()
+        >>> ada = db.insert("user", id="ada", name="Ada", age=29)
+        >>> adults = "[:find ?name :where [?u :user/name ?name] [?u :user/age ?age] [(> ?age 30)]]"
+        >>> why = db.why_not(adults, {"name": "Ada"})
+        >>> why[why["blamed"]][["clause", "note"]].values.tolist()[-1]
+        ['[(> ?age 30)]', '(> 29 30) is false']
+        """
+        from tripleweb import because
+
+        rules: str | None = str(self._rules) or None
+        if isinstance(asked, str):
+            parsed, inputs = self._parsed(asked), _repeatable(inputs)
+        else:
+            shared = asked._shared
+            parsed, (given, rules) = shared.live.query, shared.given
+            inputs = tuple(given)
+        program, bound = prepare(parsed, inputs, rules)
+        needed = self._loading.ask_read(program.query.predicates)
+        self._loading.load(needed, timeout, strict)
+        with self._session.lock:
+            attrs = self._loading.attrs(needed)
+            return because.why_not(program, bound, self._session.store, row, attrs, _budget())
 
     async def aq(self, query_text: str, /, *inputs: Any, timeout: float = 10, strict: bool = False) -> Any:
         """`q` for async code: the event loop runs on meanwhile."""

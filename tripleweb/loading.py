@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -50,6 +50,12 @@ class Loading:
             return None
         with session.lock:
             return self._sent(session.subscriptions.ask_predicates(predicates))
+
+    def ask_read(self, predicates: Collection[str] | None) -> Asked | None:
+        """Asks the server for all that a query reads, whether it fits there or not; None: that may be anything."""
+        if predicates is None:
+            return self.ask_app()
+        return self.ask_predicates(sorted(predicates)) if predicates else None
 
     def ask_app(self) -> Asked | None:
         """Asks the server for all of the app."""
