@@ -692,6 +692,25 @@ def test_increments_of_many_replicas_add_up() -> None:
 # -- identities --------------------------------------------------------------------------------------------------------
 
 
+def test_a_share_of_long_ago_that_is_told_again_lacks_nothing_that_was_counted_since() -> None:
+    """A subscription that comes back brings what came before, in parts where it is large, own increments among it."""
+    peers = Peers(Limits(frame_bytes=50))
+    ada = peers.join("ada")
+    ada.core.subscribe(Subscription("second"))
+    peers.settle()
+    ada.core.unsubscribe("second")
+    for amount in (5, 100):
+        ada.write(lambda tx, amount=amount: tx.increment("e", "k/n", amount))  # type: ignore[misc]
+        peers.settle()
+    ada.disconnect()
+    ada.write(lambda tx: tx.increment("e", "k/n", 1))
+    ada.core.subscribe(Subscription("second"))
+    ada.connect()
+    peers.settle()
+    peers.agree()
+    assert ada.triples == {("e", "k/n", 106)}
+
+
 def test_a_lost_receipt_does_not_make_it_twice() -> None:
     peers = Peers()
     ada = peers.join("ada")

@@ -48,6 +48,7 @@ class Backups:
         if not self.made or not server.up:
             return
         disk, judge = self.made[max(0, len(self.made) - 1 - back)]
+        known = {receipt.id: receipt for receipt in server.judge.receipts.values()}
         for connection in list(world.network.connections.values()):
             world.network.cut(connection, 0, 0)
         for node in world.nodes.values():  # also one that the server has forgotten, and the client has not
@@ -59,6 +60,8 @@ class Backups:
         server.disk.epoch = f"e{self._restores + 1}"
         server.guard_judge.cut = Cut()
         self.heard |= world.acknowledged
+        # who died just after he had saved a receipt has heard it, too
+        self.heard |= {tx: known[tx] for tx in sorted(world.settled - self.heard.keys()) if tx in known}
         # who was not told yet may hear something else
         server.guard_judge.accepted &= judge.logged | self.heard.keys()
         decided = {receipt.id: receipt for receipt in judge.receipts.values()}

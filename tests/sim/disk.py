@@ -41,6 +41,7 @@ class TenantDisk:
         self.receipts: dict[tuple[str, int], tuple[str, bytes]] = {}
         self.gists: dict[tuple[str, int], bytes] = {}
         self.names: dict[str, bytes] = {}
+        self.floor = 0  # up to here the log is cut off; `log` has it all, for the checks
 
     def commit(self, commit: Commit) -> None:
         for entry in commit.entries:
@@ -69,6 +70,10 @@ class TenantDisk:
     def close(self) -> None:
         pass
 
+    def cut(self, floor: int) -> None:
+        """Lets go of the log up to a floor."""
+        self.floor = max(self.floor, floor)
+
     def copied(self) -> TenantDisk:
         """The same once more, as a backup has it."""
         twin = TenantDisk(self.epoch)
@@ -80,7 +85,7 @@ class TenantDisk:
             dict(self.receipts),
         )
         twin.replicas = {replica: replace(row) for replica, row in self.replicas.items()}
-        twin.gists, twin.names = dict(self.gists), dict(self.names)
+        twin.gists, twin.names, twin.floor = dict(self.gists), dict(self.names), self.floor
         return twin
 
     def _merge(self, change: Change) -> None:
@@ -104,7 +109,7 @@ class TenantDisk:
             {replica: replace(row) for replica, row in self.replicas.items()},
             dict(self.receipts),
             dict(self.gists),
-            self.log[max(0, len(self.log) - tail) :],
+            self.log[max(self.floor, len(self.log) - tail) :],
             origin=self.origin,
             names=dict(self.names),
         )

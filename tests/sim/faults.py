@@ -37,6 +37,7 @@ class Faults:
             "ticks": self.ticks,
             "backed up": self.backed_up,
             "restored": self.restored,
+            **world.absences.deeds,
         }
 
     def start(self) -> None:
@@ -59,6 +60,8 @@ class Faults:
             (options.tick_every_ms, self._draw_tick),
             (0.4 * options.restore_every_ms, self._draw_backup),
             (options.restore_every_ms, self._draw_restore),
+            (options.sleep_every_ms, self.world.absences.draw_sleep),
+            (options.cut_every_ms, self.world.absences.draw_cut),
         ):
             if mean:
                 self._repeat(mean, fault, self.world.random(f"faults/{fault.__name__}"))

@@ -67,6 +67,13 @@ class TenantFile(TenantDisk):
         )
         return found
 
+    def cut(self, floor: int) -> None:
+        super().cut(floor)
+        while self._storage.fold(7):
+            pass
+        while floor > self._storage.floor and self._storage.trim(floor):
+            pass
+
     def close(self) -> None:
         self._storage.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tests.sim import forgotten
+from tests.sim import forgotten, longago
 from tripleweb.change import DELETED
 from tripleweb.clock import Clock, parse_stamp
 from tripleweb.influx import loaded
@@ -548,6 +548,7 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     guard_forgotten_by_the_file: 0,
     guarded_loses: 0,
     **forgotten.CAUGHT,
+    **longago.CAUGHT,
 }
 
 

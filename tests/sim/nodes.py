@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial as bound
 from typing import TYPE_CHECKING, Any
 
-from tests.sim import checks, interest, partial
+from tests.sim import absences, checks, interest, partial
 from tests.sim.checks import Violation
 from tests.sim.disk import ReplicaDisk, TenantDisk
 from tests.sim.files import ReplicaOnFile, TenantFile
@@ -193,7 +193,8 @@ class ServerNode:
         if (core.has_work() or core.is_heavy) and not self._stepping:
             self._stepping = True
             self.world.after(1 + 5 * self.world.lot("step"), self._step)
-        if self.core is core and not self.links and self._commit is None and self.world.options.idle_close:
+        is_idle = not self.links and self._commit is None and not core.decisions.has_work(core._building)
+        if self.core is core and is_idle and self.world.options.idle_close:
             self.world.say("server idles")
             self.world.marks["server: idles"] += 1
             self.core = None
@@ -233,6 +234,7 @@ class ServerNode:
         checks.log_rises(self.world, commit)
         checks.receipts_truthful(self.world, commit)
         self.guard_judge.check(self.world, commit)
+        absences.outcomes_kept(self.world, commit)
 
     def _told(self, commit: Commit) -> None:
         if commit is self._commit and self.core is not None:
@@ -424,6 +426,8 @@ class ClientNode:
         frame = messages.decode_server(data)
         if isinstance(frame, Poke):
             checks.gap_free(self, frame)
+        elif getattr(frame, "rekey", False):
+            absences.name_kept(self)
         try:
             update = core.receive(frame, self.now_ms)
         except ProtocolError as error:

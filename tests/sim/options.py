@@ -86,6 +86,8 @@ class Options:
     asking: list[str]  # of the clients: who asks for less than the whole app
     tick_every_ms: float  # of the server
     restore_every_ms: float = 0.0  # the server is put back to a backup
+    sleep_every_ms: float = 0.0  # somebody is unseen for longer than the server keeps receipts
+    cut_every_ms: float = 0.0  # the log is cut off
 
     @property
     def hostile(self) -> bool:
@@ -103,6 +105,7 @@ class Options:
             return rng.choice(values)
 
         guards = random.Random(rng.getstate()[1][0])  # its own: what else is drawn stays as it was
+        absences = random.Random(f"absences {rng.getstate()[1][1]}")  # likewise
         copies = rng.random() < 0.4
         clients, readers = rng.randint(2, 4), either(0, 0, 1)
         hostile = some(0.3, lambda: 1.0) if not network else float(network == "hostile")
@@ -158,7 +161,18 @@ class Options:
             options = options._with_asking(rng)
         # what is late on a hostile network would be of a time that the judge has gone back from
         restores = some(0.25, lambda: rng.uniform(4_000, 15_000))
-        return replace(options, restore_every_ms=0.0 if hostile else restores)
+        options = replace(options, restore_every_ms=0.0 if hostile else restores)
+        return options._with_absences(absences, copies or hostile) if absences.random() < 0.3 else options
+
+    def _with_absences(self, rng: random.Random, whole: bool) -> Options:
+        """Some sleep for long. `whole`: the log is not cut, by which copies are known."""
+        return replace(
+            self,
+            limits=replace(self.limits, unseen_ms=rng.choice([500, 2_000, 6_000])),
+            sleep_every_ms=rng.uniform(2_000, 8_000),
+            cut_every_ms=0.0 if whole else rng.choice([0.0, rng.uniform(1_000, 8_000)]),
+            tick_every_ms=self.tick_every_ms or 1_000,
+        )
 
     def _with_asking(self, rng: random.Random) -> Options:
         """Some or all clients ask for less than the whole app."""

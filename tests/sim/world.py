@@ -16,7 +16,7 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
-from tests.sim import checks, interest, partial
+from tests.sim import absences, checks, interest, partial
 from tests.sim.backups import Backups
 from tests.sim.checks import Violation, Written
 from tests.sim.faults import Faults
@@ -76,6 +76,7 @@ class World:
         self.server = ServerNode(self)
         self.backups = Backups(self)
         self.users = Workload(self)
+        self.absences = absences.Absences(self)
         self.misfortune = Faults(self)
         self.nodes: dict[str, ClientNode] = {}
         for name, user, role in self.options.clients:
@@ -251,7 +252,9 @@ class World:
             if receipt.outcome == "rejected":  # that is not pushed again
                 self.settled.add(receipt.id)
             return
-        checks.receipt_is_the_servers(self, node, receipt)
+        decided = checks.receipt_is_the_servers(self, node, receipt)
+        absences.as_decided(receipt, decided)
+        absences.long_enough_ago(self, receipt, decided)
         self.acknowledged[receipt.id] = receipt
 
     def refused(self, words: str) -> None:

@@ -384,8 +384,8 @@ class ClientCore:
 
     def _poke(self, poke: Poke, now_ms: int) -> Update:
         self._check_joins(poke)
-        come, gone = self._arrivals.take(poke, not self.epoch)
-        parts, entries, told, latest = opened(poke, come)
+        come, old, gone = self._arrivals.take(poke, not self.epoch, self.at)
+        parts, entries, told, latest = opened(poke, come + old)
         if any(r.number in self.outbox and self.outbox[r.number].id != r.id for r in poke.receipts):
             return self._rekey()  # the number was used by a copy of this replica
         full = poke.reset or (messages.LINEAGE not in self.features and None in poke.cursors.values())
@@ -407,7 +407,7 @@ class ClientCore:
             step.deltas.append(absorb(self.store, changes))
             step.touched.update(dict.fromkeys(change.key for change in changes))
         if not full:
-            self._take_shares(parts, step)
+            self._take_shares(parts[: len(come)], step)  # a share of long ago lacks what was counted since
         self._drop([*gone, *poke.forget], step)
         self._put_pending_on_top(step, full)
         self._stand_at(poke, full)

@@ -69,7 +69,7 @@ class Arrivals:
         }
         self.asked.clear()
         self.awaited = {one.id for one in subscriptions if one.kind == "triples" and is_whole(one)}
-        self._parts: list[WireRegister] = []
+        self._parts: list[tuple[int, list[WireRegister]]] = []  # with the seq of their transaction, or 0
         self._forget: list[tuple[str, str]] = []
         self._parts_of: list[int] = []  # the transactions that told parts belong to
         self._told: dict[int, Count] = {}  # likewise
@@ -106,7 +106,7 @@ class Arrivals:
                 self._parts.clear()
                 self._forget.clear()
                 self.loads.clear()
-            self._parts.extend(part.registers)
+            self._parts.append((part.seq, part.registers))
             self._forget.extend(part.forget)
             return
         heard = part.heard if part.n else _UNSENT
@@ -153,10 +153,15 @@ class Arrivals:
         if told != list(islice(outbox, len(told))):
             raise ProtocolError("order", f"receipts {told} came where {next(iter(outbox))} was due")
 
-    def take(self, poke: Poke, is_fresh: bool) -> tuple[list[WireRegister], list[tuple[str, str]]]:
-        """The registers that came for a poke, and what is to be forgotten with it; they are kept no longer. A reset
-        makes what came of loads void, unless there is nothing yet (`is_fresh`) that it could replace."""
-        come, gone = list(self._parts), list(self._forget)
+    def take(
+        self, poke: Poke, is_fresh: bool, at: int
+    ) -> tuple[list[WireRegister], list[WireRegister], list[tuple[str, str]]]:
+        """The registers that came for a poke; those of them that a transaction before `at` had set, beyond which the
+        replica stands; and what is to be forgotten. They are kept no longer. A reset makes what came of loads void,
+        unless there is nothing yet (`is_fresh`) that it could replace."""
+        come = [one for seq, registers in self._parts if not 0 < seq < at for one in registers]
+        old = [one for seq, registers in self._parts if 0 < seq < at for one in registers]
+        gone = list(self._forget)
         for name in list(poke.cursors):
             load = self.loads.pop(name, None)
             if load is not None and (is_fresh or not poke.reset):
@@ -170,7 +175,7 @@ class Arrivals:
         self._forget.clear()
         self._parts_of.clear()
         self._told = {seq: count for seq, count in self._told.items() if seq >= poke.seq}
-        return come, gone
+        return come, old, gone
 
     def progress(self, name: str) -> tuple[int, int]:
         """(places that have come of a subscription, places there are, as far as is known)."""
