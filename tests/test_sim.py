@@ -76,6 +76,7 @@ def test_the_fixed_seeds_reach_every_situation() -> None:
         *("server: crash", "server: crash, a commit out", "server: crash after landing, a commit out"),
         *("server: commit failed, a commit out", "server: idles"),
         *("refused", "apart"),
+        *("client: sleeps", "client: lid closed", "receipt: its gist", "receipt: long ago", "log cut"),
     }
     assert not expected - reached.keys(), f"never reached: {sorted(expected - reached.keys())}"
 

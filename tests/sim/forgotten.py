@@ -80,11 +80,11 @@ def pushed_again_as_new() -> list[Patch]:
 
 # the first seed that notices it
 CAUGHT: dict[Callable[[], list[Patch]], int] = {
-    forgotten_not_pushed_again: 10,
-    kept_in_memory_only: 10,
+    forgotten_not_pushed_again: 20,
+    kept_in_memory_only: 76,
     cursors_outlive_their_epoch: 13,
     earlier_names_not_asked_for: 182,
-    all_kept_is_pushed_again: 10,
-    pushed_again_over_a_hole: 10,
+    all_kept_is_pushed_again: 20,
+    pushed_again_over_a_hole: 30,
     pushed_again_as_new: 20,
 }

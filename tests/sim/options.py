@@ -204,7 +204,7 @@ class Options:
         plain = Limits(tail_max=self.limits.tail_max)
         for name in ("tolerance_ms", "poke_transactions_max", "part_registers", "frame_bytes",
                      "receipt_bytes_max", "lost_max", "slice_units", "news_max", "held_ms",
-                     "lag_max", "own_max"):  # fmt: skip
+                     "lag_max", "own_max", "unseen_ms"):  # fmt: skip
             if getattr(self.limits, name) != getattr(plain, name):
                 yield replace(self, limits=replace(self.limits, **{name: getattr(plain, name)}))
         usual = ClientLimits()
