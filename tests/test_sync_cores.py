@@ -804,6 +804,32 @@ def test_a_copy_that_comes_first_and_the_original_that_was_replaced() -> None:
     assert peers.server.store.values("e", "k/n") == [1]
 
 
+def test_a_hello_that_comes_after_its_connection_was_left_takes_nobodys_name() -> None:
+    """It was held up on its way, and the same process has long said hello on the next connection."""
+    peers = Peers(Limits(tail_max=1))
+    ada = peers.join("ada")
+    ada.disconnect()
+    ada.write(lambda tx: tx.increment("e", "k/n", 1))
+    ada.connect()
+    left, late = ada.conn, ada.core.frames_to_send(ada.now_ms)
+    ada.disconnect(seen_by_server=False)
+    ada.connect()
+    ada.up()
+    peers.down()
+    ada.up()
+    replica = ada.core.replica
+    assert left is not None
+    for frame in late:
+        send(peers, left, frame)
+    said = [(conn, frame) for conn, frame in peers.server.frames_to_send() if isinstance(frame, Fault)]
+    assert [(conn, fault.code) for conn, fault in said] == [(left, "replaced")]
+    for _ in range(3):
+        peers.settle()
+    assert ada.core.replica == replica
+    peers.agree()
+    assert peers.server.store.values("e", "k/n") == [1]
+
+
 def test_a_number_used_by_a_copy_is_no_duplicate() -> None:
     peers, ada, copy = copies()
     ada.write(lambda tx: tx.increment("e", "k/n", 10))

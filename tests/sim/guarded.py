@@ -34,7 +34,7 @@ class GuardJudge:
 
     def check(self, world: World, commit: Commit) -> None:
         """A guarded transaction is accepted if its query had an answer at its place in the order, else it is not; what
-        was accepted once is never refused, and what it wrote stood then."""
+        was accepted once, and is in the log, is never refused, and what it wrote stood then."""
         entries = {(entry.id, entry.replica): entry for entry in commit.entries}
         store = self.cut.at(world.server.disk.log, commit.seq - len(commit.entries))
         for replica, _, tx, body in commit.receipts:
@@ -48,7 +48,8 @@ class GuardJudge:
                 if receipt.outcome == "rejected":
                     is_due = not answers or receipt.reason == "permission"
                 else:
-                    self.accepted.add(tx)
+                    if (tx, replica) in entries:  # else all of it was dead: nobody knows it by its id
+                        self.accepted.add(tx)
                     is_due = bool(answers) and all(reason == "deleted" for _, reason, _ in receipt.lost)
                 hold("guards hold", is_due, f"{written.check}: {answers}, {receipt}")
             if (entry := entries.get((tx, replica))) is not None:

@@ -206,6 +206,10 @@ class TenantCore:
             raise ProtocolError("malformed", f"confirmed {hello.confirmed} is not below next {hello.next}")
         for subscription in hello.subscriptions:
             _check_name(subscription.id)
+        later = list(self.connections.values())[list(self.connections).index(conn) + 1 :]
+        if any(other.replica == hello.replica for other in later):  # this one was left before its hello came
+            self._expel(link, "this replica has connected again from elsewhere", now_ms)
+            return
         row = self.replicas.get(hello.replica)
         last = 0 if row is None else row.last
         # a client that keeps nothing says so by a `next` beyond every number; else a lost receipt is a lost tail
