@@ -71,7 +71,7 @@ class TenantFile(TenantDisk):
         super().cut(floor)
         while self._storage.fold(7):
             pass
-        while floor > self._storage.floor and self._storage.trim(floor):
+        while self._storage.trim(floor):
             pass
 
     def close(self) -> None:
