@@ -17,6 +17,7 @@ import tripleweb
 from tripleweb import places
 from tripleweb.cli import main
 from tripleweb.storage.sqlite import SqliteStores
+from tripleweb.sync.server import Limits
 from tripleweb.tenant import HubLimits
 from tripleweb_jupyter.extension import TripleWeb
 
@@ -129,25 +130,26 @@ def test_what_is_no_port_is_bad_usage(port: str, tmp_path: Path, capsys: pytest.
 
 def test_what_a_server_keeps_is_set_by_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As at the Jupyter extension, whose traits have these names and defaults."""
-    served: list[HubLimits] = []
+    served: list[tuple[HubLimits, Limits]] = []
 
-    def recorded(stores: SqliteStores, *, port: int, limits: HubLimits) -> None:
+    def recorded(stores: SqliteStores, *, port: int, limits: HubLimits, core_limits: Limits) -> None:
         stores.close()
-        served.append(limits)
+        served.append((limits, core_limits))
         raise OSError("not to be served")
 
     monkeypatch.setattr("tripleweb.web.WebServer", recorded)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     options = ["--history-days=0.5", "--history-bytes=1000", "--backup-every=0", "--backups-kept=7"]
-    for some in ([], options):
+    for some in ([], [*options, "--unseen-days=0.5"]):
         assert main(["serve", "--data", str(tmp_path), *some]) == 1
     wanted = HubLimits(log_s=43_200, log_bytes_max=1000, backup_every_s=0, backups_kept=7)
-    assert served == [HubLimits(), wanted]
+    assert served == [(HubLimits(), Limits()), (wanted, Limits(unseen_ms=43_200_000))]
     traits, defaults = TripleWeb.class_traits(), HubLimits()
     assert traits["history_days"].default_value * 86_400 == defaults.log_s
     assert traits["history_bytes"].default_value == defaults.log_bytes_max
     assert traits["backup_every"].default_value * 3_600 == defaults.backup_every_s
     assert traits["backups_kept"].default_value == defaults.backups_kept
+    assert traits["unseen_days"].default_value * 86_400_000 == Limits().unseen_ms
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,7 @@ def test_what_a_server_keeps_is_set_by_options(tmp_path: Path, monkeypatch: pyte
         ("--history-bytes", "1.5"),
         ("--backup-every", "1000001"),
         ("--backups-kept", "0"),
+        ("--unseen-days", "-1"),
     ],
 )
 def test_what_no_server_can_keep_is_bad_usage(

@@ -1,7 +1,7 @@
 """The command line: a server without Jupyter, for scripts, IPython and editors on this machine; and care of its data.
 
     tripleweb serve [--data DIR] [--port N] [--history-days N] [--history-bytes N]
-                    [--backup-every HOURS] [--backups-kept N]
+                    [--backup-every HOURS] [--backups-kept N] [--unseen-days N]
     tripleweb apps | backup APP FILE | restore APP FILE | check [APP] | compact APP
                                                                    [--data DIR | --url URL --token TOKEN]
     tripleweb export APP FILE | import APP FILE  [--data DIR | --url URL]
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tripleweb import __version__, care, ferry, places
 from tripleweb.errors import TriplewebError
+from tripleweb.sync.server import Limits
 from tripleweb.tenant import HubLimits
 
 _HOUR_S, _DAY_S = 3_600, 86_400
@@ -67,6 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help="how many of these are kept of each app (%(default)d)",
     )
+    serve.add_argument(
+        "--unseen-days",
+        type=_amount,
+        default=Limits().unseen_ms / 1_000 / _DAY_S,
+        metavar="N",
+        help="days without a word of a session, after which only what became of its writes is kept (%(default)g)",
+    )
     care.add_commands(commands)
     ferry.add_commands(commands)
     options = parser.parse_args(arguments)
@@ -81,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             backup_every_s=options.backup_every * _HOUR_S,
             backups_kept=options.backups_kept,
         )
-        return _serve(options.data or places.server_dir(), options.port, limits)
+        core_limits = Limits(unseen_ms=int(options.unseen_days * _DAY_S * 1_000))
+        return _serve(options.data or places.server_dir(), options.port, limits, core_limits)
     except (TriplewebError, OSError, OverflowError, ValueError, ImportError) as error:
         print(f"tripleweb: {error}", file=sys.stderr)
         return 1
@@ -112,14 +121,14 @@ def _some(text: str) -> int:
     return int(text)
 
 
-def _serve(folder: Path, port: int, limits: HubLimits) -> int:
+def _serve(folder: Path, port: int, limits: HubLimits, core_limits: Limits) -> int:
     from tripleweb.storage.sqlite import SqliteStores
     from tripleweb.web import WebServer
 
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with WebServer(SqliteStores(folder), port=port, limits=limits) as server:
+    with WebServer(SqliteStores(folder), port=port, limits=limits, core_limits=core_limits) as server:
         server.announce(folder)
         try:
             print(f"tripleweb {__version__} serves {folder} at {server.url} (Ctrl-C ends it)", flush=True)
