@@ -144,6 +144,9 @@ test_because::test_a_row_is_named_as_a_user_of_pandas_names_it: `live.why(row)`
 test_because::test_why_not: `db.why_not(query, row)`
 test_pin::test_what_was_pinned_comes_back: `live.pin()` and `db.at(pin)`
 
+-- writing back
+test_difference::test_only_what_differs_is_written: `db.apply(before, after)` writes the difference of two frames
+
 -- files
 test_transfer::test_there_and_back: `db.export("all.jsonl"); db.import_("all.jsonl")`
 test_transfer::test_endings: Parquet (with [parquet]), CSV, JSON Lines, EDN datoms, by the ending

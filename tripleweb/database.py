@@ -14,31 +14,28 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import cache
 from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from tripleweb import past, writes
-from tripleweb.collector import collector_at_rest
+from tripleweb import past
 from tripleweb.datalog import evaluate, query
 from tripleweb.datalog.executor import Executor
 from tripleweb.datalog.explain import COLUMNS, explain
 from tripleweb.datalog.inputs import ITEMS_MAX, prepare
 from tripleweb.datalog.rulebook import Rulebook
+from tripleweb.editing import Editing
 from tripleweb.errors import TriplewebError
 from tripleweb.hosting import Hosting
 from tripleweb.ids import check_id, kind_of
-from tripleweb.intake import key_names
 from tripleweb.loading import Loading
 from tripleweb.pen import Block, Pen
-from tripleweb.progress import patient_progress, progress
+from tripleweb.progress import progress
 from tripleweb.schema import Schema, check_schema, field_of
 from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
-from tripleweb.shield import Shield
-from tripleweb.status import WHAT, Status, receipts
+from tripleweb.status import Status, receipts
 from tripleweb.subscriptions import Asked, check_of
 
 if TYPE_CHECKING:
@@ -49,7 +46,6 @@ if TYPE_CHECKING:
 
 Query = query.Query
 _QUERIES_MAX = 500
-_UNDO_WAITS_S = 5.0
 Path = str | os.PathLike[str]
 
 
@@ -63,7 +59,7 @@ def _budget() -> evaluate.Budget:
     return evaluate.Budget(rows=100_000_000, bytes=min(4 << 30, memory // 4))
 
 
-class Database:
+class Database(Editing):
     """A store, as `open` and `connect` give it. Ends with `close`, with the process, or when nobody holds it."""
 
     def __init__(self, session: Session, schema: Schema | None = None) -> None:
@@ -90,81 +86,7 @@ class Database:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    # -- writing -----------------------------------------------------------------------------------------------
-
-    def insert(self, kind: str, /, *, id: str | None = None, **fields: Any) -> str:
-        """Writes an entity and returns its id: a nano id, or the given one, which merges with what is there.
-
-        Raises `SchemaError`, `DeletedError`, `ValueError` and `TypeError`, and has written nothing then.
-        """
-        return self._session.write(
-            lambda tx: writes.insert(tx, self.schema, kind, fields, id=id, random_bytes=os.urandom)
-        )
-
-    def update(self, kind: str, id: str, /, **fields: Any) -> None:
-        """Assigns fields; None removes, a list or set assigns all members. An unknown id is created."""
-        self._session.write(lambda tx: writes.update(tx, self.schema, kind, id, fields))
-
-    def add(self, kind: str, id: str, /, **fields: Any) -> None:
-        """Adds members to many-valued fields; what others add and remove merges, element by element."""
-        self._session.write(lambda tx: writes.add(tx, self.schema, kind, id, fields))
-
-    def remove(self, kind: str, id: str, /, **fields: Any) -> None:
-        """Removes members from many-valued fields."""
-        self._session.write(lambda tx: writes.remove(tx, self.schema, kind, id, fields))
-
-    def increment(self, kind: str, id: str, /, **amounts: Any) -> None:
-        """Counts in counters: concurrent increments add up."""
-        self._session.write(lambda tx: writes.increment(tx, self.schema, kind, id, amounts))
-
-    def delete(self, id: str, /) -> None:
-        """Deletes an entity, every kind of it, for ever; it wins over every concurrent update."""
-        self._session.write(lambda tx: writes.delete(tx, id))
-
-    def set(self, subject: str, predicate: str, value: Any, /) -> None:
-        """Writes one triple. On a many-valued field a scalar adds one member and a Python set assigns the whole."""
-        if not self._pen.set(self.schema, subject, predicate, value):
-            self._session.write(lambda tx: writes.set_triple(tx, self.schema, subject, predicate, value))
-
-    def unset(self, subject: str, predicate: str, value: Any = writes.EVERYTHING, /) -> None:
-        """Removes everything at a predicate, or one member."""
-        self._session.write(lambda tx: writes.unset_triple(tx, self.schema, subject, predicate, value))
-
-    def insert_frame(
-        self,
-        kind: str,
-        frame: pd.DataFrame,
-        /,
-        *,
-        id: str | Sequence[str] | None = None,
-        prefix: str = "",
-        deleted: Literal["raise", "skip"] = "raise",
-    ) -> list[str]:
-        """Inserts the rows of a DataFrame in one transaction; returns their ids in row order.
-
-        `id` names the column whose text is the id, or columns whose texts are joined by `/`, after `prefix`; None
-        makes nano ids. Missing cells are no values. Raises `ValueError` for a missing or repeated key, and as `insert`.
-        `deleted="skip"` leaves out rows whose id was deleted, and warns how many.
-        """
-        from tripleweb.frame import frame_columns
-
-        keys = key_names(id)
-        with collector_at_rest(), patient_progress(f"inserting {kind}", getattr(frame, "size", 0)) as tell:
-            columns = frame_columns(frame, keys)
-            options: dict[str, Any] = {"id": keys, "prefix": prefix, "deleted": deleted, "tell": tell}
-            inserted = self._session.write(
-                lambda tx: writes.insert_columns(
-                    tx, self.schema, kind, columns, random_bytes=os.urandom, **options
-                )
-            )
-            with Shield(), self._session.lock:
-                self._executor.foresee(kind, len(inserted.ids))
-        if inserted.skipped:
-            count = len(inserted.skipped)
-            warnings.warn(
-                f"{count} {'row was' if count == 1 else 'rows were'} left out: deleted ids", stacklevel=2
-            )
-        return inserted.ids
+    # -- writing (more of it: `editing`) ----------------------------------------------------------------------
 
     def transaction(self, check: str | None = None, inputs: Sequence[Any] = ()) -> Block:
         """A block whose writes become one transaction with one stamp; an exception in it undoes them all.
@@ -203,38 +125,6 @@ class Database:
             return "" if answer.rows else "the query of its check has no answer"
 
         return Block(self._session, asked, refusal)
-
-    def undo(self) -> pd.DataFrame:
-        """Takes back this session's last transaction by a new one, where its values still stand; called again, the one
-        before it. Returns what it left alone: a frame of `subject predicate value reason`, the reason being one of
-        `newer reset deleted rejected limits counter unseen`.
-
-        Counters count back; a delete is for ever. What had not been loaded comes back as the server has told it, for
-        which this waits some seconds while online; what was rejected does not come back. Raises `TriplewebError` if
-        there is nothing to undo, within a transaction, and while the server has not decided on a guarded one.
-
-        >>> import tripleweb
-        >>> db = tripleweb.open()
-        >>> ada = db.insert("user", name="Ada", age=36)
-        >>> db.update("user", ada, age=37)
-        >>> len(db.undo()), db.get("user", ada)["age"]
-        (0, 36)
-        """
-        return self._take_back(redo=False)
-
-    def redo(self) -> pd.DataFrame:
-        """Takes back the last `undo` likewise, as long as nothing else was written."""
-        return self._take_back(redo=True)
-
-    def _take_back(self, redo: bool) -> pd.DataFrame:
-        from tripleweb.frame import result_frame
-
-        session = self._session
-        waits = session.is_partial or session.core.is_guarded
-        if waits and session.state == "online" and not session.within_transaction:
-            with suppress(TimeoutError):  # what it wrote over may come with the receipt
-                session.flush(_UNDO_WAITS_S)
-        return result_frame(tuple(_LEFT), session.take_back(redo), kinds=_LEFT)
 
     # -- asking ------------------------------------------------------------------------------------------------
 
@@ -399,7 +289,7 @@ class Database:
         self._loading.load(asked, timeout, strict)
         with self._session.lock:
             frame = kind_frame(self._session.store, self.schema, kind)
-            frame.attrs["tripleweb"] = self._loading.attrs(asked)
+            frame.attrs["tripleweb"] = self._loading.attrs(asked) | {"kind": kind}
         return frame
 
     def _parsed(self, text: str) -> Query:
@@ -582,9 +472,6 @@ class Database:
         finally:
             if self._lives is not None:
                 self._lives.close()
-
-
-_LEFT = {**WHAT, "reason": "s"}
 
 
 def _repeatable(inputs: Sequence[Any]) -> tuple[Any, ...]:
