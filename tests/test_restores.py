@@ -247,6 +247,32 @@ def test_going_back_to_the_newer_of_two_backups_after_all() -> None:
         assert max(accepted(peers).values()) == 1
 
 
+def test_going_to_the_newer_backup_while_the_older_is_told_what_it_lacks() -> None:
+    """What waits to be pushed again has a number that the newer one knows: it is not pushed by another name."""
+    peers = Peers(Limits(tail_max=1))
+    ada = peers.client("ada", limits=ClientLimits(in_flight_max=1)).connect()
+    peers.settle()
+    older = copy.deepcopy(peers.disk)
+    for n in range(4):
+        count(ada, 10**n)
+        peers.settle()
+    ada.core.ping(ada.now_ms)  # and confirms what it was told
+    peers.settle()
+    newer = copy.deepcopy(peers.disk)
+    for times in (1, 2):
+        restore(peers, older, f"older {times}")
+        for _ in range(20):
+            if not peers.disk.log:
+                ada.up(), peers.commit(), peers.down()
+        assert len(peers.disk.log) == 1 and ada.core.pending > 2
+        unsent = count(ada, 10_000 * times)
+        restore(peers, newer, f"newer {times}")
+        peers.settle()
+        peers.agree()
+        assert counted(peers) == 1_111 + sum(10_000 * n for n in range(1, times + 1))
+        assert max(accepted(peers).values()) == 1 and unsent in accepted(peers)
+
+
 def test_a_replica_that_was_put_back_itself_goes_by_the_rules_it_had() -> None:
     peers = Peers()
     ada = peers.join("ada")

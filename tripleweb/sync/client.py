@@ -11,7 +11,7 @@ does not join where this replica stands, not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -345,10 +345,11 @@ class ClientCore:
         self.features = welcome.features
         self.clock.tolerance_ms = max(self.limits.tolerance_ms, welcome.tolerance)
         commit = LocalCommit(meta={"server": welcome.server, "user": welcome.user})
-        forgotten = self.kept.greeted(commit, welcome, self.replica, self.outbox)
+        forgotten, there = self.kept.greeted(commit, welcome, self.replica, self.outbox)
         is_own = all(one.replica == self.replica for one in forgotten)
+        is_own = is_own and all(number <= welcome.last for number in there)  # else known by another name
         if welcome.rekey or not (is_own and joins(welcome.last, forgotten, self.outbox, self.next)):
-            return self._rekey(forgotten, commit)  # a copy, or the server has forgotten what is kept no more
+            return self._rekey(forgotten, commit, there)  # a copy, or what was forgotten is kept no more
         guarded = [one for one in self.outbox.values() if one.check is not None and one.number > welcome.last]
         if guarded and messages.GUARD not in welcome.features:
             return self._refuse(guarded, commit)
@@ -574,25 +575,21 @@ class ClientCore:
                 step.shares.update(key for key in keys if key[2] == COUNTER + self.replica)
             put_again(self.store, self.replica, pending, step, pending.changes)
 
-    def _rekey(self, forgotten: Iterable[Kept] = (), commit: LocalCommit | None = None) -> Update:
+    def _rekey(
+        self, forgotten: Iterable[Kept] = (), commit: LocalCommit | None = None, there: Collection[int] = ()
+    ) -> Update:
         """Takes a new identity, since this replica is a copy of another or has lost its tail, and says hello with it.
-        What is pending, and what the server has `forgotten`, keeps its ids, by which the server knows what a copy has
-        pushed already, and is numbered anew, in the order of the stamps. The cursors go: the next load brings what the
-        old identity has counted."""
+        What is pending, but for what is `there`, and what the server has `forgotten`, keeps its ids, by which the
+        server knows what a copy has pushed, and is numbered anew, in the order of the stamps. The cursors go: the next
+        load brings what the old identity has counted."""
         old, self.replica = self.replica, replica_id(self._random_bytes)
         commit = commit or LocalCommit()
-        moved = self.kept.renumber(commit, forgotten, self.outbox, (old, self.replica), self.store)
+        moved = self.kept.renumber(commit, forgotten, self.outbox, (old, self.replica), self.store, there)
         self.outbox, delta = moved
         self.next, self.decided, self._sent = len(self.outbox) + 1, 0, 0
         self.cursors.clear()
-        commit.meta |= {
-            "replica": self.replica,
-            "next": self.next,
-            "decided": 0,
-            "cursors": {},
-            "ticket": "",
-            "clock": self.clock.last,
-        }
+        commit.meta |= {"replica": self.replica, "next": self.next, "decided": 0}
+        commit.meta |= {"cursors": {}, "ticket": "", "clock": self.clock.last}
         self.ticket = ""
         self._arrivals.loads.clear()
         self._introduce()

@@ -91,16 +91,28 @@ class Keepsakes:
 
     def greeted(
         self, commit: LocalCommit, welcome: Welcome, replica: str, outbox: Mapping[int, Pending]
-    ) -> list[Kept]:
-        """What the server that says this welcome has forgotten. An app that began another time, since the one before it
-        was deleted, has forgotten nothing: what was accepted then is not kept for it."""
+    ) -> tuple[list[Kept], set[int]]:
+        """What the server that says this welcome has forgotten. And what waits to be pushed again, by number, and is
+        known to it after all: it was put back once more, to a later backup than the one that had forgotten that. An
+        app that began another time, since the one before it was deleted, has forgotten nothing: what was accepted then
+        is not kept for it."""
         if self._origin and welcome.origin and self._origin != welcome.origin:
             self._drop(commit, list(self._held))
         commit.meta["origin"] = self._origin = welcome.origin or self._origin
         forgotten = self.unknown(replica, welcome.last, welcome.former, outbox)
         self.release(commit, welcome.backup, welcome.now)
-        self.known(commit, forgotten, outbox, (welcome.epoch, welcome.seq))
-        return forgotten
+        there = self._there(replica, {**welcome.former, replica: welcome.last}, outbox)
+        waiting = {number: pending for number, pending in outbox.items() if number not in there}
+        self.known(commit, forgotten, waiting, (welcome.epoch, welcome.seq))
+        return forgotten, there
+
+    def _there(self, replica: str, lasts: Mapping[str, int], outbox: Mapping[int, Pending]) -> set[int]:
+        held = [(number, self._held.get((replica, number)), pending.id) for number, pending in outbox.items()]
+        return {
+            number
+            for number, one, tx in held
+            if one is not None and one.id == tx and any(n <= lasts.get(who, 0) for who, n in _numbers(one))
+        }
 
     def unknown(
         self, replica: str, last: int, former: Mapping[str, int], outbox: Collection[int]
@@ -136,13 +148,17 @@ class Keepsakes:
         outbox: Mapping[int, Pending],
         identities: tuple[str, str],
         store: Store,
+        there: Collection[int] = (),
     ) -> tuple[dict[int, Pending], Delta]:
         """All that is to be pushed, numbered anew from 1 in the order of the stamps, by the second of the identities
-        instead of the first (or of an earlier one). What shows of it in the store has the new stamps."""
+        instead of the first (or of an earlier one). What shows of it in the store has the new stamps.
+
+        What is `there`, by its number in the outbox, is not pushed: by another name it might count twice."""
         old, new = identities
         kept = {one.id: one for one in forgotten}
-        kept |= {one.id: one for number in outbox if (one := self._held.get((old, number))) is not None}
-        moving = {one.id: _again(one) for one in kept.values()} | {one.id: one for one in outbox.values()}
+        unsent = {number: one for number, one in outbox.items() if number not in there}
+        kept |= {one.id: one for number in unsent if (one := self._held.get((old, number))) is not None}
+        moving = {one.id: _again(one) for one in kept.values()} | {one.id: one for one in unsent.values()}
         numbered: dict[int, Pending] = {}
         deltas, restamped = [], []
         for moved in sorted(moving.values(), key=lambda pending: pending.time):
