@@ -77,6 +77,13 @@ def test_the_fixed_seeds_reach_every_situation() -> None:
         *("server: commit failed, a commit out", "server: idles"),
         *("refused", "apart"),
         *("client: sleeps", "client: lid closed", "receipt: its gist", "receipt: long ago", "log cut"),
+        *("restored: accepted and forgotten", "restored: on a hostile network"),
+        *(
+            "client: disk full, a write fails",
+            "client: disk full, what came is not saved",
+            "server: disk full",
+        ),
+        *("becomes none", "becomes reader", "becomes writer"),
     }
     assert not expected - reached.keys(), f"never reached: {sorted(expected - reached.keys())}"
 

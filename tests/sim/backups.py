@@ -51,11 +51,13 @@ class Backups:
         known = {receipt.id: receipt for receipt in server.judge.receipts.values()}
         for connection in list(world.network.connections.values()):
             world.network.cut(connection, 0, 0)
+            connection.down.void()
         for node in world.nodes.values():  # also one that the server has forgotten, and the client has not
             if node.connection is not None:
-                node.connection.down.cut(0, True)
+                node.connection.down.void()
         server.crash("restored", down_ms)
         self._restores += 1
+        world.marks["restored: on a hostile network"] += world.options.hostile
         server.disk, server.judge = disk.copied(), _copied(judge, disk)
         server.disk.epoch = f"e{self._restores + 1}"
         server.guard_judge.cut = Cut()
@@ -63,6 +65,7 @@ class Backups:
         # who died just after he had saved a receipt has heard it, too
         self.heard |= {tx: known[tx] for tx in sorted(world.settled - self.heard.keys()) if tx in known}
         # who was not told yet may hear something else
+        server.guard_judge.forgotten |= server.guard_judge.accepted - judge.logged
         server.guard_judge.accepted &= judge.logged | self.heard.keys()
         decided = {receipt.id: receipt for receipt in judge.receipts.values()}
         waiting = {tx for node in world.nodes.values() for tx in node.outbox.values()}

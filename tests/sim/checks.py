@@ -20,7 +20,6 @@ from tripleweb.terms import slot, to_wire
 from tripleweb.transaction import Transaction
 
 if TYPE_CHECKING:
-    from tests.sim.network import Connection
     from tests.sim.nodes import ClientNode
     from tests.sim.world import World
 
@@ -393,14 +392,6 @@ def log_rises(world: World, commit: Commit) -> None:
         for change in entry.registers:
             if change.slot[:2] == COUNTER:
                 hold("shares are their owner's", change.slot == COUNTER + entry.replica, f"{change}")
-
-
-def roles_respected(world: World, connection: Connection, before: int) -> None:
-    """What a frame brought into the log, it brought with the right to write."""
-    core = world.server.core
-    if core is not None and core.seq > before:
-        role = world.server.roles[connection.number]
-        hold("roles respected", role in ("writer", "admin"), f"{connection.client} wrote as {role}")
 
 
 def receipts_truthful(world: World, commit: Commit) -> None:

@@ -1,5 +1,6 @@
 """Disks with faults: the server's tenant and a replica's file, each as the commits that landed on it.
 
+A disk that is `full` takes no commit: it raises, and has nothing of it.
 The server's disk loses nothing that it has acknowledged. A replica's file survives the death of its process whole;
 what a power failure or a copied file does to it (a lost tail, an old state, a second owner) is asked for by name.
 """
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 from tripleweb.change import DELETED, Change, Key
 from tripleweb.clock import Stamp
+from tripleweb.errors import StorageError
 from tripleweb.sync.records import (
     Commit,
     Entry,
@@ -27,7 +29,17 @@ from tripleweb.sync.records import (
 JOURNAL = 40  # commits of a replica that a power failure can still lose
 
 
-class TenantDisk:
+class Disk:
+    """A disk, which may be full."""
+
+    full = False
+
+    def _check_room(self) -> None:
+        if self.full:
+            raise StorageError("the disk is full")
+
+
+class TenantDisk(Disk):
     """What is durable at the server."""
 
     def __init__(self, epoch: str) -> None:
@@ -44,6 +56,7 @@ class TenantDisk:
         self.floor = 0  # up to here the log is cut off; `log` has it all, for the checks
 
     def commit(self, commit: Commit) -> None:
+        self._check_room()
         for entry in commit.entries:
             assert entry.seq == self.seq + 1, f"the log has no hole: {entry.seq} after {self.seq}"
             self.seq = entry.seq
@@ -169,7 +182,7 @@ class _File:
         return twin
 
 
-class ReplicaDisk:
+class ReplicaDisk(Disk):
     """A replica's file and the commits that a power failure could take from it."""
 
     def __init__(self) -> None:
@@ -177,6 +190,7 @@ class ReplicaDisk:
         self._journal: list[LocalCommit] = []
 
     def save(self, commit: LocalCommit) -> None:
+        self._check_room()
         # a deep copy: the core goes on changing what it handed out
         self._journal.append(
             replace(commit, pending=[copy.copy(p) for p in commit.pending], meta=copy.deepcopy(commit.meta))

@@ -31,6 +31,7 @@ class Faults:
             "ambushed": self.ambushed,
             "read slow": self.reads_slowly,
             "becomes": self.becomes,
+            "disk full": self.disk_full,
             "clock": self.clock,
             "copied": self.copied,
             "pings": self.pings,
@@ -54,6 +55,8 @@ class Faults:
             (options.server_crash_committing_every_ms, self._draw_server_ambush),
             (options.pause_every_ms, self._draw_pause),
             (options.role_every_ms, self._draw_role),
+            (options.full_every_ms, self._draw_full),
+            (options.server_full_every_ms, self._draw_server_full),
             (5_000.0 if options.clocks == "wild" else 0.0, self._draw_clock),
             (options.clone_every_ms if options.clones else 0.0, self._draw_clone),
             (options.ping_every_ms, self._draw_ping),
@@ -197,16 +200,34 @@ class Faults:
     # -- people and machines -----------------------------------------------------------------------------------
 
     def _draw_role(self, rng: random.Random) -> None:
-        node = rng.choice(list(self.world.nodes.values()))
-        self.world.do(node.name, "becomes", role="reader" if node.role == "writer" else "writer")
+        node, expelled = rng.choice(list(self.world.nodes.values())), self.world.options.expelled
+        role = "reader" if node.role == "writer" else "writer"
+        if expelled and node.role != "none" and rng.random() < expelled:
+            role = "none"
+        self.world.do(node.name, "becomes", role=role)
 
     def becomes(self, who: str, role: str) -> None:
-        """A user gets or loses the right to write, in the middle of a connection."""
-        node = self.world.nodes.get(who)
+        """A user gets or loses the right to write, or to be there at all, in the middle of a connection."""
+        node, server = self.world.nodes.get(who), self.world.server
         if node is not None:
             node.role = role
-            if node.connection is not None:
-                self.world.server.set_role(node.connection, role)
+            self.world.marks[f"becomes {role}"] += 1
+            for connection in [c for c in server.links.values() if c.client == who]:  # also forgotten ones
+                server.set_role(connection, role)
+
+    def _draw_full(self, rng: random.Random) -> None:
+        node = self._running(rng)
+        if node is not None:
+            self.world.do(node.name, "disk full", for_ms=rng.choice([50, 1_000, rng.randint(0, 6_000)]))
+
+    def _draw_server_full(self, rng: random.Random) -> None:
+        self.world.do("server", "disk full", for_ms=rng.choice([50, 1_000, rng.randint(0, 6_000)]))
+
+    def disk_full(self, who: str, for_ms: int) -> None:
+        """A disk takes nothing for a while."""
+        node = self.world.server if who == "server" else self.world.nodes.get(who)
+        if node is not None:
+            node.full_until = self.world.now + for_ms
 
     def _draw_clock(self, rng: random.Random) -> None:
         if rng.random() < 0.2:

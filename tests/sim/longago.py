@@ -181,7 +181,7 @@ CAUGHT: dict[Callable[[], list[Patch]], int] = {
     long_ago_all_stood: 8,
     long_ago_is_not_loaded: 28,
     long_ago_is_known_by_number: 1346,
-    long_ago_at_another_stamp: 0,
+    long_ago_at_another_stamp: 1,
     last_number_is_dropped: 4,
     just_seen_is_long_ago: 5,
     cut_log_seems_whole: 30,

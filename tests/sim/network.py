@@ -44,7 +44,7 @@ class Pipe:
         self._ended = ended
         self._queue: deque[tuple[int, bytes | None]] = deque()  # None: the end of the stream
         self._held_until = 0
-        self._broken = False
+        self._broken = self._void = False
 
     def send(self, data: bytes | None) -> None:
         if self._broken:
@@ -55,7 +55,7 @@ class Pipe:
             fate, after_ms = mishap
             self._network.world.say("frame", *self._place, *mishap)
             if fate != "lost":
-                self._network.world.after(after_ms, lambda: self._arrive(data))
+                self._network.world.after(after_ms, lambda: self._void or self._arrive(data))
             if fate != "twice":
                 return
         self._put(data)
@@ -93,6 +93,11 @@ class Pipe:
         self._broken = True
         if told:
             self._put(None)
+
+    def void(self) -> None:
+        """Nothing that was sent arrives any more, be it late or not."""
+        self._void = True
+        self.cut(0, True)
 
     def __len__(self) -> int:
         return len(self._queue)

@@ -7,19 +7,20 @@ core, frames leave when they may, a process that dies takes its core with it and
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial as bound
 from typing import TYPE_CHECKING, Any
 
-from tests.sim import absences, checks, interest, partial
+from tests.sim import absences, checks, interest, partial, refusals
 from tests.sim.checks import Violation
 from tests.sim.disk import ReplicaDisk, TenantDisk
 from tests.sim.files import ReplicaOnFile, TenantFile
 from tests.sim.guarded import GuardJudge
 from tests.sim.network import Connection
 from tripleweb.clock import parse_stamp
-from tripleweb.errors import ProtocolError
+from tripleweb.errors import ProtocolError, StorageError
 from tripleweb.store import Delta
 from tripleweb.sync import messages
 from tripleweb.sync.client import ClientCore, Update
@@ -85,6 +86,7 @@ class ServerNode:
         self.judge = checks.Judge()
         self.guard_judge = GuardJudge()
         self.stepped_back_ms = 0  # of its clock, in all
+        self.full_until = 0  # its disk takes nothing
         self._commit: Commit | None = None  # out, not yet told
         self._landed = False
         self._stepping = False
@@ -116,9 +118,17 @@ class ServerNode:
         core.connect(connection.number, actor, self.now_ms)
 
     def set_role(self, connection: Connection, role: str) -> None:
+        """What a user may do from now on; "none" ends his connection."""
         if self.core is not None and connection.number in self.links:
             self.roles[connection.number] = role
-            self.core.set_role(connection.number, role)
+            if role == "none":
+                self._fault(connection, Fault("forbidden", f"{connection.client} is not a member any more"))
+            else:
+                self.core.set_role(connection.number, role)
+
+    def _fault(self, connection: Connection, fault: Fault) -> None:
+        connection.down.send(messages.encode(fault))
+        self._close(connection)
 
     def resume(self, connection: Connection) -> None:
         if self.core is not None:
@@ -153,7 +163,7 @@ class ServerNode:
         except ProtocolError as error:
             self.world.refused(f"the server about {connection.client}: {error.code}: {error}")
             self._close(connection)
-        checks.roles_respected(self.world, connection, before)
+        refusals.roles_respected(self.world, before)
         self.pump()
 
     def ended(self, connection: Connection) -> None:
@@ -178,10 +188,12 @@ class ServerNode:
             if commit is not None:
                 self._commit, self._landed = commit, False
                 self.world.after(self._disk_ms(), lambda: self._land(commit))
+        gone: set[object] = set()  # by a fault among these frames
         for number, frame in core.frames_to_send():
-            connection = self.links.get(number)
-            if connection is None:
+            if number in gone:
                 continue
+            refusals.still_here(self.world, number)
+            connection = self.links[number]
             checks.ack_only_after_commit(self.world, frame)
             self.world.mark(frame)
             data = messages.encode(frame)
@@ -189,6 +201,7 @@ class ServerNode:
             self.world.say("server sends", number, data)
             connection.down.send(data)
             if isinstance(frame, Fault):
+                gone.add(number)
                 self._close(connection)
         if (core.has_work() or core.is_heavy) and not self._stepping:
             self._stepping = True
@@ -205,10 +218,12 @@ class ServerNode:
     def _step(self) -> None:
         core, moved = self.core, True
         if core is not None:
+            before = core.seq
             if core.is_heavy:
                 core.evaluate()
             else:
                 moved = core.step()
+            refusals.roles_respected(self.world, before)
             self.pump()
         self._stepping = False
         if self.core is not None and (self.core.has_work() or self.core.is_heavy):
@@ -221,7 +236,11 @@ class ServerNode:
         if (down_ms := self.ambush.springs("before landing")) is not None:
             self.crash("commit failed", down_ms, landed=False)
             return
-        self._save(commit)
+        try:
+            self._save(commit)
+        except StorageError:
+            self._reopen()
+            return
         self._landed = True
         self.world.say("server commits", commit.batch, commit.seq)
         if (down_ms := self.ambush.springs("after landing")) is not None:
@@ -229,7 +248,16 @@ class ServerNode:
             return
         self.world.after(self._disk_ms(), lambda: self._told(commit))
 
+    def _reopen(self) -> None:
+        """The disk is full: the app is closed, to be read again from there by whoever comes next."""
+        self.world.say("server's disk is full", self.disk.seq)
+        self.world.marks["server: disk full"] += 1
+        for connection in list(self.links.values()):
+            self._fault(connection, Fault("closing", "the app failed at this server; connect again"))
+        self._commit = self.core = None
+
     def _save(self, commit: Commit) -> None:
+        self.disk.full = self.world.faults and self.world.now < self.full_until
         self.disk.commit(commit)
         checks.log_rises(self.world, commit)
         checks.receipts_truthful(self.world, commit)
@@ -246,7 +274,8 @@ class ServerNode:
         """The process dies; a commit under way may have landed."""
         commit, self._commit = self._commit, None
         if commit is not None and not self._landed and landed:
-            self._save(commit)
+            with suppress(StorageError):  # its disk is full
+                self._save(commit)
         self.world.say("server", why, self.disk.seq)
         self.world.marks[f"server: {why}{', a commit out' if commit is not None else ''}"] += 1
         self.core = None
@@ -286,6 +315,9 @@ class ClientNode:
         self.issued: dict[str, int] = {}  # replica -> last time of a stamp
         self.lossy = disk is not None  # has lost or shares its past: some promises do not hold
         self.ran_ahead = False  # has re-stamped what is pending
+        self.full_until = 0  # its disk takes nothing
+        self.unsaved: deque[LocalCommit] = deque()  # steps of the server's that memory has taken already
+        self._untold: list[str] = []  # whose receipts are in memory only
         self._attempts = 0
         self._connected_at = 0
         self.start()
@@ -319,7 +351,9 @@ class ClientNode:
         if self.connection is not None:
             self.world.network.hang_up(self.connection)
             self.connection = None
-        if lost and self.disk.tail:
+        if self.unsaved:  # as if that had never come
+            self._forget_the_unsaved()
+        elif lost and self.disk.tail:
             self.world.marks["client: loses its tail"] += 1
             self.disk.lose_tail(min(lost, self.disk.tail))
             self.lossy = True
@@ -340,7 +374,17 @@ class ClientNode:
         world, core = self.world, self.core
         if core is None or self.connection is not None or attempt != self._attempts:
             return
+        if self.role == "none":
+            core.disconnected("not a member", refused=True)
+            self._later()
+            return
         if not world.server.up or not world.network.reachable(self.name):
+            self._later()
+            return
+        try:
+            if not self._save_the_unsaved():
+                return
+        except StorageError:  # nothing leaves before
             self._later()
             return
         self.connection = world.network.connect(self.name)
@@ -392,8 +436,29 @@ class ClientNode:
         return True
 
     def _keep(self, commit: LocalCommit) -> None:
+        self.disk.full = self.world.faults and self.world.now < self.full_until
         self.disk.save(commit)
         self.world.note(self, commit)
+        self._untold.clear()
+
+    def _save_the_unsaved(self) -> bool:
+        """Saves what comes before anything later. False: it died of that. Raises `StorageError`."""
+        while self.unsaved:
+            if not self.save(self.unsaved[0]):
+                return False
+            self.unsaved.popleft()
+        return True
+
+    def _forget_the_unsaved(self) -> None:
+        self.world.marks["client: forgets what its disk did not take"] += 1
+        self.unsaved.clear()
+        for tx in self._untold:
+            self.world.acknowledged.pop(tx, None)
+            self.world.backups.heard.pop(tx, None)
+            if tx not in self.world.server.judge.logged:  # he may hear something else
+                self.world.server.guard_judge.accepted.discard(tx)
+        self._untold.clear()
+        self.dead.clear()
 
     def transact(
         self, write: Callable[[Transaction], None], give_up: bool = False, check: Check | None = None
@@ -401,17 +466,28 @@ class ClientNode:
         core = self.core
         if core is None:
             return
+        is_full = self.world.now < self.full_until
+        before = checks.register_view(core.store) if give_up or is_full else {}
+        outbox = core.next, list(core.outbox)
         tx = core.begin(self.now_ms)
-        before = checks.register_view(core.store) if give_up else None
         write(tx)
-        if before is not None:
+        if give_up:
             core.abandon(tx)
             checks.abandoned_without_trace(self, before)
             return
-        checks.stamp_is_new(self, tx)
-        # (one that writes nothing is pushed with its check, but nobody here would miss it)
-        commit = core.prepare(tx, check if tx.changes else None)
-        if commit is not None and not self.save(commit):
+        try:
+            if not self._save_the_unsaved():
+                return
+            checks.stamp_is_new(self, tx)
+            # (one that writes nothing is pushed with its check, but nobody here would miss it)
+            commit = core.prepare(tx, check if tx.changes else None)
+            if commit is not None and not self.save(commit):
+                return
+        except StorageError:
+            self.world.say(self.name, "cannot write: the disk is full")
+            self.world.marks["client: disk full, a write fails"] += 1
+            core.abandon(tx)
+            refusals.failed_without_trace(self, before, outbox)
             return
         self.world.say(self.name, "writes", [change[:4] for change in tx.changes])
         delta = core.accept(tx, commit)
@@ -434,7 +510,12 @@ class ClientNode:
             self.world.refused(f"{self.name}: {error.code}: {error}")
             self.hang_up("refuses a frame")
             return
-        if update.commit is not None and not self.save(update.commit):
+        try:
+            if update.commit is not None and not self.save(update.commit):
+                return
+        except StorageError:
+            assert update.commit is not None
+            self._put_off(update, update.commit, frame)
             return
         self.follow(update.delta)
         self._heed(update, frame)
@@ -442,6 +523,17 @@ class ClientNode:
             self.hang_up(f"fault {frame.code}")
             return
         self.pump()
+
+    def _put_off(self, update: Update, commit: LocalCommit, frame: messages.ServerFrame) -> None:
+        """What came cannot be saved now: memory has it, nothing leaves before the disk has it, too."""
+        self.world.marks["client: disk full, what came is not saved"] += 1
+        self.unsaved.append(commit)
+        self._untold = [
+            receipt.id for receipt in update.receipts if receipt.id not in self.world.acknowledged
+        ]
+        self.follow(update.delta)
+        self._heed(update, frame)
+        self.hang_up("cannot save")
 
     def _heed(self, update: Update, frame: messages.ServerFrame) -> None:
         core = self.core

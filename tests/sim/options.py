@@ -88,6 +88,9 @@ class Options:
     restore_every_ms: float = 0.0  # the server is put back to a backup
     sleep_every_ms: float = 0.0  # somebody is unseen for longer than the server keeps receipts
     cut_every_ms: float = 0.0  # the log is cut off
+    full_every_ms: float = 0.0  # the disk of a client is full for a while
+    server_full_every_ms: float = 0.0  # the server's
+    expelled: float = 0.0  # chance that a user whose role changes has none
 
     @property
     def hostile(self) -> bool:
@@ -106,6 +109,7 @@ class Options:
 
         guards = random.Random(rng.getstate()[1][0])  # its own: what else is drawn stays as it was
         absences = random.Random(f"absences {rng.getstate()[1][1]}")  # likewise
+        troubles = random.Random(f"troubles {rng.getstate()[1][2]}")  # likewise
         copies = rng.random() < 0.4
         clients, readers = rng.randint(2, 4), either(0, 0, 1)
         hostile = some(0.3, lambda: 1.0) if not network else float(network == "hostile")
@@ -159,10 +163,11 @@ class Options:
         )
         if rng.random() < 0.4 if asking is None else asking:
             options = options._with_asking(rng)
-        # what is late on a hostile network would be of a time that the judge has gone back from
         restores = some(0.25, lambda: rng.uniform(4_000, 15_000))
-        options = replace(options, restore_every_ms=0.0 if hostile else restores)
-        return options._with_absences(absences, copies or hostile) if absences.random() < 0.3 else options
+        options = replace(options, restore_every_ms=restores)
+        if absences.random() < 0.3:
+            options = options._with_absences(absences, copies or hostile)
+        return options._with_troubles(troubles) if troubles.random() < 0.3 else options
 
     def _with_absences(self, rng: random.Random, whole: bool) -> Options:
         """Some sleep for long. `whole`: the log is not cut, by which copies are known."""
@@ -172,6 +177,16 @@ class Options:
             sleep_every_ms=rng.uniform(2_000, 8_000),
             cut_every_ms=0.0 if whole else rng.choice([0.0, rng.uniform(1_000, 8_000)]),
             tick_every_ms=self.tick_every_ms or 1_000,
+        )
+
+    def _with_troubles(self, rng: random.Random) -> Options:
+        """Disks are full for a while, users lose every role."""
+        return replace(
+            self,
+            full_every_ms=rng.choice([0.0, rng.uniform(1_500, 8_000)]),
+            server_full_every_ms=rng.choice([0.0, rng.uniform(3_000, 12_000)]),
+            role_every_ms=rng.choice([self.role_every_ms, rng.uniform(1_500, 6_000)]),
+            expelled=rng.choice([0.0, 0.3, 0.6]),
         )
 
     def _with_asking(self, rng: random.Random) -> Options:

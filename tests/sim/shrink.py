@@ -21,7 +21,7 @@ def run(given: int | History, bug: str = "", **options: object) -> World:
     `broken_by` has the history."""
     with ExitStack() as stack:
         if bug:
-            stack.enter_context(mutants.planted(getattr(mutants, bug)))
+            stack.enter_context(mutants.planted(mutants.named(bug)))
         world = World(given, **options)  # type: ignore[arg-type]
         try:
             return world.run()

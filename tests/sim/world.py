@@ -272,6 +272,8 @@ class World:
         self.healed = True
         for node in self.nodes.values():
             node.clock.offset_ms = max(-1_000, min(1_000, node.clock.offset_ms))
+            if node.role == "none":
+                node.role = "reader" if self.lot("role", node.name) < 0.5 else "writer"
         self.network.heal()
         for connection in list(self.network.connections.values()):
             if self.options.hostile:  # what was lost on it is lost: the next connection is a stream
