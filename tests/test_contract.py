@@ -144,6 +144,10 @@ test_because::test_a_row_is_named_as_a_user_of_pandas_names_it: `live.why(row)`
 test_because::test_why_not: `db.why_not(query, row)`
 test_pin::test_what_was_pinned_comes_back: `live.pin()` and `db.at(pin)`
 
+-- reacting
+test_reacting::test_a_function_runs_again_when_its_frame_changes: `@live.react` re-runs a function when its frames
+    change
+
 -- writing back
 test_difference::test_only_what_differs_is_written: `db.apply(before, after)` writes the difference of two frames
 

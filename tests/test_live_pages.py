@@ -248,6 +248,34 @@ def test_one_socket_and_one_query_however_many_displays(browser: Browser, lab: J
         notebook.page.close()
 
 
+def test_a_chart_follows_what_others_write(browser: Browser, lab: JupyterServer) -> None:
+    """`@live.react`, and `live.plot(…)`, in place, also right after a long cell."""
+    chart = "@people.react\ndef chart(df):\n    print('rows', len(df))\n    df.plot.barh(x='name', y='age')"
+    with colleague(lab, "charts") as db:
+        people(db, 3)
+        cells = [connect("charts"), show(), chart, "people.plot(x='name', y='age', kind='bar')"]
+        notebook = Notebook(browser, lab, "charts.ipynb", cells)
+        for number in range(4):
+            notebook.run(number)
+        sources = []
+        for number in (2, 3):
+            notebook.cell(number).scroll_into_view_if_needed()
+            picture = notebook.output(number).locator("img")
+            expect(picture).to_have_count(1, timeout=20 * SECONDS)
+            sources.append(picture.get_attribute("src"))
+        expect(notebook.output(2)).to_contain_text("rows 3")
+        db.insert("user", id="new", name="New", age=99)
+        expect(notebook.output(2)).to_contain_text("rows 4", timeout=20 * SECONDS)
+        for number, before in zip((2, 3), sources, strict=True):
+            notebook.cell(number).scroll_into_view_if_needed()
+            expect(notebook.output(number).locator("img")).not_to_have_attribute(
+                "src", before or "", timeout=20 * SECONDS
+            )
+        assert notebook.output(2).count() == 1
+        notebook.picture("charts", 2)
+        notebook.page.close()
+
+
 def test_exported_and_untrusted_it_is_a_plain_table(browser: Browser, lab: JupyterServer) -> None:
     import nbformat
     from nbconvert import HTMLExporter

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 from pandas.api.types import is_object_dtype
@@ -37,6 +37,9 @@ from tripleweb.pin import Pin
 from tripleweb.showing import Shown
 from tripleweb.store import Delta, Store
 from tripleweb.subscriptions import Publication, key_of
+
+if TYPE_CHECKING:
+    from tripleweb.charts import Plot
 
 log = logging.getLogger("tripleweb")
 
@@ -491,6 +494,36 @@ class LiveFrame(Shown):
                 self._anchor()
 
         return stop
+
+    def react(self, *others: Any) -> Any:
+        """`@live.react` runs a function now and whenever the frame has changed, and replaces its output in place: what
+        it prints, draws, returns. It gets the frame, or nothing. `@live.react(other, …)` follows several frames.
+
+        In a notebook it runs between cells, never in one, and not more often than it takes; an error is its output. It
+        ends with its cell, which runs again, or its frame. In a script it runs on the store's thread of callbacks.
+
+        >>> import tripleweb
+        >>> db = tripleweb.open()
+        >>> people = db.live("[:find ?name :where [_ :user/name ?name]]")
+        >>> @people.react
+        ... def count(df):
+        ...     print(len(df), "people")
+        0 people
+        """
+        from tripleweb import reacting
+
+        if len(others) == 1 and not isinstance(others[0], LiveFrame):
+            return reacting.react([self], others[0])
+        if not all(isinstance(other, LiveFrame) for other in others):
+            raise TypeError("react takes a function, or the other frames that it follows")
+        return partial(reacting.react, [self, *others])
+
+    @property
+    def plot(self) -> Plot:
+        """As `df.plot`; in a notebook the chart follows the frame."""
+        from tripleweb.charts import Plot
+
+        return Plot(self)
 
     def close(self) -> None:
         """Ends all following: callbacks, waiting and displays. What was seen last stays."""
