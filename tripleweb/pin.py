@@ -6,7 +6,8 @@ the app, the query with its inputs and rules, numbers and a hash, so it can stan
 session knows is pinned: what is pinned, the server has.
 
 The digest is SHA-256 (FIPS 180-4) of the answer as JSON: rows of values with their kinds (`terms.to_wire`), sorted
-unless the query orders them.
+unless the query orders them. Equal numbers are one value there as they are in an answer, which shows the one of 1 and
+1.0 that it came upon: whole floats count as integers.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ def _told(cell: Any) -> Any:
         return {str(key): _told(value) for key, value in sorted(cell.items(), key=lambda pair: str(pair[0]))}
     if isinstance(cell, list | tuple | set | frozenset):
         return {"all": sorted(encode(_told(one)).decode() for one in cell)}
-    return to_wire(outward(cell))
+    value = outward(cell)
+    return to_wire(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def refuse(position: str | None, pending: int, is_complete: bool, reason: str) -> str:
