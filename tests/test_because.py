@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import tripleweb
-from tripleweb import Ref, TriplewebError, t
+from tripleweb import QueryError, Ref, TriplewebError, t
 from tripleweb.database import Database
 
 ADULTS = "[:find ?name ?age :where [?u :user/name ?name] [?u :user/age ?age] [(> ?age 30)]]"
@@ -212,7 +212,10 @@ def test_why_not_of_a_row_that_is_there(db: Database) -> None:
 @pytest.mark.parametrize(
     ("row", "error", "words"),
     [
-        (3, TypeError, "a row is"),
+        (3, TypeError, r"^a row is a Series, .* not int$"),
+        ("Ada", TypeError, "a row is a Series"),
+        ({"name": {"a": 1}}, TypeError, r"name: no variable has a dict"),
+        ({"name": pd.Series([1, 2])}, TypeError, r"name: no variable has a Series"),
         ({"nam": "Ada"}, ValueError, "did you mean name"),
         ({}, ValueError, "an empty row"),
         (("Ada",), ValueError, "1 values for 2 columns"),
@@ -221,6 +224,50 @@ def test_why_not_of_a_row_that_is_there(db: Database) -> None:
 def test_why_not_of_what_is_no_row(db: Database, row: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         db.why_not(ADULTS, row)
+
+
+@pytest.mark.parametrize("asked", [None, 5, "select"])
+def test_why_not_of_what_is_no_query(db: Database, asked: Any) -> None:
+    with pytest.raises(QueryError, match="a query is text"):
+        db.why_not(db.select("user") if asked == "select" else asked, {"name": "Ada"})
+
+
+def test_a_live_frame_has_its_inputs(db: Database) -> None:
+    live = db.live("[:find ?n :in $ ?min :where [?u :user/name ?n] [?u :user/age ?a] [(> ?a ?min)]]", 40)
+    with pytest.raises(TypeError, match="a live frame has its inputs"):
+        db.why_not(live, {"n": "Ada"}, 30)
+
+
+def test_why_not_compares_with_the_row_that_is_most_alike(db: Database) -> None:
+    """Of rows without a plain value to go by, and where a value is said to be missing."""
+    db.insert("user", id="eve", name="Eve")
+    people = db.select("user").live()
+    assert reasons(db.why_not(people, {"name": "Cy", "age": 5}))[0].endswith(": age is 17, not 5")
+    assert reasons(db.why_not(people, {"age": 5, "name": "Eve"}))[0].endswith(": age is missing, not 5")
+    assert reasons(db.why_not(people, {"name": "Cy", "age": None}))[0].endswith(": age is 17, not missing")
+    assert reasons(db.why_not(ADULTS, {"name": "Ada", "age": pd.NA})) == ["?age: age is 36, not missing"]
+
+
+def test_why_not_of_a_single_value_or_row(db: Database) -> None:
+    """ "`?x .` a Python value": a bare value is its row, and the answer ends with the first."""
+    asked = "[:find ?name . :where [_ :user/name ?name] :order-by [?name]]"
+    assert db.q(asked) == "Ada"
+    assert db.why_not(asked, "Ada").attrs["tripleweb"]["found"] is True
+    assert reasons(db.why_not(asked, "Cy")) == [": it is row 3 of 4, and the query has row 1 only"]
+    assert reasons(db.why_not("[:find [?name ...] :where [_ :user/name ?name]]", "Zed")) == [
+        '[_ :user/name ?name]: no user/name is "Zed"'
+    ]
+    pair = "[:find [?name ?age] :where [?u :user/name ?name] [?u :user/age ?age] :order-by [?age]]"
+    assert db.why_not(pair, db.q(pair)).attrs["tripleweb"]["found"] is True
+    assert reasons(db.why_not(pair, ("Ada", 36))) == [": it is row 2 of 4, and the query has row 1 only"]
+    db.insert("user", id="a", name="Aa")  # by all columns, where no order is said
+    some = "[:find ?name :where [_ :user/name ?name] :limit 2]"
+    for name in db.q(some.replace(":limit 2", ""))["name"]:
+        found = db.why_not(some, {"name": name}).attrs["tripleweb"]["found"]
+        assert found == (name in set(db.q(some)["name"])), name
+    none = "[:find ?name :where [_ :user/name ?name] :limit 0]"
+    assert reasons(db.why_not(none, "Ada"))[0].endswith("and the query has no rows")
+    assert subjects(db.live("[:find [?name ...] :where [_ :user/name ?name]]").why("Di")) == {"di"}
 
 
 def test_why_not_with_inputs_and_kept_rules(db: Database) -> None:

@@ -8,7 +8,7 @@ where this store knows it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,6 +38,7 @@ COLUMNS = {
 WHY_NOT = {"depth": "n", "kind": "s", "clause": "s", "left": "n", "blamed": "b", "note": "s"}
 _MISSING = {"subject", "predicate", "value", "time", "user", "ways"}
 _SCALARS = (str, int, float, bool, datetime)
+_ALL = 1 << 62  # rows: as an answer is cut, but nothing is left out
 
 Author = Callable[[str], str | None]  # who writes as a replica, where that is known
 
@@ -81,6 +82,10 @@ def why_not(
         for column, element in zip(query.columns, query.find, strict=True)
         if isinstance(element, Variable) and given.get(column) is not None
     }
+    for column, element in zip(query.columns, query.find, strict=True):
+        cell = given.get(column)
+        if isinstance(element, Variable) and not _fits_a_variable(cell):
+            raise TypeError(f"{column}: no variable has a {type(cell).__name__}: {cell!r:.80}")
     lines = Absences(Proofs(program, inputs, store, budget), store).lines(known)
     found = False
     if not any(line.blamed for line in lines):
@@ -105,33 +110,50 @@ def _beyond(
     """What keeps a row out whose clauses hold: a cell that is made of others, or the place where an answer ends; None
     if it is in the answer."""
     query = program.query
-    whole = Program(replace(query, limit=None, offset=0))
+    whole = Program(replace(query, limit=_ALL, offset=0, shape="relation"))
     rows = complete(evaluate(Evaluation(whole, inputs, store), budget)).rows
     at = {column: query.columns.index(column) for column in given}
-    plainly = [column for column in given if isinstance(query.find[at[column]], Variable)]
 
-    def fits(row: Sequence[Any], columns: Iterable[str]) -> bool:
-        return all(same(row[at[column]], given[column]) for column in columns)
+    def unlike(row: Sequence[Any]) -> list[str]:
+        return [column for column in given if not same(row[at[column]], given[column])]
 
-    places = [number for number, row in enumerate(rows) if fits(row, given)]
+    def distance(row: Sequence[Any]) -> tuple[int, int]:
+        others = unlike(row)
+        return sum(isinstance(query.find[at[column]], Variable) for column in others), len(others)
+
+    places = [number for number, row in enumerate(rows) if not unlike(row)]
     if not places:
-        near = next((row for row in rows if fits(row, plainly)), None)
-        others = [column for column in given if column not in plainly]
-        said = "; ".join(
-            f"{column} is {near[at[column]]!r:.80}, not {given[column]!r:.80}"
-            for column in others
-            if near is not None and not same(near[at[column]], given[column])
-        )
-        forms = [element.form for element in query.find if not isinstance(element, Variable)]
-        return Absence(
-            0, "find", ", ".join(map(show, forms)), None, True, said or "no row has these cells together"
-        )
-    first, last = query.offset + 1, None if query.limit is None else query.offset + query.limit
-    if all(place + 1 < first or (last is not None and place + 1 > last) for place in places):
-        end = f"{first} to {last}" if last is not None else f"{first} and on"
-        said = f"it is row {places[0] + 1:,} of {len(rows):,}, and the query has rows {end}"
-        return Absence(0, "limit", "", None, True, said)
-    return None
+        near = min(rows, key=distance, default=None)
+        others = list(given) if near is None else unlike(near)
+        said = [] if near is None else [
+            f"{column} is {_cell_text(near[at[column]])}, not {_cell_text(given[column])}" for column in others
+        ]  # fmt: skip
+        elements = [query.find[at[column]] for column in others]
+        forms = [one.name if isinstance(one, Variable) else show(one.form) for one in elements]
+        return Absence(0, "find", ", ".join(forms), None, True, "; ".join(said) or "the answer has no rows")
+    first, last = query.offset + 1, len(rows) if query.limit is None else query.offset + query.limit
+    last = min(first, last) if query.shape in ("tuple", "scalar") else last
+    if any(first <= place + 1 <= last for place in places):
+        return None
+    has = "no rows" if last < first else f"row {first} only" if last == first else f"rows {first} to {last}"
+    if query.limit is None and last > first:
+        has = f"rows {first} and on"
+    return Absence(
+        0, "limit", "", None, True, f"it is row {places[0] + 1:,} of {len(rows):,}, and the query has {has}"
+    )
+
+
+def _cell_text(cell: Any) -> str:
+    return "missing" if cell is None else f"{cell!r:.80}"
+
+
+def _fits_a_variable(cell: Any) -> bool:
+    """False for what no clause gives: a value is compared by its hash."""
+    try:
+        hash(inward(cell))
+    except TypeError:
+        return False
+    return True
 
 
 def _rows(told: Reasons, store: Store, author: Author) -> list[tuple[Any, ...]]:
@@ -190,7 +212,8 @@ def _place(rows: Sequence[Sequence[Any]], columns: Sequence[str], row: Any) -> i
 
 def cells_of(row: Any, columns: Sequence[str]) -> dict[str, Any]:
     """The cells of a row that a user of pandas holds, by column: a Series, a frame of one row, a dict of some
-    columns, or the values of all of them in order. Missing ones are None. Raises `ValueError` and `TypeError`."""
+    columns, or the values of all of them in order; of a single column its value. Missing ones are None. Raises
+    `ValueError` and `TypeError`."""
     if isinstance(row, FrameLike):
         row = row.df
     if isinstance(row, pd.DataFrame):
@@ -205,13 +228,14 @@ def cells_of(row: Any, columns: Sequence[str]) -> dict[str, Any]:
         if unknown or not cells:
             what = f"no column {unknown[0]!r:.80}{guess(unknown[0], columns)}" if unknown else "an empty row"
             raise ValueError(f"{what}; the columns are {', '.join(columns)}")
-    elif isinstance(row, tuple | list):
+    elif isinstance(row, tuple | list) or (isinstance(row, _SCALARS) and len(columns) == 1):
+        row = [row] if isinstance(row, _SCALARS) else row
         if len(row) != len(columns):
             raise ValueError(f"{len(row)} values for {len(columns)} columns: {', '.join(columns)}")
         cells = dict(zip(columns, row, strict=True))
     else:
         raise TypeError(
-            f"a row is its number, a Series, a dict of columns or a tuple of values, not {type(row).__name__}"
+            f"a row is a Series, a dict of columns or a tuple of values, not {type(row).__name__}"
         )
     return {name: plain(cell) for name, cell in cells.items()}
 

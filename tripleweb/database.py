@@ -220,7 +220,8 @@ class Database(Editing):
         """Why a row is not in the answer of a query (or of a live frame): a line a clause, in the order in which they
         are followed with the row's values.
 
-        `row` is a dict of some columns, a Series, a frame of one row or a tuple of all values. Columns: `depth` (how
+        `row` is a dict of some columns, a Series, a frame of one row or a tuple of all values; of a single column a
+        value will do. Columns: `depth` (how
         many rules it is in), `kind` (one of `triple call input rule or not`, `find` and `limit` for what comes after
         the clauses, `row`), `clause`, `left` (in how many ways all clauses so far hold), `blamed` (it is one of those
         that cannot hold together; without any one of them they can), `note` (what the data say). `attrs["tripleweb"]`
@@ -236,13 +237,15 @@ class Database(Editing):
         ['[(> ?age 30)]', '(> 29 30) is false']
         """
         from tripleweb import because
+        from tripleweb.live import LiveFrame
 
         rules: str | None = str(self._rules) or None
-        if isinstance(asked, str):
+        if not isinstance(asked, LiveFrame):
             parsed, inputs = self._parsed(asked), _repeatable(inputs)
         else:
-            shared = asked._shared
-            parsed, (given, rules) = shared.live.query, shared.given
+            if inputs:
+                raise TypeError("a live frame has its inputs: give them with the query's text, or none")
+            parsed, (given, rules) = asked._shared.live.query, asked._shared.given
             inputs = tuple(given)
         program, bound = prepare(parsed, inputs, rules)
         needed = self._loading.ask_read(program.query.predicates)
