@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import gc
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,27 @@ def test_an_error_is_kept_and_the_next_change_runs_it_again(
     add(db, "Ada", 36)
     wait_until(lambda: shares.runs == 2)
     assert shares.error is None
+
+
+def test_a_change_while_it_runs_is_seen_by_a_run_after_it(db: Database) -> None:
+    """The store's thread comes while the function still runs on another: runs never nest, and none is lost."""
+    live = db.live(NAMES)
+    ran: list[int] = []
+
+    @live.react
+    def count(df: Any) -> None:
+        ran.append(len(df))
+        if not len(df):
+            add(db, "Ada", 36)
+            done = threading.Event()
+            db._session.submit(done.set)  # behind what the change has to say
+            assert done.wait(20)
+            assert ran == [0]
+
+    wait_until(lambda: ran == [0, 1])
+    add(db, "Bob", 41)
+    wait_until(lambda: ran == [0, 1, 2])
+    assert count.error is None
 
 
 def test_what_is_no_function_of_these_frames(db: Database) -> None:
@@ -192,6 +214,7 @@ def test_a_picture_follows_and_no_figure_stays_open(kernel: Kernel) -> None:
     kernel.run("before = chart._shown['image/png']\nlater(2, 3)")
     kernel.until("chart.runs >= 2 and chart._shown['image/png'] != before")
     kernel.until("plt.get_fignums()", "[]")
+    assert kernel.says("__import__('matplotlib_inline').backend_inline.show._to_draw") == "[]"
 
 
 def test_an_error_is_its_output(kernel: Kernel) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tripleweb.display import current_cell, running_shell
-from tripleweb.reacting import Reaction, picture
+from tripleweb.reacting import Reaction, close, picture
 
 if TYPE_CHECKING:
     from tripleweb.live import LiveFrame
@@ -69,7 +69,7 @@ def _follow(live: LiveFrame, draw: Callable[[Any], Any], drawn: Any, shell: Any)
             getattr(fresh, f"set_{word}")(text)
 
     shown = picture(figure, shell)
-    pyplot.close(figure)
+    close(figure)
     if not live.closed:
         Reaction(again, [live]).start(shown)
 

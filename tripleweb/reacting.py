@@ -131,28 +131,24 @@ class Reaction:
             took = time.monotonic() - began
             self._ready_at = time.monotonic() + max(PAUSE_S, took)
         self._show(bundle)
+        with self._lock:
+            again, self._is_due = self._is_due, False
+        if again:  # somebody came from another thread meanwhile, and was turned away
+            self.touch()
 
     def _output(self) -> Bundle:
         """What the function puts out, as one bundle."""
-        given = [frame.df for frame in self.frames][: self._takes]
         if self._shell is None:
-            try:
-                self.function(*given)
-                self.error = None
-            except Exception as error:  # noqa: BLE001 (a user's function may raise anything)
-                self.error = error
-                print(_short(error, self.function), file=sys.stderr)  # noqa: T201
+            self._call()
+            if self.error is not None:
+                print(_short(self.error, self.function), file=sys.stderr)  # noqa: T201
             return {}
         from IPython.utils.capture import capture_output
 
         pyplot = sys.modules.get("matplotlib.pyplot")
         figures = [] if pyplot is None else pyplot.get_fignums()
         with capture_output() as caught:
-            try:
-                value = self.function(*given)
-                self.error = None
-            except Exception as error:  # noqa: BLE001 (likewise)
-                value, self.error = None, error
+            value = self._call()
         outputs = [one.data for one in caught.outputs]
         drawn = _drawn(figures, self._shell)
         outputs += drawn
@@ -166,6 +162,16 @@ class Reaction:
         if self.error is not None:
             outputs.append({"text/plain": _short(self.error, self.function)})
         return joined(outputs)
+
+    def _call(self) -> Any:
+        """What the function gives; None where it, or a query of its frames, raises: that is the `error`."""
+        try:
+            value = self.function(*[frame.df for frame in self.frames][: self._takes])
+        except Exception as error:  # noqa: BLE001 (a user's function may raise anything)
+            self.error = error
+            return None
+        self.error = None
+        return value
 
     def _show(self, bundle: Bundle) -> None:
         if self._shell is None or bundle == self._shown:
@@ -207,8 +213,8 @@ def _follow_cells(shell: Any) -> None:
     if shell not in _hooked:
         _hooked.add(shell)
         _cells.is_running = True  # the one that asks for it
-        shell.events.register("pre_run_cell", _cell_begins)
-        shell.events.register("post_run_cell", _cell_ended)
+        shell.events.register("pre_execute", _cell_begins)  # also of what runs silently
+        shell.events.register("post_execute", _cell_ended)
 
 
 def _cell_begins(*_: object) -> None:
@@ -274,8 +280,17 @@ def _drawn(before: Sequence[int], shell: Any) -> list[Bundle]:
     for number in new:
         figure = pyplot.figure(number)
         outputs.append(picture(figure, shell))
-        pyplot.close(figure)
+        close(figure)
     return outputs
+
+
+def close(figure: Any) -> None:
+    """Has pyplot forget a figure, and the inline backend, which keeps what it means to draw when a cell ends."""
+    sys.modules["matplotlib.pyplot"].close(figure)
+    inline = getattr(sys.modules.get("matplotlib_inline.backend_inline"), "show", None)
+    waiting = getattr(inline, "_to_draw", None)
+    if waiting:
+        waiting[:] = [one for one in waiting if one is not figure]
 
 
 def picture(figure: Any, shell: Any) -> Bundle:
