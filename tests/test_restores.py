@@ -14,6 +14,7 @@ from tests.peers import NOW_MS, Peer, Peers, triples
 from tests.sim.disk import TenantDisk
 from tripleweb.change import Change
 from tripleweb.storage.replica import MemoryReplica, Replica, ReplicaFile
+from tripleweb.sync import restores
 from tripleweb.sync.client import ClientLimits
 from tripleweb.sync.messages import Poke, Welcome
 from tripleweb.sync.records import Kept, LocalCommit, Pending
@@ -445,3 +446,12 @@ def test_nothing_that_its_writer_holds_is_lost_and_nothing_is_doubled(seed: int)
     shown = {(s, p): v for s, p, v in triples(peers.server.store) if p == "k/a"}
     assert shown == {key: n for key, (_, n) in values.items()}, said
     assert {entry.epoch for who in people for entry in who.of(Poke)[-1:]} == {f"e{epochs}"}, said
+
+
+def test_what_is_numbered_anew_keeps_the_order_in_which_it_was_written() -> None:
+    """Also where the server had set a stamp forward, beyond those of what was written later."""
+    first, later, other = (
+        Pending(n, tx, time, []) for n, tx, time in ((1, "x", 9), (2, "y", 5), (1, "z", 7))
+    )
+    in_order = restores._in_order([("a", later), ("a", first), ("b", other)])
+    assert [one.id for one in in_order] == ["z", "x", "y"]

@@ -31,6 +31,9 @@ class GuardJudge:
     def __init__(self) -> None:
         self.cut = Cut()  # the log so far
         self.accepted: set[str] = set()
+        self.dead: set[str] = (
+            set()
+        )  # accepted, but nothing of it stood: pushed again, it may be decided anew, or not
         self.forgotten: set[str] = set()  # of these, by a restore at some time
 
     def check(self, world: World, commit: Commit) -> None:
@@ -45,14 +48,13 @@ class GuardJudge:
             if receipt.reason == "guard" and not unsure:
                 hold("guards hold", written.check is not None, f"{written} has none: {receipt}")
                 hold("guards hold", tx not in self.accepted, f"accepted before: {receipt}")
-            if written.check is not None and tx not in self.accepted and not unsure:
+            if written.check is not None and tx not in self.accepted | self.dead and not unsure:
                 inputs = [input_from_wire(wire) for wire in written.check.inputs]
                 answers = evaluate.run(written.check.query, inputs, store).rows
                 if receipt.outcome == "rejected":
                     is_due = not answers or receipt.reason == "permission"
                 else:
-                    if (tx, replica) in entries:  # else all of it was dead: nobody knows it by its id
-                        self.accepted.add(tx)
+                    (self.accepted if (tx, replica) in entries else self.dead).add(tx)
                     is_due = bool(answers) and all(reason == "deleted" for _, reason, _ in receipt.lost)
                 hold("guards hold", is_due, f"{written.check}: {answers}, {receipt}")
             if (entry := entries.get((tx, replica))) is not None:

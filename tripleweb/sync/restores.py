@@ -150,8 +150,8 @@ class Keepsakes:
         store: Store,
         there: Collection[int] = (),
     ) -> tuple[dict[int, Pending], Delta]:
-        """All that is to be pushed, numbered anew from 1 in the order of the stamps, by the second of the identities
-        instead of the first (or of an earlier one). What shows of it in the store has the new stamps.
+        """All that is to be pushed, numbered anew from 1 in the order in which it was written, by the second of the
+        identities instead of the first (or of an earlier one). What shows of it in the store has the new stamps.
 
         What is `there`, by its number in the outbox, is not pushed: by another name it might count twice."""
         old, new = identities
@@ -161,7 +161,8 @@ class Keepsakes:
         moving = {one.id: _again(one) for one in kept.values()} | {one.id: one for one in unsent.values()}
         numbered: dict[int, Pending] = {}
         deltas, restamped = [], []
-        for moved in sorted(moving.values(), key=lambda pending: pending.time):
+        by = {tx: kept[tx].replica if tx in kept else old for tx in moving}
+        for moved in _in_order((by[tx], one) for tx, one in moving.items()):
             before = kept.get(moved.id)
             stamp = moved.time, old if before is None else before.replica
             for change in moved.changes:
@@ -204,6 +205,17 @@ def _numbers(one: Kept) -> list[tuple[str, int]]:
 def _again(one: Kept) -> Pending:
     """A kept transaction, as it is pushed again."""
     return Pending(one.number, one.id, one.time, one.changes)
+
+
+def _in_order(written: Iterable[tuple[str, Pending]]) -> list[Pending]:
+    """Transactions of several identities as they were written: those of one by their numbers, and so that the stamps
+    rise, as far as the server has not set one of them forward."""
+    latest: dict[str, int] = {}
+    keyed = []
+    for who, one in sorted(written, key=lambda pair: (pair[0], pair[1].number)):
+        latest[who] = max(latest.get(who, 0), one.time)
+        keyed.append((latest[who], who, one.number, one))
+    return [one for *_, one in sorted(keyed, key=lambda item: item[:3])]
 
 
 def joins(last: int, again: Iterable[Kept], outbox: Collection[int], end: int) -> bool:
