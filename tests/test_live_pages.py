@@ -6,10 +6,12 @@ A writer in this process stands for a colleague. What is looked at is the page, 
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -349,3 +351,33 @@ def test_from_a_write_to_the_pixel(browser: Browser, lab: JupyterServer, record_
         )
         record_property("pixel_ms", {"idle": idle, "busy": busy})
         notebook.page.close()
+
+
+def test_the_first_screen_of_the_readme(browser: Browser, lab: JupyterServer) -> None:
+    """From nothing to a shared live chart, by what stands there and nothing else."""
+    screen = (
+        (Path(__file__).resolve().parent.parent / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("## Two")[0]
+    )
+    first, chart, other = re.findall(r"```python\n(.*?)```", screen, re.DOTALL)
+    query = re.findall(r"```\n(%%datalog.*?)```", screen, re.DOTALL)[0]
+    mine = Notebook(browser, lab, "mine.ipynb", [first, chart, "%load_ext tripleweb", query])
+    for number in range(4):
+        mine.run(number)
+    live = table(mine, 0)
+    assert sorted(texts(live, 1)) == ["B6 725", "DL 461"]
+    mine.cell(1).scroll_into_view_if_needed()
+    picture = mine.output(1).locator("img")
+    expect(picture).to_have_count(1, timeout=20 * SECONDS)
+    before = picture.get_attribute("src")
+    yours = Notebook(browser, lab, "yours.ipynb", [other])
+    yours.run(0)
+    expect(picture).not_to_have_attribute("src", before or "", timeout=20 * SECONDS)
+    mine.cell(0).scroll_into_view_if_needed()
+    until(lambda: sorted(texts(live, 1)) == ["B6 725", "DL 461", "UA 1545"])
+    mine.cell(3).scroll_into_view_if_needed()
+    until(lambda: "42" in texts(table(mine, 3), 2))
+    mine.picture("readme", 0)
+    mine.page.close()
+    yours.page.close()

@@ -292,7 +292,7 @@ class Database(Editing):
         self._loading.load(asked, timeout, strict)
         with self._session.lock:
             frame = kind_frame(self._session.store, self.schema, kind)
-            frame.attrs["tripleweb"] = self._loading.attrs(asked) | {"kind": kind}
+            frame.attrs |= {"tripleweb": self._loading.attrs(asked), "tripleweb_kind": kind}
         return frame
 
     def _parsed(self, text: str) -> Query:

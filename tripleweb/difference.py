@@ -161,9 +161,8 @@ def kind_of_frames(before: pd.DataFrame, after: pd.DataFrame, fields: Mapping[st
     """Of what kind the rows of two frames are: as `db.frame` and `db.select` have noted, else the one that has a field
     for each of their columns; `fields` are those of each kind. Raises `ValueError`."""
     for frame in (before, after):
-        noted = frame.attrs.get("tripleweb")
-        if isinstance(noted, Mapping) and isinstance(noted.get("kind"), str):
-            return str(noted["kind"])
+        if isinstance(noted := frame.attrs.get("tripleweb_kind"), str):
+            return noted
     columns = {str(name) for frame in (before, after) for name in frame.columns if "." not in str(name)} - {
         ID
     }

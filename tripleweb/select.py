@@ -163,7 +163,7 @@ class Selection:
         asked = database._ask(parsed, made.inputs)
         database._loading.load(asked, timeout, strict)
         frame: pd.DataFrame = database._answer(parsed, made.inputs, made, asked)
-        frame.attrs["tripleweb"]["kind"] = self._kind
+        frame.attrs["tripleweb_kind"] = self._kind
         return frame
 
     def live(self, *, timeout: float = 10) -> LiveFrame:
