@@ -381,3 +381,57 @@ def test_the_first_screen_of_the_readme(browser: Browser, lab: JupyterServer) ->
     mine.picture("readme", 0)
     mine.page.close()
     yours.page.close()
+
+
+def test_tab_and_the_status_in_jupyterlab(browser: Browser, lab: JupyterServer) -> None:
+    """Tab completes within a cell of the magics; `%tripleweb status` keeps itself fresh."""
+    with colleague(lab, "typed") as db:
+        people(db, 3)
+        typed = "%%datalog\n[:find ?n :where [?u :us"
+        cells = [connect("typed"), "%tripleweb status", show(), typed, "db.go_offline()"]
+        notebook = Notebook(browser, lab, "typed.ipynb", cells)
+        for number in range(3):
+            notebook.run(number)
+        panel = notebook.output(1)
+        expect(panel).to_contain_text("online", timeout=20 * SECONDS)
+        expect(panel).to_contain_text("(admin)", timeout=20 * SECONDS)  # the members
+        expect(panel).to_contain_text(":user/name ?name", timeout=20 * SECONDS)  # what is followed
+        notebook.picture("status", 1)
+        editor = notebook.cell(3).locator(".cm-content")
+        editor.click()
+        notebook.page.keyboard.press("Control+End")
+        notebook.page.keyboard.press("Tab")
+        offers = notebook.page.locator(".jp-Completer")
+        expect(offers).to_contain_text(":user/name", timeout=20 * SECONDS)
+        expect(offers).to_contain_text(":user/age")
+        notebook.page.keyboard.press("Escape")
+        notebook.run(4)
+        expect(panel).to_contain_text("offline", timeout=20 * SECONDS)
+        notebook.page.close()
+
+
+def test_fifty_frames_and_one_cell_run_fifty_times(browser: Browser, lab: JupyterServer) -> None:
+    """Running a cell again leaves one query; fifty displayed frames follow at one socket."""
+    many = "frames = [db.live(people_query, n) for n in range(50)]\nfor one in frames:\n    display(one)"
+    query = "people_query = '[:find ?id ?age :in $ ?least :where [?id :user/age ?age] [(> ?age ?least)]]'"
+    with colleague(lab, "crowded") as db:
+        people(db, 30)
+        look = "from tripleweb.panel import followed\nlen(followed(db))"
+        notebook = Notebook(browser, lab, "crowded.ipynb", [connect("crowded"), show(), look, query, many])
+        notebook.run(0)
+        for _ in range(50):
+            notebook.run(1)
+        notebook.run(2)
+        expect(notebook.output(2)).to_have_text("1", timeout=20 * SECONDS)
+        sockets: list[str] = []
+        notebook.page.on("websocket", lambda socket: sockets.append(socket.url))
+        notebook.run(3)
+        notebook.run(4)
+        last = notebook.output(4).locator(".tripleweb-table").last
+        last.scroll_into_view_if_needed()
+        live = notebook.output(4).locator(".tripleweb-live").last
+        expect(live.locator(".state")).to_have_text("live", timeout=30 * SECONDS)
+        assert len([url for url in sockets if "/sync" in url]) <= 1
+        db.update("user", "u000000", age=99)
+        expect(live.locator("tbody")).to_contain_text("99", timeout=20 * SECONDS)
+        notebook.page.close()
