@@ -182,15 +182,13 @@ def _queries_html(queries: list[FollowedQuery]) -> str:
     for one in queries[:QUERIES_MAX]:
         count = "not looked at" if one.rows is None else f"{one.rows:,}"
         cost = (
-            f"{one.cost:,} rows"
+            f"{one.cost:,} rows touched"
             if one.cost is not None
             else f"at each look{': ' * bool(one.reason)}{one.reason}"
         )
         text = cell_text(" ".join(one.text.split()))
         cells = (f"<code>{html.escape(text)}</code>", count, html.escape(cost), str(one.frames))
         rows.append("<tr>" + "".join(f"<td {left}>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(
-        f"<th {left}>{name}</th>" for name in ("followed query", "rows", "answered afresh", "frames")
-    )
+    head = "".join(f"<th {left}>{name}</th>" for name in ("followed query", "rows", "cost afresh", "frames"))
     more = f"<p>and {len(queries) - QUERIES_MAX:,} more</p>" if len(queries) > QUERIES_MAX else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{more}"
