@@ -307,6 +307,70 @@ def test_a_past_stands_still(server: WebServer) -> None:
     db.close()
 
 
+def as_columns(frame: pd.DataFrame) -> tuple[Any, ...]:
+    return repr(frame), frame.dtypes.astype(str).to_dict(), frame.attrs["tripleweb_kind"]
+
+
+def test_a_past_is_selected_from_as_the_present_is(server: WebServer) -> None:
+    """Without a schema: a reference leads to whatever kind there was, a field that came later is no column."""
+    db = connected(server)
+    db.insert("user", id="ada", name="Ada")
+    db.insert("user", id="bob", name="Bob")
+    for id, score, author in ("p1", 91, "ada"), ("p2", 95, "bob"), ("p3", 17, "ada"):
+        db.insert("post", id=id, score=score, author=tripleweb.Ref(author))
+    db.flush()
+    questions: list[Callable[[Any], Any]] = [
+        lambda of: of.select("post"),
+        lambda of: of.select("post").order_by("-score").offset(1).limit(1),
+        lambda of: of.select("post").where("author.name", "Ada").order_by("score"),
+        lambda of: of.select("post").include("author").where("score", "in", list(range(200))),
+        lambda of: of.select("user").where("name", "startswith", "B"),
+        lambda of: of.select("nothing"),
+    ]
+    as_they_were = [as_columns(question(db).df()) for question in questions]
+    kinds, fields = db.kinds(), db.fields("post")
+    at = moment()
+    db.insert("post", id="p4", score=99, author=tripleweb.Ref("bob"), later=1)
+    db.update("user", "ada", name="Ada L.", later=True)
+    db.insert("later", x=1)
+    db.delete("p1")
+    db.flush()
+    shared = db.as_of(at)
+    for question, as_it_was in zip(questions[::-1], as_they_were[::-1], strict=True):
+        for then in (db.as_of(at), shared):
+            assert as_columns(question(then).df()) == as_it_was, question(then)
+        assert question(then).df().attrs["tripleweb"]["scope"] == "past"
+    for then in (db.as_of(at), shared):
+        assert (then.fields("post"), then.kinds(), then.fields("later")) == (fields, kinds, [])
+    assert db.as_of("2013-01-01T00:00:00Z").kinds() == []
+    assert db.kinds() == ["later", "post", "user"]
+    db.close()
+
+
+def test_a_selection_of_the_past_loads_what_it_needs_and_cannot_be_followed(server: WebServer) -> None:
+    schema = tripleweb.schema(
+        user={"name": tripleweb.t.string()},
+        post={"author": tripleweb.t.ref("user")},
+        other={"n": tripleweb.t.number()},
+    )
+    with tripleweb.connect("app", url=server.url, token=server.token, path=":memory:", schema=schema) as db:
+        db.insert("post", id="p", author=db.insert("user", id="ada", name="Ada"))
+        db.insert("other", n=1)
+        db.flush()
+        then = db.as_of(moment())
+        posts = then.select("post").include("author")
+        assert posts.df()["author.name"].tolist() == ["Ada"] and then._kinds == {"post", "user"}
+        with pytest.raises(tripleweb.SchemaError, match="did you mean"):
+            then.select("post").where("auther", "ada")
+        db.go_offline()
+        assert posts.where("author.name", "Ada").df(timeout=5)["id"].tolist() == ["p"]
+        for asked in (then.select("other").df, then.kinds, lambda: db.as_of(moment()).select("post").df()):
+            with pytest.raises(IncompleteError, match="cannot be asked now"):
+                asked()
+        with pytest.raises(TriplewebError, match=r"does not change.*df\(\)"):
+            then.select("other").live()
+
+
 def test_before_the_floor_is_no_history(server: WebServer) -> None:
     db = connected(server)
     moments = []

@@ -27,7 +27,7 @@ from tripleweb.datalog.inputs import ITEMS_MAX, prepare
 from tripleweb.datalog.rulebook import Rulebook
 from tripleweb.editing import Editing
 from tripleweb.errors import TriplewebError
-from tripleweb.hosting import Hosting
+from tripleweb.hosting import Hosting, Now
 from tripleweb.ids import check_id, kind_of
 from tripleweb.loading import Loading
 from tripleweb.pen import Block, Pen
@@ -171,7 +171,7 @@ class Database(Editing):
         >>> db.select("user").where("age", ">", 18).df()["name"].tolist()
         ['Ada']
         """
-        return Selection(self, kind)
+        return Selection(Now(self), kind)
 
     def rules(self, text: str | None = None, /) -> Rulebook:
         """Keeps rules for the queries that are asked from now on, instead of those of the same names; returns all that
@@ -431,7 +431,8 @@ class Database(Editing):
 
     def as_of(self, moment: Any, /) -> past.Past:
         """The app as it was after the last transaction that the server committed by a moment (an aware datetime, a
-        `pandas.Timestamp`, or such a date as text), empty before the first: to be asked by `q`, `get` and `frame`.
+        `pandas.Timestamp`, or such a date as text), empty before the first: to be asked by `q`, `select`, `get`,
+        `frame`, `kinds` and `fields`.
 
         What this session has written and the server not yet accepted is in no past. Raises `ValueError` for a moment
         without a time zone; its questions raise `HistoryError` before the floor of a compacted log and for a store

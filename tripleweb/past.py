@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from tripleweb.collector import collector_at_rest
 from tripleweb.datalog import evaluate
@@ -25,7 +26,8 @@ from tripleweb.datalog.query import Query
 from tripleweb.errors import HistoryError, IncompleteError, TriplewebError
 from tripleweb.ids import check_id, kind_of
 from tripleweb.influx import absorb
-from tripleweb.schema import Schema
+from tripleweb.schema import Schema, field_of
+from tripleweb.select import Compiled, Selection
 from tripleweb.session import Session
 from tripleweb.store import Store
 from tripleweb.subscriptions import is_whole
@@ -36,6 +38,9 @@ from tripleweb.terms import normalise
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tripleweb.frame import Columns
+    from tripleweb.live import LiveFrame
 
 _HISTORY = {"time": "d", "user": "s", "predicate": "s", "old": "", "new": ""}
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -112,21 +117,38 @@ class Past:
     def q(self, query_text: str, /, *inputs: Any, timeout: float = 30) -> Any:
         """Answers a Datalog query as `Database.q` does, of what was. Raises `QueryError`, `HistoryError` where the log
         does not reach back so far, and `IncompleteError` where the server cannot be asked."""
-        from tripleweb.frame import columns_of, shape
-
         parsed = self._db._parsed(query_text)
-        result = self.run(parsed, inputs, timeout)
-        attrs = self.attrs()
-        known = columns_of(parsed, self._db.schema)
-        attrs |= {f"skipped_{column}": count for column, count in result.skipped.items()}
-        return shape(result, parsed.shape, kinds=known.kinds, nullable=known.nullable, attrs=attrs)
+        return self._shown(parsed, self.run(parsed, inputs, timeout))
+
+    def select(self, kind: str, /) -> Selection:
+        """The entities that there were of a kind, as `Database.select` chooses among them; `df()` is their frame, and
+        `live()` an error: what was does not change. Without a schema the first look at what a reference leads to loads
+        all that was, as that may be of any kind. Raises as `q`, and `SchemaError`."""
+        return Selection(_Then(self), kind)
+
+    def kinds(self, *, timeout: float = 30) -> list[str]:
+        """The kinds that there was data of, sorted. Loads all that was. Raises as `q`."""
+        with self._lock:
+            return sorted({kind_of(predicate) for predicate in self.store(None, timeout).predicates()})
+
+    def fields(self, kind: str, /, *, timeout: float = 30) -> list[str]:
+        """The fields of a kind that there was data of, sorted. Raises as `q`."""
+        with self._lock:
+            names = self.store({kind}, timeout).predicates()
+            return sorted(field_of(name) for name in names if kind_of(name) == kind)
 
     def run(self, query: Query, inputs: Sequence[Any], timeout: float, rules: Rules | None = None) -> Result:
         """The answer to a query, with kept rules where it has them from elsewhere."""
-        predicates = prepare(query, inputs, rules)[0].query.predicates
         with self._lock:
-            self._load(None if predicates is None else {kind_of(one) for one in predicates}, timeout)
+            self._load(_kinds_of(query, inputs, rules), timeout)
             return self._executor.run(query, inputs, rules, self._budget())
+
+    def _shown(self, parsed: Query, result: Result, columns: Columns | Compiled | None = None) -> Any:
+        from tripleweb.frame import columns_of, shape
+
+        known = columns or columns_of(parsed, self._db.schema)
+        attrs = self.attrs() | {f"skipped_{column}": count for column, count in result.skipped.items()}
+        return shape(result, parsed.shape, kinds=known.kinds, nullable=known.nullable, attrs=attrs)
 
     def get(self, kind: str, id: str, /, *, timeout: float = 30) -> dict[str, Any] | None:
         """What was known of an entity as one kind; None if there was none. Raises as `q`."""
@@ -181,6 +203,54 @@ class Past:
                 absorb(self._store, told_registers(frame))
         self._position = position
         self._kinds = None if kinds is None else held | kinds
+
+
+@dataclass(frozen=True, slots=True)
+class _Then:
+    """A past, as a selection asks it: what a query needs are kinds."""
+
+    past: Past
+    patience: ClassVar[float] = 30
+
+    @property
+    def schema(self) -> Schema:
+        return self.past._db.schema
+
+    @property
+    def is_partial(self) -> bool:
+        return self.past._kinds is not None
+
+    @property
+    def load(self) -> Callable[[Any, float, bool], object]:
+        return lambda kinds, timeout, strict: self.past.store(kinds, timeout)
+
+    @property
+    def follow(self) -> Callable[[Query, Sequence[Any], float, Compiled], LiveFrame]:
+        raise TriplewebError("what was does not change, so nothing can follow it: look at it with df()")
+
+    def names(self, kind: str, timeout: float, strict: bool) -> Collection[str]:
+        self.past.store({kind}, timeout)
+        return ()
+
+    @contextmanager
+    def look(self) -> Iterator[Store]:
+        with self.past._lock:
+            yield self.past._store
+
+    def parsed(self, text: str) -> Query:
+        return self.past._db._parsed(text)
+
+    def ask(self, parsed: Query, inputs: Sequence[Any]) -> set[str] | None:
+        return _kinds_of(parsed, inputs)
+
+    def answer(self, parsed: Query, made: Compiled, asked: Any) -> Any:
+        return self.past._shown(parsed, self.past.run(parsed, made.inputs, self.patience), made)
+
+
+def _kinds_of(query: Query, inputs: Sequence[Any], rules: Rules | None = None) -> set[str] | None:
+    """The kinds that a query reads; None: it may be any."""
+    predicates = prepare(query, inputs, rules)[0].query.predicates
+    return None if predicates is None else {kind_of(one) for one in predicates}
 
 
 def _told(session: Session, make: Callable[[str], ClientFrame], timeout: float) -> Iterator[Was | Did]:

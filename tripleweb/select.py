@@ -1,23 +1,25 @@
 """Questions without Datalog: `db.select("post").where("score", ">", 90).include("author").order_by("-score")`.
 
 A `Selection` says what is wanted and never changes; each method gives another one. When it is looked at (`df`, `live`)
-it becomes a query, which is what `datalog()` shows: `:where` finds the entities, a `get` each column, so that what is
-missing drops no row. Invariants: the rows are the entities that have something of the kind, each once, and read as
-`Database.get` reads them, plain defaults included; a wrong name or value is an error that says which one, and what
-there is.
+it becomes a query of its `Source`, a store of now or one that was, which is what `datalog()` shows: `:where` finds the
+entities, a `get` each column, so that what is missing drops no row. Invariants: the rows are the entities that have
+something of the kind, each once, and read as `Database.get` reads them, plain defaults included; a wrong name or value
+is an error that says which one, and what there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from tripleweb.datalog.builtins import FUNCTIONS, inward, truthy
 from tripleweb.datalog.clauses import guess
 from tripleweb.datalog.edn import show_value
 from tripleweb.datalog.kinds import predicate_text
 from tripleweb.datalog.pullpattern import stand_in
+from tripleweb.datalog.query import Query
 from tripleweb.errors import SchemaError
 from tripleweb.ids import kind_of
 from tripleweb.schema import Field, Schema, field_of
@@ -27,7 +29,6 @@ from tripleweb.terms import Value
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tripleweb.database import Database
     from tripleweb.live import LiveFrame
 
 LISTED_MAX = 100  # values of an `in` that stand in the query's text; more come as an input
@@ -71,6 +72,27 @@ class Compiled:
     nullable: frozenset[str]
 
 
+class Source(Protocol):
+    """What a selection is asked of. `ask` says what a query needs, `load` brings that here, `answer` is of what is
+    here; `names` are predicates that there is data of, beside those in the store that `look` gives."""
+
+    patience: ClassVar[float]
+
+    @property
+    def schema(self) -> Schema: ...
+    @property
+    def is_partial(self) -> bool: ...
+    @property
+    def load(self) -> Callable[[Any, float, bool], object]: ...
+    @property
+    def follow(self) -> Callable[[Query, Sequence[Any], float, Compiled], LiveFrame]: ...
+    def names(self, kind: str, timeout: float, strict: bool) -> Collection[str]: ...
+    def look(self) -> AbstractContextManager[Store]: ...
+    def parsed(self, text: str) -> Query: ...
+    def ask(self, parsed: Query, inputs: Sequence[Any]) -> Any: ...
+    def answer(self, parsed: Query, made: Compiled, asked: Any) -> Any: ...
+
+
 @dataclass(frozen=True, repr=False)
 class Selection:
     """Some entities of a kind, as a table: `id`, then the kind's fields (of the schema, in its order; without a schema
@@ -92,7 +114,7 @@ class Selection:
      :where [?id :post/score ?1] [(> ?1 90)] [?id :post/author ?2] [?2 :user/name "Ada"]]
     """
 
-    _database: Database
+    _source: Source
     _kind: str
     _conditions: tuple[Condition, ...] = ()
     _included: tuple[str, ...] = ()
@@ -101,8 +123,8 @@ class Selection:
     _offset: int = 0
 
     def __post_init__(self) -> None:
-        if not self._database.schema.is_open:
-            self._database.schema.fields(self._kind)
+        if not self._source.schema.is_open:
+            self._source.schema.fields(self._kind)
             self._compiled()
 
     def where(self, path: str, *condition: Any) -> Selection:
@@ -151,26 +173,29 @@ class Selection:
         """Without the first rows."""
         return replace(self, _offset=_count(count, "offset"))
 
-    def df(self, *, timeout: float = 10, strict: bool = False) -> pd.DataFrame:
-        """The rows, as `Database.q` gives them; it says the rest.
+    def df(self, *, timeout: float | None = None, strict: bool = False) -> pd.DataFrame:
+        """The rows, as `Database.q` gives them; it says the rest. It waits for 10 seconds at most (for what was,
+        30), unless `timeout` says how long; what was is whole or an error, `strict` or not.
 
         dtypes: fields that the schema requires are `int64`, `float64`, `bool`; all others can miss values and are
         `Int64`, `Float64`, `boolean`, whatever the data. Text has pandas' string dtype, dates `datetime64[us, UTC]`.
         """
-        database = self._database
-        made = self._compiled(timeout, strict)
-        parsed = database._parsed(made.text)
-        asked = database._ask(parsed, made.inputs)
-        database._loading.load(asked, timeout, strict)
-        frame: pd.DataFrame = database._answer(parsed, made.inputs, made, asked)
+        source = self._source
+        patience = source.patience if timeout is None else timeout
+        made = self._compiled(patience, strict)
+        parsed = source.parsed(made.text)
+        asked = source.ask(parsed, made.inputs)
+        source.load(asked, patience, strict)
+        frame: pd.DataFrame = source.answer(parsed, made, asked)
         frame.attrs["tripleweb_kind"] = self._kind
         return frame
 
     def live(self, *, timeout: float = 10) -> LiveFrame:
-        """The rows as a live frame. Without a schema it has the columns that there is data of now."""
-        database = self._database
+        """The rows as a live frame. Without a schema it has the columns that there is data of now. Raises
+        `TriplewebError` for a selection of what was (`db.as_of`), which does not change."""
+        follow = self._source.follow
         made = self._compiled(timeout)
-        return database._follow(database._parsed(made.text), made.inputs, timeout, made)
+        return follow(self._source.parsed(made.text), made.inputs, timeout, made)
 
     def datalog(self) -> str:
         """The query that it is. (A long list that is asked for comes as its input.)"""
@@ -185,28 +210,28 @@ class Selection:
         parts += [f"limit {self._limit}"] if self._limit is not None else []
         return f"<{', '.join(parts)}>"
 
-    def _compiled(self, timeout: float = 10, strict: bool = False) -> Compiled:
+    def _compiled(self, timeout: float | None = None, strict: bool = False) -> Compiled:
         """The query of it. Without a schema it depends on what there is, which is loaded first."""
-        database = self._database
-        session, schema = database._session, database.schema
-        names = database._loading.predicates(timeout, strict) if schema.is_open else ()
+        source, schema = self._source, self._source.schema
+        patience = source.patience if timeout is None else timeout
+        names = source.names(self._kind, patience, strict) if schema.is_open else ()
         loaded: set[str] = set()
         while True:
-            with session.lock:
-                compiler = _Compiler(schema, session.store, self._kind, names)
+            with source.look() as store:
+                compiler = _Compiler(schema, store, self._kind, names)
                 try:
                     made, error = compiler.compile(self), None
                 except SchemaError as misfit:
                     made, error = None, misfit
-            fresh = [] if not session.is_partial else [p for p in compiler.led if p not in loaded]
+            fresh = [] if not source.is_partial else [p for p in compiler.led if p not in loaded]
             if made is not None and not fresh:
                 return made
             if error is not None and not fresh:
                 raise error
             for predicate in fresh:  # what its references lead to
                 loaded.add(predicate)
-                led = database._parsed(f"[:find (pull ?v [*]) :where [_ {predicate_text(predicate)} ?v]]")
-                database._loading.load(database._ask(led, ()), timeout, strict)
+                led = source.parsed(f"[:find (pull ?v [*]) :where [_ {predicate_text(predicate)} ?v]]")
+                source.load(source.ask(led, ()), patience, strict)
 
 
 def _text(path: Any) -> str:
@@ -235,7 +260,7 @@ class _Compiler:
         self.schema = schema
         self.store = store
         self.kind = kind
-        self.there_is = sorted(names)  # predicates, where there is no schema
+        self.there_is = sorted({*names, *store.predicates()}) if schema.is_open else []  # predicates
         self.fresh = 0
         self.anchored = False  # a clause says that an entity is of the kind
         self.inputs: list[Any] = []
