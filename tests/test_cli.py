@@ -191,3 +191,14 @@ def test_a_folder_that_is_not_there_is_what_is_told_of(tmp_path: Path) -> None:
     with pytest.raises(tripleweb.StorageError, match="there is no folder") as refused:
         tripleweb.open(tmp_path / "no" / "notes.tripleweb")
     assert ".lock" not in str(refused.value)
+
+
+def test_it_runs_as_a_module_too() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "tripleweb", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout.strip(), ran.stderr) == (0, f"tripleweb {tripleweb.__version__}", "")

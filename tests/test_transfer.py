@@ -26,6 +26,7 @@ from tripleweb.datalog import edn
 from tripleweb.errors import DeletedError, IncompleteError, SchemaError
 from tripleweb.exchange import files
 from tripleweb.inventory import Inventory
+from tripleweb.storage.memory import MemoryStores
 from tripleweb.storage.sqlite import SqliteStores
 from tripleweb.store import Store
 from tripleweb.web import WebServer
@@ -766,10 +767,50 @@ def test_as_commands(
         assert "has no app 'other'" in capsys.readouterr().err
         monkeypatch.setenv("TRIPLEWEB_TOKEN", "wrong")
         assert cli.main(["export", "app", str(tmp_path / "no.jsonl"), "--url", server.url]) == 1
+        assert "this token lets nobody see it; --token" in capsys.readouterr().err
         places.withdraw(Path(folder))
     for name in ("word.jsonl", "url.jsonl"):
         assert (tmp_path / name).read_bytes() == written
     assert not (tmp_path / "no.jsonl").exists()
+    assert cli.main(["import", "new", str(tmp_path / "in.jsonl"), "--data", folder]) == 0, (
+        "an import makes the app"
+    )
     for command in (["export", "app", "x.txt"], ["export", "a b", "x.csv"]):
         with pytest.raises(SystemExit, match="2"):
             cli.main([*command, "--data", folder])
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+@pytest.mark.parametrize("app", ["app", "new"])
+def test_a_command_without_a_token_says_that_one_is_wanted_and_takes_it(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    app: str,
+) -> None:
+    """It is refused at once, however long it may wait."""
+    for name in ("TRIPLEWEB_URL", "TRIPLEWEB_TOKEN", "JUPYTERHUB_SERVICE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TRIPLEWEB_DATA", str(tmp_path / "elsewhere"))
+    file = tmp_path / "in.jsonl"
+    db = tripleweb.open()
+    db.set("x", "k/n", 1)
+    db.export(file)
+    with WebServer(MemoryStores()) as server:
+        url = ["--url", server.url]
+        assert cli.main(["import", "app", str(file), *url, "--token", server.token]) == 0
+        before = sorted(server.hub.tenants)
+        for given, said in (
+            ([], "a token is wanted; give it as --token or in TRIPLEWEB_TOKEN"),
+            (["--token", "wrong"], "this token lets nobody see it; --token or TRIPLEWEB_TOKEN gives another"),
+        ):
+            assert cli.main([command, app, str(file), *url, *given]) == 1
+            told = capsys.readouterr().err
+            assert said in told and "wrong" not in told
+        assert sorted(server.hub.tenants) == before
+        monkeypatch.setenv("TRIPLEWEB_TOKEN", "wrong")  # what stands beside the command counts
+        made = app == "app" or command == "import"
+        assert cli.main([command, app, str(file), *url, "--token", server.token]) == (0 if made else 1)
+        monkeypatch.setenv("TRIPLEWEB_TOKEN", server.token)
+        assert cli.main([command, app, str(file), *url]) == (0 if made else 1)

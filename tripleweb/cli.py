@@ -4,7 +4,7 @@
                     [--backup-every HOURS] [--backups-kept N] [--unseen-days N]
     tripleweb apps | backup APP FILE | restore APP FILE | check [APP] | compact APP
                                                                    [--data DIR | --url URL --token TOKEN]
-    tripleweb export APP FILE | import APP FILE  [--data DIR | --url URL]
+    tripleweb export APP FILE | import APP FILE  [--data DIR | --url URL --token TOKEN]
 
 `care` and `ferry` say what the latter do. The server listens on loopback only, keeps its apps in DIR (by default where
 the Jupyter extension keeps them), and leaves word of its address and token in that folder, readable by this user alone,

@@ -1,9 +1,11 @@
 """`tripleweb export | import`: all triples of an app into a file, and back, from the command line.
 
 They are `db.export` and `db.import_` of a store that is connected for the purpose: to a running server (`--url`, its
-token in TRIPLEWEB_TOKEN), to the one that has the folder (`--data`), or to one that is started for it on loopback.
+token in `--token` or TRIPLEWEB_TOKEN), to the one that has the folder (`--data`), or to one that is started for it on
+loopback.
 Invariants: an app that is not there is not made by asking for its data; when an import ends well, the server has
-decided and kept all of it; no token is in an address, an output or a list of processes.
+decided and kept all of it; no token is in an address or an output (and in a list of processes only where `--token`
+brought it there: TRIPLEWEB_TOKEN does not).
 """
 
 from __future__ import annotations
@@ -39,9 +41,8 @@ def add_commands(commands: Any) -> None:
         command.add_argument("app", metavar="APP", type=care.app_id)
         command.add_argument("file", metavar="FILE", type=_file)
         command.add_argument("--data", type=Path, default=None, metavar="DIR", help="where the apps are kept")
-        command.add_argument(
-            "--url", default="", help="a running server, instead; its token: TRIPLEWEB_TOKEN"
-        )
+        command.add_argument("--url", default="", help="a running server, instead")
+        command.add_argument("--token", default="", help="its token; by default TRIPLEWEB_TOKEN")
         command.add_argument(
             "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="seconds to wait for the server"
         )
@@ -62,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
 
     app, file, timeout = options.app, options.file, options.timeout
     with _server(options) as (url, token):
+        _check_there(url, token, app, is_made=options.command == "import")
         if options.command == "export":
-            _check_there(url, token, app)
             with connect(app, url=url, token=token, path=":memory:") as db:
                 count = db.export(file, timeout=timeout)
             print(f"{count:,} triples of {app} are in {file}")
@@ -81,7 +82,7 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
     if options.url:
         if options.data:
             raise StorageError("either --data or --url: one folder, or one server")
-        place = discovery.find(options.url, os.environ.get("TRIPLEWEB_TOKEN"))
+        place = discovery.find(options.url, options.token or os.environ.get("TRIPLEWEB_TOKEN"))
         yield place.url, place.token
         return
     folder = options.data or places.server_dir()
@@ -102,8 +103,8 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
         yield server.url, server.token
 
 
-def _check_there(url: str, token: str | None, app: str) -> None:
-    """Raises `StorageError` if the server has no such app, or does not let us see it."""
+def _check_there(url: str, token: str | None, app: str, is_made: bool) -> None:
+    """Raises `StorageError` if the server does not let us see the app, or has none such and it is not `is_made` now."""
     refusal = ""
     for scheme in SCHEMES if token else SCHEMES[:1]:
         headers = {"Authorization": f"{scheme} {token}"} if token else {}
@@ -116,8 +117,15 @@ def _check_there(url: str, token: str | None, app: str) -> None:
                 refusal = f"the server at {url} has no app {app!r}"
                 if error.code != 404:
                     refusal = f"the server at {url} answers {error.code} ({error.reason}) about {app!r}"
+            if error.code == 404 and is_made:
+                return
             if error.code not in (401, 403):
                 break
+            refusal += (
+                ": this token lets nobody see it; --token or TRIPLEWEB_TOKEN gives another"
+                if token
+                else ": a token is wanted; give it as --token or in TRIPLEWEB_TOKEN"
+            )
         except (urllib.error.URLError, HTTPException, OSError) as error:
             raise StorageError(f"cannot reach {url}: {getattr(error, 'reason', error)}") from None
     raise StorageError(refusal)
