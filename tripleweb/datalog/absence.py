@@ -29,6 +29,7 @@ from tripleweb.terms import kind, kind_name
 
 EXAMPLES = 3  # of what the data say
 NEAR_OF = 10_000  # values among which the nearest is looked for
+SHARE = 1 / 16  # of the budget, for one thing that is to be found out
 DEPTH_MAX = 3  # rules within rules that are told
 Values = Mapping[str, Any]
 
@@ -51,6 +52,7 @@ class Absences:
 
     def __init__(self, proofs: Proofs, store: Store) -> None:
         self._proofs = proofs
+        proofs.share = SHARE
         self._program = proofs.program
         self._kinds = proofs.program.query.kinds
         self._store = store
@@ -58,7 +60,7 @@ class Absences:
 
     def lines(self, known: Values) -> list[Absence]:
         """A line a clause, and those of rules below their calls; no line is blamed where all of them hold. `known` are
-        the values of variables as they are given out. Raises `BudgetError`.
+        the values of variables as they are given out.
 
         >>> from tripleweb.change import Change
         >>> from tripleweb.datalog.inputs import prepare
@@ -156,6 +158,13 @@ class Absences:
         except BudgetError:
             return None
 
+    def _examples(self, some: Sequence[Step], bound: dict[str, Any]) -> list[Values]:
+        """As `_found`; nothing where that cannot be followed, or costs too much."""
+        try:
+            return [] if self._program.closure(some, bound)[1] else self._found(some, bound)
+        except BudgetError:
+            return []
+
     def _found(self, some: Sequence[Step], bound: dict[str, Any]) -> list[Values]:
         names = {name for clause in some for name in _names(clause)}
         return self._proofs.holding(some, {name: value for name, value in bound.items() if name in names})
@@ -166,7 +175,10 @@ class Absences:
         """Of the last clause of a conflict why it does not hold where the others do, of these what they have found; of
         one that cannot hold alone why not."""
         others = list(conflict[:-1])
-        found = [] if self._program.closure(others, bound)[1] else self._found(others, bound)
+        try:
+            found = [] if self._program.closure(others, bound)[1] else self._found(others, bound)
+        except BudgetError:
+            return "an example costs too much to find" if clause is conflict[-1] else ""
         found.sort(key=lambda row: [(name, order(row[name])) for name in sorted(row)])
         examples = [{**bound, **row} for row in found[:EXAMPLES]]
         is_refuted = clause is conflict[-1] or not examples  # no examples: each of them fails alone
@@ -268,7 +280,7 @@ class Absences:
         free = {name: value for name, value in wanted.items() if name not in asked}
         if self._program.lacks(clause, set(free)):
             return ""
-        found = self._found([clause], free)
+        found = self._examples([clause], free)
         if not found:
             return f"{called(clause, free)} gives nothing"
         given = ", ".join(f"{name} is {shown(wanted[name])}" for name in sorted(asked))
@@ -279,7 +291,9 @@ class Absences:
         bound = {name: values[name] for name in _inside(clause) if name in values}
         if self._program.closure(inside, bound)[1]:
             return ""
-        found = sorted(self._found(inside, bound), key=lambda row: [(n, order(row[n])) for n in sorted(row)])
+        found = sorted(
+            self._examples(inside, bound), key=lambda row: [(n, order(row[n])) for n in sorted(row)]
+        )
         triples = [
             triple for row in found[:EXAMPLES] for one in inside for triple in self._proofs.triples(one, row)
         ]
@@ -292,8 +306,8 @@ class Absences:
         """Why no body of a rule holds, with the arguments that are known."""
         others = [one for one in conflict if one is not call]
         values = bound
-        if others and not self._program.closure(others, bound)[1]:
-            values = {**bound, **next(iter(self._found(others, bound)), {})}
+        if others:
+            values = {**bound, **next(iter(self._examples(others, bound)), {})}
         bodies = self._program.bodies[call.name]
         arguments = [_value(term, values) for term in call.arguments]
         goal = (call.name, *(None if one is None else order(one) for one in arguments))

@@ -9,7 +9,7 @@ sizes: what is selective first, never a cross product while there is another way
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tripleweb.datalog.clauses import (
@@ -269,6 +269,9 @@ class Sizes:
         self.count = count
         self.holders = holders
         self.predicates = predicates
+        self.values: Mapping[
+            str, object
+        ] = {}  # of variables that have one each, in the clauses that come next
 
     def pattern(self, clause: Pattern, known: set[str]) -> float:
         """How many rows this pattern makes of one."""
@@ -285,7 +288,11 @@ class Sizes:
         count = self.count(name)
         if isinstance(clause.value, Constant):
             return float(self.holders(name, clause.value.value))
-        return min(3.0, count) if _is_known(clause.value, known) else float(count)
+        if not _is_known(clause.value, known):
+            return float(count)
+        if isinstance(clause.value, Variable) and clause.value.name in self.values:
+            return float(self.holders(name, self.values[clause.value.name]))
+        return min(3.0, count)
 
 
 def _is_known(term: object, known: set[str]) -> bool:

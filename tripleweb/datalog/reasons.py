@@ -142,25 +142,30 @@ class Proofs:
         self.source = self.evaluation.source
         self._budget = budget or Budget()
         self._done = 0
+        self.share = 1.0  # of the budget, that one piece of work may take
         self._inputs = inputs
         self.scalars, self.givens = self.run(self.evaluation.givens())
         self._ways: dict[Goal, list[Way]] = {}
         self._best: dict[Goal, tuple[int, Way]] = {}
 
     def run(self, work: Work) -> Any:
-        """What work returns, as far as the budget goes."""
+        """What work returns, as far as the budget goes, and its share of it."""
         budget, reader = self._budget, self.evaluation.reader
+        units_max = None if budget.rows is None else min(budget.rows, self._done + budget.rows * self.share)
+        bytes_max = (
+            None if budget.bytes is None else min(budget.bytes, reader.bytes + budget.bytes * self.share)
+        )
 
         def counted() -> Work:
             try:
                 while True:
                     units = next(work)
                     self._done += units
-                    if budget.rows is not None and self._done > budget.rows:
+                    if units_max is not None and self._done > units_max:
                         raise BudgetError(
                             f"to find the reasons takes more than {budget.rows:,} units of work"
                         )
-                    if budget.bytes is not None and reader.bytes > budget.bytes:
+                    if bytes_max is not None and reader.bytes > bytes_max:
                         raise BudgetError(
                             f"to find the reasons takes more than {budget.bytes:,} bytes of rows"
                         )
@@ -210,7 +215,12 @@ class Proofs:
     def holding(self, clauses: Sequence[Step], bound_: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """All values of the variables of clauses with which they hold, where some are bound."""
         names = names_of(clauses)
-        columns, found = self.rows(clauses, tuple(bound_), [tuple(bound_.values())], {*names, *bound_})
+        sizes = self.evaluation.sizes
+        sizes.values = {name: value for name, value in bound_.items() if is_stored(outward(value))}
+        try:
+            columns, found = self.rows(clauses, tuple(bound_), [tuple(bound_.values())], {*names, *bound_})
+        finally:
+            sizes.values = {}
         return [dict(zip(columns, row, strict=True)) for row in found]
 
     def rows(
