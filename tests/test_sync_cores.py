@@ -711,6 +711,31 @@ def test_a_share_of_long_ago_that_is_told_again_lacks_nothing_that_was_counted_s
     assert ada.triples == {("e", "k/n", 106)}
 
 
+def test_a_poke_that_comes_once_more_does_not_take_the_parts_of_another() -> None:
+    """… which replaces everything by them, and would find none (seed 1040213, of a hostile network). It is one that
+    was made for everybody: those with a number are refused."""
+    peers = Peers(Limits(part_registers=1))
+    ada, bob = peers.join("ada"), peers.join("bob")
+    for n in range(3):
+        bob.set("e", f"k/p{n}", n)
+        peers.settle()
+    late = ada.of(Poke)[-1]
+    assert late.n == 0
+    ada.core.subscribe(Subscription("second"))
+    resets = 0
+    ada.up()
+    for _ in range(100):
+        peers.server.step()
+        for _, frame in peers.server.frames_to_send():
+            ada.take(messages.decode_server(messages.encode(frame)))
+            if isinstance(frame, Part):
+                ada.take(messages.decode_server(messages.encode(late)))
+            resets += isinstance(frame, Poke) and frame.reset
+    assert resets == 1
+    peers.agree()
+    assert len(ada.triples) == 3
+
+
 def test_a_lost_receipt_does_not_make_it_twice() -> None:
     peers = Peers()
     ada = peers.join("ada")

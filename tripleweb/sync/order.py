@@ -69,8 +69,7 @@ class Arrivals:
         }
         self.asked.clear()
         self.awaited = {one.id for one in subscriptions if one.kind == "triples" and is_whole(one)}
-        self._parts: list[tuple[int, list[WireRegister]]] = []  # with the seq of their transaction, or 0
-        self._forget: list[tuple[str, str]] = []
+        self._parts: list[Part] = []  # of no load
         self._parts_of: list[int] = []  # the transactions that told parts belong to
         self._told: dict[int, Count] = {}  # likewise
         self._own = Count()  # what was made for this connection alone
@@ -104,10 +103,8 @@ class Arrivals:
         if not part.id:
             if part.anew:
                 self._parts.clear()
-                self._forget.clear()
                 self.loads.clear()
-            self._parts.append((part.seq, part.registers))
-            self._forget.extend(part.forget)
+            self._parts.append(part)
             return
         heard = part.heard if part.n else _UNSENT
         load = self.loads.get(part.id)
@@ -158,10 +155,14 @@ class Arrivals:
     ) -> tuple[list[WireRegister], list[WireRegister], list[tuple[str, str]]]:
         """The registers that came for a poke; those of them that a transaction before `at` had set, beyond which the
         replica stands; and what is to be forgotten. They are kept no longer. A reset makes what came of loads void,
-        unless there is nothing yet (`is_fresh`) that it could replace."""
-        come = [one for seq, registers in self._parts if not 0 < seq < at for one in registers]
-        old = [one for seq, registers in self._parts if 0 < seq < at for one in registers]
-        gone = list(self._forget)
+        unless there is nothing yet (`is_fresh`) that it could replace. A poke that comes once more takes nothing of
+        what came after it, and waits for its own."""
+        is_old = not poke.n and poke.seq <= at
+        waiting = [part for part in self._parts if is_old and part.n and not part.seq]
+        parts = [part for part in self._parts if not (is_old and part.n and not part.seq)]
+        come = [one for part in parts if not 0 < part.seq < at for one in part.registers]
+        old = [one for part in parts if 0 < part.seq < at for one in part.registers]
+        gone = [place for part in parts for place in part.forget]
         for name in list(poke.cursors):
             load = self.loads.pop(name, None)
             if load is not None and (is_fresh or not poke.reset):
@@ -171,8 +172,7 @@ class Arrivals:
         for name in [name for name, n in self.asked.items() if poke.n and n <= poke.heard]:
             if name in self.loads and self.loads[name].heard < self.asked[name]:
                 del self.loads[name]
-        self._parts.clear()
-        self._forget.clear()
+        self._parts = waiting
         self._parts_of.clear()
         self._told = {seq: count for seq, count in self._told.items() if seq >= poke.seq}
         return come, old, gone
