@@ -417,6 +417,28 @@ def test_nothing_is_taken_back_before_a_guard_is_decided(connect: Callable[..., 
     assert bob.get("seat", "12A") == {"id": "12A", "holder": "ann"}
 
 
+def test_what_is_redone_is_asked_again(connect: Callable[..., Database]) -> None:
+    """Else who undoes and redoes a booking gets a seat that somebody else has booked in between."""
+    ann, bob = connect(), connect()
+    online(ann, bob)
+    assert book(bob, "bob").wait()
+    for _ in range(2):
+        assert bob.undo().empty and holder(bob) is None
+        bob.flush(30)
+        assert bob.redo().empty and holder(bob) == "bob"
+        bob.flush(30)
+    assert bob.undo().empty
+    bob.flush(30)
+    bob.go_offline()
+    assert book(ann, "ann").wait()
+    assert bob.redo().empty and holder(bob) == "bob"
+    bob.go_online()
+    bob.flush(30)
+    wait_until(lambda: holder(bob) == "ann")
+    assert holder(ann) == "ann" and bob.receipts()["reason"].tolist()[-1] == "guard"
+    assert bob.undo()["reason"].tolist() == ["rejected"]
+
+
 def test_an_older_server(connect: Callable[..., Database], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "FEATURES", [messages.LINEAGE, messages.WINDOW])
     db = connect()

@@ -37,7 +37,7 @@ from tripleweb.sync.messages import ClientFrame, Fault, Receipt, ServerFrame, Su
 from tripleweb.sync.records import Fate, LocalCommit
 from tripleweb.transaction import Transaction
 from tripleweb.undo import Deed, Deeds, Left
-from tripleweb.verdict import Verdict, Verdicts
+from tripleweb.verdict import Verdict, Verdicts, again
 
 log = logging.getLogger("tripleweb")
 
@@ -257,7 +257,7 @@ class Session:
                 except BaseException:
                     self._abandon(tx)
                     raise
-                self._deeds.turn(self._commit(tx), redo)
+                self._deeds.turn(self._commit(tx, again(deed.check if redo else None)), redo)
                 return left
             finally:
                 self.lock.release()
@@ -285,7 +285,7 @@ class Session:
         known = commit.pending[0].id if commit is not None and commit.pending else ""
         if verdict is not None:
             self.verdicts.expect(known, verdict)
-        return Deed(known, tx, delta) if tx.changes else None
+        return Deed(known, tx, delta, check) if tx.changes else None
 
     def _check_open(self) -> None:
         if self.closed:

@@ -73,8 +73,9 @@ class Deed:
     """What one transaction did: the slots it wrote, with their values, and the triples that went.
 
     `id` is that of the transaction in the outbox ("" without a server); `stamps` are the ones it had, the present one
-    last. `replaced` are the registers that stood where it wrote, `instead` those that the server had there when it
-    rejected it (None: there is none, or all of them are unknown).
+    last. `check` is what the server was asked before it took this, or what this took back (None: nothing): what is
+    redone is asked again. `replaced` are the registers that stood where it wrote, `instead` those that the server had
+    there when it rejected it (None: there is none, or all of them are unknown).
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class Deed:
         "_idle",
         "_size",
         "_stood",
+        "check",
         "id",
         "instead",
         "rejected",
@@ -91,8 +93,9 @@ class Deed:
         "unseen",
     )
 
-    def __init__(self, id: str, tx: Written, delta: Delta) -> None:
+    def __init__(self, id: str, tx: Written, delta: Delta, check: Any = None) -> None:
         self.id = id
+        self.check = check
         self.stamps: list[Stamp] = [(tx.time, tx.replica)]
         self.rejected = False
         self.instead: dict[Key, Change | None] | None = None
@@ -263,8 +266,9 @@ class Deeds:
     def turn(self, by: Deed | None, redo: bool = False) -> None:
         """The last deed was taken back by another; None: all of it was left alone."""
         source, target = (self.undone, self.done) if redo else (self.done, self.undone)
-        source.pop()
+        check = source.pop().check
         if by is not None:
+            by.check = check
             target.append(by)
             self._remember(by)
 

@@ -59,6 +59,11 @@ class Verdict:
         return self.accepted
 
 
+def again(check: Check | None) -> Verdict | None:
+    """Of what is redone: it is asked what was asked before."""
+    return None if check is None else Verdict(check)
+
+
 class Verdicts:
     """The open verdicts of a session, by the ids of their transactions."""
 
