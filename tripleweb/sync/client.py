@@ -44,6 +44,7 @@ from tripleweb.sync.outbox import (
     put_again,
     refused,
     shares,
+    stamp_anew,
     stored_key,
     take_away,
 )
@@ -357,7 +358,18 @@ class ClientCore:
         self.decided = commit.meta["decided"] = min([self.decided, *(number - 1 for number in self.outbox)])
         self.state = "online"
         self._sent = welcome.last
-        return Update(commit=commit)
+        step, last = Step(commit), 0
+        for _, pending in sorted(self.outbox.items()):
+            if pending.time <= last:  # of what is pushed again, the server had set a stamp forward
+                self.clock.last = max(self.clock.last, last)
+                stamp_anew(self.store, self.replica, pending, self.clock.tick(now_ms + self.offset_ms), step)
+            last = pending.time
+        if step.touched:
+            self._put_pending_on_top(step, False)
+            self._state_of(step)
+            commit.meta["clock"] = self.clock.last
+            commit.pending = list({one.number: one for one in commit.pending}.values())
+        return Update(net(step.deltas), commit)
 
     def _refuse(self, guarded: Iterable[Pending], commit: LocalCommit) -> Update:
         """The server is older than guards, and would take what they are to keep out: what it has not decided is
@@ -542,15 +554,7 @@ class ClientCore:
         elif all(pending.time > step.last for pending in self.outbox.values()):
             return
         for pending in self.outbox.values():
-            old, pending.time = pending.time, self.clock.tick(now_ms + self.offset_ms)
-            pending.changes = [change._replace(time=pending.time) for change in pending.changes]
-            step.commit.pending.append(pending)
-            for change in pending.changes:
-                key = stored_key(change, self.replica)
-                held = self.store.register(key)
-                if held is not None and held.stamp == (old, self.replica):
-                    step.deltas.append(self.store.put([held._replace(time=pending.time)]))
-                step.touched[key] = None  # and where it was beaten, it may win now
+            stamp_anew(self.store, self.replica, pending, self.clock.tick(now_ms + self.offset_ms), step)
 
     def _take_shares(self, parts: list[Change], step: Step) -> None:
         """Our own shares of counters, as they came with a load, with what was counted after it was made."""

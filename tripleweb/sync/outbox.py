@@ -142,6 +142,19 @@ def take_away(store: Store, replica: str, pending: Pending, step: Step) -> None:
     step.touched.update(dict.fromkeys(gone))
 
 
+def stamp_anew(store: Store, replica: str, pending: Pending, time: int, step: Step) -> None:
+    """Gives a transaction another stamp, and what stands of it in the store with it; what was beaten may win now."""
+    old, pending.time = pending.time, time
+    pending.changes = [change._replace(time=time) for change in pending.changes]
+    step.commit.pending.append(pending)
+    for change in pending.changes:
+        key = stored_key(change, replica)
+        held = store.register(key)
+        if held is not None and held.stamp == (old, replica):
+            step.deltas.append(store.put([held._replace(time=time)]))
+        step.touched[key] = None
+
+
 def put_again(store: Store, replica: str, pending: Pending, step: Step, changes: Sequence[Change]) -> None:
     """Applies changes of ours over what the server said; increments only where it has set our share."""
     again = []
