@@ -276,4 +276,4 @@ def test_who_is_blamed_is_guilty_and_nobody_else() -> None:
 @pytest.mark.long
 def test_who_is_blamed_is_guilty_at_length() -> None:
     base = random.randrange(1 << 30)
-    assert sum(check(base + number) for number in range(3_000)) > 600, f"from seed {base}"
+    assert sum(check(base + number) for number in range(1_000)) > 200, f"from seed {base}"
