@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import tripleweb
 from tripleweb.change import Change
 from tripleweb.errors import SchemaError
 from tripleweb.frame import frame_columns, kind_frame, result_frame, series, shape, text_dtype
@@ -248,3 +249,26 @@ def test_cells_that_cannot_be_stored(cells: Any, error: type[Exception], match: 
     tx = Transaction(Store(), 1, "a")
     with pytest.raises(error, match=f"row 0.*{match}"):
         insert_columns(tx, SCHEMALESS, "x", columns, random_bytes=bytes)
+
+
+@pytest.mark.parametrize("many", [1, 3_000])  # asked by generated code and kept; by columns
+def test_means_are_floats_whole_or_not(many: int) -> None:
+    """A live column keeps its dtype with whatever is written; sums of whole numbers are whole."""
+    db = tripleweb.open()
+    query = (
+        "[:find (avg ?v) (median ?v) (variance ?v) (stddev ?v) (sum ?v)"
+        " :with ?e :where [?e :k/v ?v] [?e :k/g 1]]"
+    )
+    live = db.live(query)
+    dtypes = ["float64"] * 4 + ["int64"]
+    assert live.df.dtypes.astype(str).tolist() == dtypes
+    db.insert_frame("k", pd.DataFrame({"v": [2, 4] * many, "g": 1}))
+    for value in (None, 8, 3, 2.5, 3):
+        if value is not None:
+            db.set("x", "k/g", 1)
+            db.set("x", "k/v", value)
+        expected = dtypes if value != 2.5 else ["float64"] * 5
+        for answer in (db.q(query), live.df):
+            assert answer.dtypes.astype(str).tolist() == expected
+            assert answer["median_v"][0] in (2.0, 3.0, 4.0, 2.5)
+        pd.testing.assert_frame_equal(db.q(query), live.df)

@@ -109,7 +109,7 @@ def _array(values: Sequence[Any], types: Collection[type], kind: str, nullable: 
         return pd.array(_moments(values)).tz_localize("UTC")
     if letter == "b":
         return _masked(values, "bool", pd.arrays.BooleanArray, nullable)
-    if letter == "n" and float in types:
+    if letter == "f" or (letter == "n" and float in types):
         return _masked(values, "float64", pd.arrays.FloatingArray, nullable)
     if letter == "n":
         try:
@@ -334,8 +334,8 @@ def _columns_of(parsed: Query, schema: Schema) -> Columns:
             of = letters.get(element.variable.name, "")
             if element.function in ("min", "max") and not element.arguments:
                 kinds[column] = of
-            elif element.function in _NUMERIC:
-                kinds[column] = "n"
+            elif element.function in _LETTER_OF:
+                kinds[column] = _LETTER_OF[element.function]
     return Columns(kinds, parsed.nullable)
 
 
@@ -364,7 +364,9 @@ def got_kind(schema: Schema, path: Sequence[str]) -> str:
     return "" if any(field.many for field in fields) else fields[-1].type
 
 
-_NUMERIC = frozenset(("count", "count-distinct", "sum", "avg", "median", "variance", "stddev"))
+_LETTER_OF = {"count": "n", "count-distinct": "n", "sum": "n"} | dict.fromkeys(
+    ("avg", "median", "variance", "stddev"), "f"
+)
 
 
 def text_dtype() -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Protocol
 
-from tripleweb.datalog.aggregates import draw, middle, quotient, rank, spread
+from tripleweb.datalog.aggregates import draw, mean, middle, plain, rank, spread
 from tripleweb.datalog.ranking import Meter, Ranking, ascending
 
 
@@ -60,10 +60,10 @@ class Total:
         self.unit = unit
 
     def sum(self) -> Any:
-        return quotient(self.total, self.unit, not self.floats, 1) if self.count else None
+        return plain(self.total, self.unit, not self.floats) if self.count else None
 
-    def average(self) -> Any:
-        return quotient(self.total, self.unit, not self.floats, self.count) if self.count else None
+    def average(self) -> float | None:
+        return mean(self.total, self.unit, self.count) if self.count else None
 
 
 class Moments(Total):
@@ -256,7 +256,7 @@ class Ranked:
             return None
         half = ranking.size // 2
         if ranking.size % 2:
-            return ranking[half]
+            return middle(ranking[half], ranking[half])
         low, high = ranking.part(half - 1, half + 1)
         return middle(low, high)
 

@@ -2,8 +2,8 @@
 
 An aggregate is a generator: it yields the units of work done and returns its result, None where there is no value.
 Invariants: the result does not depend on the order of the values, so that replicas agree; sums of floats are exact
-before they are rounded, once; `rand` and `sample` choose by a hash of the values, so that the same data is drawn the
-same everywhere and a live frame holds still.
+before they are rounded, once; means, medians, variances and deviations are floats, whole or not; `rand` and `sample`
+choose by a hash of the values, so that the same data is drawn the same everywhere and a live frame holds still.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from tripleweb.datalog.builtins import SLICE, chunks, divide, fit, is_stored, order, outward
+from tripleweb.datalog.builtins import SLICE, chunks, fit, is_stored, order, outward
 from tripleweb.datalog.edn import show_value
 from tripleweb.terms import INT_MAX, INT_MIN, slot
 
@@ -39,13 +39,15 @@ def _exact(numbers: Sequence[Any]) -> Generator[int, None, tuple[int, bool]]:
     return total, whole
 
 
-def quotient(total: int, unit: int, whole: bool, count: int) -> Any:
-    """The nearest number to total / 2**unit / count; no value beyond the floats.
+def plain(total: int, unit: int, whole: bool) -> Any:
+    """The sum total / 2**unit as a number: an integer where all numbers were `whole`; no value beyond the floats."""
+    if whole and INT_MIN <= total >> unit <= INT_MAX:
+        return total >> unit
+    return mean(total, unit, 1)
 
-    Where all numbers were `whole`, a quotient that is an integer is one.
-    """
-    if whole and not (total >> unit) % count and INT_MIN <= (total >> unit) // count <= INT_MAX:
-        return (total >> unit) // count
+
+def mean(total: int, unit: int, count: int) -> float | None:
+    """The float nearest to total / 2**unit / count; no value beyond the floats."""
     try:
         return total / (count << unit)
     except OverflowError:
@@ -54,12 +56,12 @@ def quotient(total: int, unit: int, whole: bool, count: int) -> Any:
 
 def _sum(numbers: Sequence[Any]) -> Work:
     total, whole = yield from _exact(numbers)
-    return quotient(total, _UNIT, whole, 1)
+    return plain(total, _UNIT, whole)
 
 
 def _average(numbers: Sequence[Any]) -> Work:
-    total, whole = yield from _exact(numbers)
-    return quotient(total, _UNIT, whole, len(numbers))
+    total, _ = yield from _exact(numbers)
+    return mean(total, _UNIT, len(numbers))
 
 
 def spread(count: int, total: int, squares: int, unit: int) -> float | None:
@@ -98,12 +100,12 @@ def _median(numbers: Sequence[Any]) -> Work:
     integers_first = [n for n in numbers if type(n) is int] + [n for n in numbers if type(n) is float]
     ranked = yield from sort_slices(integers_first, lambda n: n)
     half = len(ranked) // 2
-    return ranked[half] if len(ranked) % 2 else middle(ranked[half - 1], ranked[half])
+    return middle(ranked[half - 1 + len(ranked) % 2], ranked[half])
 
 
 def middle(low: Any, high: Any) -> Any:
-    """The number half-way between two; no value beyond the floats."""
-    return fit(divide(low + high, 2))
+    """The float half-way between two numbers that are equal or neighbours; no value beyond the floats."""
+    return fit((low + high) / 2) if low != high else float(low)
 
 
 def rank(value: Any) -> tuple[Any, ...]:

@@ -54,10 +54,10 @@ class Standing:
     >>> standing = Standing(parse("[:find ?team (avg ?age) :with ?who :where [?who :team ?team] [?who :age ?age]]"), {})
     >>> standing.fill([("red", 30, "ada"), ("red", 41, "bob"), ("blue", 20, "cy")])
     >>> standing.settle()
-    Rows(added=[('red', 35.5), ('blue', 20)], removed=[])
+    Rows(added=[('red', 35.5), ('blue', 20.0)], removed=[])
     >>> standing.apply(("red", 41, "bob"), -1)
     >>> standing.settle(), standing.rows
-    (Rows(added=[('red', 30)], removed=[('red', 35.5)]), [('red', 30), ('blue', 20)])
+    (Rows(added=[('red', 30.0)], removed=[('red', 35.5)]), [('red', 30.0), ('blue', 20.0)])
     """
 
     __slots__ = (

@@ -135,8 +135,7 @@ def _average(groups: Groups, vector: Vector) -> Column | None:
     totals = _totals(groups, values) if letter == "n" else None
     if totals is None:
         return None
-    whole, rest = np.divmod(totals, groups.counts)
-    return Column("f", totals / groups.counts) if rest.any() else Column("n", whole)
+    return Column("f", totals / groups.counts)
 
 
 def _least(groups: Groups, vector: Vector) -> Column | None:
