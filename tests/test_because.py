@@ -307,6 +307,14 @@ def test_a_value_that_the_schema_does_not_read(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.filterwarnings("ignore:not all of")
+def test_offline_it_is_said_that_not_all_is_here() -> None:
+    with tripleweb.connect("why-away", url="embedded", path=":memory:") as db:
+        db.go_offline()
+        frame = db.why_not(ADULTS, {"name": "Ada"})
+        assert frame["note"].tolist()[-1] == "not all that it reads is here: that may be why"
+
+
 def test_what_a_replica_has_not_loaded_is_loaded_for_it() -> None:
     with (
         tripleweb.connect("why-not", url="embedded", path=":memory:") as one,

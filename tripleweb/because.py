@@ -94,6 +94,8 @@ def why_not(
         lines.append(
             reason or Absence(0, "row", "", None, False, "it is in the answer; live.why(row) says why")
         )
+    if not found and not attrs.get("complete", True):
+        lines.append(Absence(0, "row", "", None, False, "not all that it reads is here: that may be why"))
     rows = [(line.depth, line.kind, line.clause, line.left, line.blamed, line.note) for line in lines]
     return result_frame(
         tuple(WHY_NOT), rows, kinds=WHY_NOT, nullable={"left"}, attrs={**attrs, "found": found}

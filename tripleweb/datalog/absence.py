@@ -14,6 +14,7 @@ budget has; nothing is blamed of a row whose clauses hold; all work is counted; 
 from __future__ import annotations
 
 import difflib
+import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -179,8 +180,8 @@ class Absences:
             found = [] if self._program.closure(others, bound)[1] else self._found(others, bound)
         except BudgetError:
             return "an example costs too much to find" if clause is conflict[-1] else ""
-        found.sort(key=lambda row: [(name, order(row[name])) for name in sorted(row)])
-        examples = [{**bound, **row} for row in found[:EXAMPLES]]
+        first = heapq.nsmallest(EXAMPLES, found, key=lambda row: [order(row[name]) for name in sorted(row)])
+        examples = [{**bound, **row} for row in first]
         is_refuted = clause is conflict[-1] or not examples  # no examples: each of them fails alone
         tell = self._refuted if is_refuted else self._held
         return "; ".join(
