@@ -56,17 +56,17 @@ def connect(server: WebServer) -> Iterator[Connect]:
         db._session.close(0.2)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]:
-    """A JupyterLab with the extension."""
+    """A JupyterLab with the extension, and a folder of its own for each module of tests."""
     from tests.lab import run_lab
 
     yield from run_lab(tmp_path_factory.mktemp("lab"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A Chromium."""
+    """A Chromium; not for the whole session, as Playwright keeps its event loop running until it is closed."""
     from tests.lab import run_browser
 
     yield from run_browser()

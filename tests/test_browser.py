@@ -53,6 +53,7 @@ def test_a_table_follows_another_notebook_while_its_kernel_is_busy(
 
     (lab.work / "enough").touch()
     reader.wait_for("idle")
+    (lab.work / "enough").unlink()
     rows = table.locator("tbody tr")
     expect(rows).to_have_count(2)
     assert reader.output(1).count() == 1, "one table, kept up to date, is not a second one"
