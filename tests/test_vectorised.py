@@ -23,13 +23,15 @@ from tripleweb.store import Store
 Ways = Counter[str]
 
 
-def follow(queries: Iterable[tuple[str, list[Any]]], seed: int, steps: int, before: int = 12) -> Ways:
+def follow(
+    queries: Iterable[tuple[str, list[Any]]], seed: int, steps: int, before: int = 12, many: int = -1
+) -> Ways:
     """Asks queries after each step of a history; returns which executor answered how often."""
     store = Store()
     history = History(seed, store)
     for _ in range(before):
         history.batch()
-    executor = Executor(store, many=-1)
+    executor = Executor(store, many)
     parsed = [(text, parse(text), inputs) for text, inputs in queries]
     ways: Ways = Counter()
     for step in range(steps):

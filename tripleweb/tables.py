@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from operator import eq
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from tripleweb.ids import kind_of
 from tripleweb.terms import Value
 from tripleweb.view import ABSENT, Columns, View, index_key
 
+SCANS_MAX = 8  # of a column take as long as its reverse index, at least: measured
 STALE_MIN = 1_000  # rows of a mirror that may be stale, however short its column is
 
 
@@ -34,7 +36,7 @@ class Mirrored(Protocol):
 class Column:
     """One predicate: `values[row]` is the single value or ABSENT; rows with a cell have ABSENT here."""
 
-    __slots__ = ("cells", "index", "live", "mirror", "predicate", "replicas", "times", "values")
+    __slots__ = ("cells", "index", "live", "mirror", "predicate", "replicas", "scans", "times", "values")
 
     def __init__(self, predicate: str) -> None:
         self.predicate = predicate
@@ -43,6 +45,7 @@ class Column:
         self.replicas = array("I")
         self.cells: dict[int, Cell] = {}
         self.index: dict[Any, int | set[int]] | None = None
+        self.scans = 0  # by `rows_with`, while there was no index
         self.live = 0  # visible triples
         self.mirror: Mirrored | None = None  # while somebody keeps a copy that is told what changes
 
@@ -163,9 +166,22 @@ class Column:
         return self.index
 
     def rows_with(self, value: Value) -> list[int]:
-        """The rows that show a value, in order; text and references match by their text."""
+        """The rows that show a value, in order; text and references match by their text. An index is made once looking
+        through the column has cost as much."""
+        if self.index is None and not self.cells and self.scans < SCANS_MAX:
+            self.scans += 1
+            return list(self._scanned(value))
         rows = self.reverse().get(index_key(value))
         return [] if rows is None else [rows] if type(rows) is int else sorted(rows)  # type: ignore[arg-type]
+
+    def _scanned(self, value: Value) -> Iterator[int]:
+        """The rows whose single value is this one, in order."""
+        values, row = self.values, -1
+        with suppress(ValueError):  # there is no further one
+            while True:
+                row = values.index(value, row + 1)
+                if (type(values[row]) is bool) is (type(value) is bool):  # True is not 1
+                    yield row
 
     def reindex(self, row: int, gone: Sequence[Value], shown: Sequence[Value]) -> None:
         """Keeps the reverse index right where a row ceased to show `gone` and now shows `shown`."""

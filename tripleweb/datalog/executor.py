@@ -6,6 +6,8 @@ looks at few rows: it costs next to nothing to call. What looks at many runs in 
 and a fraction of the time a row. Which of the two is told by how many rows the code is expected to touch, and what it
 touched the last time; the reverse indexes that it would need are built once the runs without them have cost as much.
 After each write mirrors are copied, which generated code need not wait for: the larger they are, the more it may touch.
+A query that looks something up goes to the plain evaluator until that has cost as much as generating code would: most
+queries that somebody types are asked once.
 
 Invariant: the rows are those of `evaluate.run`, in whatever order where none was promised. Callables among the inputs,
 and what `Unsupported` says, go to the plain evaluator, as do rules that call themselves over little data.
@@ -42,6 +44,7 @@ from tripleweb.datalog.maintained import MANY, Plan, bind_inputs
 from tripleweb.datalog.plan import Program
 from tripleweb.datalog.pull import Puller
 from tripleweb.datalog.query import Aggregate, Query
+from tripleweb.errors import BudgetError
 from tripleweb.store import Store
 from tripleweb.view import Fitting
 
@@ -53,6 +56,8 @@ GROWTH = 2  # bits: by how much a column may grow or shrink until the order is f
 INDEXED = 30  # times so many rows are indexed in the time that the first run by columns takes: measured
 COPIED = 32_000  # rows of mirrors that are looked at again in the time that a run by columns takes at least: measured
 LEAN = 16  # the plain evaluator takes so many times longer for a row than generated code, about: measured
+GENERATED = 600  # units of work of the plain evaluator that take as long as generating code: measured
+LOOK = 140  # such units that a run of it takes, however little it finds: measured
 _PLAIN = frozenset((str, int, float))
 
 
@@ -282,6 +287,7 @@ class Executor:
         self._many = many
         # by id() of the query and the text of the rules that came as an input
         self._prepared: dict[tuple[int, str], tuple[Query, Rules | None, Prepared | str]] = {}
+        self._looked: dict[tuple[int, str], tuple[Query, int]] = {}  # units of work that `_look_up` took
 
     def run(
         self,
@@ -293,10 +299,15 @@ class Executor:
         """The answer now. Raises `QueryError`, `BudgetError` and what callables among the inputs raise."""
         budget = budget or Budget()
         text, given = _parted(query, inputs)
-        held = self._prepared.get((id(query), text))
+        key = id(query), text
+        held = self._prepared.get(key)
         if held is None or held[1] is not rules or not (isinstance(held[2], str) or held[2].fits):
             program, pairs = prepare(query, inputs, rules)
             given = [value for _, value in pairs]  # what could be gone through once only was
+            if self._looks_up(program, given):
+                found = self._look_up(key, query, program, pairs, budget)
+                if found is not None:
+                    return found
             held = self._keep(query, text, rules, program, pairs)
         prepared = held[2]
         if (
@@ -309,6 +320,45 @@ class Executor:
         if text:
             given = _with_rules(query, text, given)
         return evaluate.run(query, given, self.store, rules=rules, budget=budget)
+
+    def _looks_up(self, program: Program, given: Sequence[Any]) -> bool:
+        """Whether a query may find what it is given, single values, by looking at little."""
+        bindings = [binding for binding in program.query.inputs if not isinstance(binding, str)]
+        if not given or program.recursive or not all(isinstance(binding, Variable) for binding in bindings):
+            return False
+        names = program.query.predicates
+        most = INDEXED * min(self._many, MANY)  # what looks through a column is not counted as work
+        return (
+            names is not None
+            and all(self.store.count(name) <= most for name in names)
+            and not any(map(callable, given))
+        )
+
+    def _look_up(
+        self,
+        key: tuple[int, str],
+        query: Query,
+        program: Program,
+        pairs: Sequence[tuple[Binding, Any]],
+        budget: Budget,
+    ) -> Result | None:
+        """The answer by the plain evaluator; None where that takes more than is left of what generating code does."""
+        held, spent = self._looked.get(key, (query, 0))
+        spent = LOOK + (spent if held is query else 0)
+        result: Result | None = None
+        if spent < GENERATED:
+            most = GENERATED - spent if budget.rows is None else min(GENERATED - spent, budget.rows)
+            evaluation = evaluate.Evaluation(program, pairs, self.store)
+            try:
+                result = complete(evaluate.evaluate(evaluation, Budget(most, budget.bytes)))
+            except BudgetError:  # whether it is too much for the caller is for generated code to say
+                spent = GENERATED
+            else:
+                spent += result.work
+        if len(self._looked) >= KEPT_MAX:
+            self._looked.clear()
+        self._looked[key] = query, spent
+        return result
 
     def _keep(
         self,

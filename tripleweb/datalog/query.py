@@ -206,10 +206,10 @@ class Query:
     are pairs (column index, descending), an index beyond the columns is one of `hidden`, which are only ordered by;
     `rules` are the ones bound by `bind_rules`. `fields` say of predicates how they read. Of what kind they are
     (`kinds`: letters) holds in all clauses and rules: the query sees only triples whose value is of that kind. The rest
-    (sets, defaults, counters) is for pull and get.
+    (sets, defaults, counters) is for pull and get. `written` is the text that was parsed, "" if `fields` has more.
     """
 
-    text: str
+    written: str
     shape: str
     find: tuple[Element, ...]
     columns: tuple[str, ...]
@@ -236,6 +236,11 @@ class Query:
         for given in rules:
             merged.update(parse_rules(given) if isinstance(given, str) else given)
         return replace(self, rules=merged)
+
+    @cached_property
+    def text(self) -> str:
+        """The query as EDN, with all of its kinds."""
+        return self.written or _text_with_kinds(self.form, self.fields)
 
     @cached_property
     def kinds(self) -> Mapping[str, str]:
@@ -274,7 +279,8 @@ class Query:
         )
 
     def _of_fields(self, fields: Mapping[str, Field]) -> Query:
-        whole = replace(self, fields={**fields, **self.fields})
+        # what is pulled may depend on the fields, what clauses read does not
+        whole = replace(self, fields={**fields, **self.fields}) if self.looks_up else self
         read = whole.predicates if RULES not in self.inputs else None
         merged = {**self.fields}
         for predicate in sorted(fields):
@@ -282,7 +288,7 @@ class Query:
                 merged.setdefault(predicate, fields[predicate])
         if len(merged) == len(self.fields):
             return self
-        return replace(self, text=_text_with_kinds(self.form, merged), fields=merged)
+        return replace(self, written="", fields=merged)
 
     @cached_property
     def looks_up(self) -> bool:
