@@ -24,7 +24,7 @@ from tripleweb.datalog.executor import Executor, Prepared
 from tripleweb.datalog.query import parse
 from tripleweb.datalog.upkeep import Upkeep
 from tripleweb.datalog.vectorised import relations
-from tripleweb.datalog.vectorised.mirrors import Mirror
+from tripleweb.datalog.vectorised.mirrors import Mirror, mirrors_of
 from tripleweb.errors import BudgetError
 from tripleweb.store import Store
 from tripleweb.terms import Ref, Value, slot
@@ -525,3 +525,25 @@ def test_what_is_loaded_has_its_references_sorted(seed: int) -> None:
     db.undo()
     holds()
     db.close()
+
+
+@pytest.mark.parametrize("kinds", ["", ":kinds {:k/up text}", ":kinds {:k/up reference}"])
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("kind", ["r", "s", "rs", "rn"])
+def test_what_refers_to_members_is_followed_round_by_round(kind: str, several: bool, kinds: str) -> None:
+    """As references and as texts, which are one value; of one kind only, where the query says so."""
+    above: dict[str, Any] = {"r": Ref, "s": str, "n": len}
+    tree = [(f"e{n}", "k/up", above[kind[n % len(kind)]](f"e{n // 2}")) for n in range(1, 64)]
+    store = stored(
+        [("e1", "k/n", 1), *(() if several else tree)], [("e1", "k/up", Ref("e9")), *tree] if several else ()
+    )
+    mirrors_of(store).of("k/up").index()
+    rules = (
+        "[[(below ?m ?u) [?u :k/up ?m]] [(below ?m ?u) [?x :k/up ?m] (below ?x ?u)]]",
+        "[[(below ?m ?u) [?u :k/n ?n] [(ground ?m) ?n]] [(below ?m ?u) (below ?m ?x) [?u :k/up ?x]]]",
+        "[[(below ?m ?u) [(= ?m ?u)] (under ?u)] [(under ?u) [?u :k/n]] [(under ?u) (under ?x) [?u :k/up ?x]]]",
+    )
+    for text in rules:
+        for start in ("e1", "e7", "e40", "nobody", 2):
+            check(store, f"[:find ?u :in $ % ?m :where (below ?m ?u) {kinds}]", text, start)
+        check(store, f"[:find ?u ?n :in $ % ?m :where (below ?m ?u) [?u :k/n ?n] {kinds}]", text, "e1")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tripleweb.datalog.bodies import Apply, Literal, Triple, inputs_of, outputs_of
+from tripleweb.datalog.bodies import Apply, Literal, Member, Triple, inputs_of, outputs_of
 from tripleweb.datalog.captured import Scope
 from tripleweb.datalog.joins import HALF, SAMPLE, Sizes, best
 from tripleweb.datalog.vectorised.mirrors import Mirror
@@ -46,6 +46,9 @@ class Orders:
         it. It is found anew where sizes have changed."""
         if len(literals) < 2:  # there is but one order, and nothing to measure
             return list(zip(literals, needed_after(literals, wanted), strict=True))
+        known = _first_members(literals, batch, run)
+        if known is not None:
+            return list(zip(known, needed_after(known, wanted), strict=True))
         sizes = Measured(run, literals, batch.vectors)
         key = (id(literals), tuple(batch.vectors), tuple(wanted), sizes.signature)
         found = self._kept.get(key)
@@ -56,6 +59,20 @@ class Orders:
             found = literals, list(zip(ordered, needed_after(ordered, wanted), strict=True))
             self._kept[key] = found
         return found[1]
+
+
+def _first_members(literals: Sequence[Literal], batch: Batch, run: Run) -> Sequence[Literal] | None:
+    """The order of what most queries ask of a relation, something of its members: known without measuring, where there
+    are no more of them than of the triples."""
+    if len(literals) != 2:
+        return None
+    member, triple = sorted(literals, key=lambda literal: isinstance(literal, Triple))
+    if not (isinstance(member, Member) and isinstance(triple, Triple)) or triple.value in batch:
+        return None
+    if triple.subject not in member.terms or triple.value in member.terms:
+        return None
+    few = len(run.relations[member.relation]) <= run.scope.store.count(triple.predicate)
+    return (member, triple) if few else None
 
 
 class Measured(Sizes):

@@ -14,6 +14,7 @@ import numpy as np
 from tripleweb.datalog.vectorised.mirrors import Array
 
 WIDTH_BITS = 62  # of a packed tuple
+FEW = 1_000  # codes are sorted in the time in which a table of places is made for them: measured
 
 
 class Tuples:
@@ -66,9 +67,17 @@ class Tuples:
             if self._seen is not None:
                 grown[: len(self._seen)] = self._seen
             self._seen = grown
-            self._last = np.empty(len(grown), dtype=np.int64)
         fresh = codes[~self._seen[codes]]
-        if len(fresh) > 1:  # of equal ones the last stays: each writes its place, and looks whether it stands
+        if 1 < len(fresh) < FEW:
+            fresh.sort()
+            other = fresh[1:] != fresh[:-1]
+            if not other.all():
+                fresh = fresh[np.concatenate(([True], other))]
+        elif (
+            len(fresh) > 1
+        ):  # of equal ones the last stays: each writes its place, and looks whether it stands
+            if len(self._last) < len(self._seen):
+                self._last = np.empty(len(self._seen), dtype=np.int64)
             places = np.arange(len(fresh))
             self._last[fresh] = places
             fresh = fresh[self._last[fresh] == places]

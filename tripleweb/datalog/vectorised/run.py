@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from tripleweb.datalog.answer import Result, Row, answer, ordered
-from tripleweb.datalog.bodies import Body, Literal, Member, members_of, predicates_of
+from tripleweb.datalog.bodies import Body, Literal, Member, Triple, members_of, predicates_of
 from tripleweb.datalog.builtins import chunks, complete, inward, outward
 from tripleweb.datalog.captured import Relation, Scope
 from tripleweb.datalog.evaluate import Budget
@@ -35,7 +35,7 @@ from tripleweb.store import Store
 
 Found = TypeVar("Found")
 Given = ParamSpec("Given")
-Round = tuple[str, Body, int, tuple[Literal, ...]]
+Round = tuple[str, Body, int, tuple[Literal, ...], Triple | None]
 
 
 def begun_again(
@@ -72,10 +72,11 @@ class Vectorised:
         self._orders = Orders(scope)
         members = [member for body in (*self.bodies, *derived) for member in members_of(body.literals)]
         self._widths = {member.relation: len(member.terms) for member in members}
-        # (relation, body, place of a literal of the component's own, the other literals), by component
+        # (relation, body, place of a literal of the component's own, the other literals, the reference that is all
+        # there is to follow), by component
         self._rounds = [
             [
-                (name, body, at, (*body.literals[:at], *body.literals[at + 1 :]))
+                (name, body, at, (*body.literals[:at], *body.literals[at + 1 :]), _followed(body, at))
                 for name, body in component.bodies
                 for at, literal in enumerate(body.literals)
                 if _is_own(literal, component.makes())
@@ -241,10 +242,16 @@ class Vectorised:
             if not came:
                 return
             found = []
-            for number, (name, body, at, rest) in enumerate(rounds):
+            for number, (name, body, at, rest, reference) in enumerate(rounds):
                 literal = body.literals[at]
                 assert isinstance(literal, Member)
                 for fresh in came.get(literal.relation, ()):
+                    if (
+                        reference is not None
+                        and (codes := run.followed(reference, fresh.columns[0])) is not None
+                    ):
+                        found.append((name, [codes] if len(codes) else None))
+                        continue
                     batch = run.member(literal, self._start(run), fresh)
                     if number not in orders:
                         orders[number] = run.orders.of(rest, batch, body.head, run)
@@ -265,6 +272,14 @@ class Vectorised:
 
 def _is_own(literal: Literal, own: set[str]) -> bool:
     return isinstance(literal, Member) and literal.relation in own
+
+
+def _followed(body: Body, at: int) -> Triple | None:
+    """The literal beside the one at `at`, where the heads are just the subjects that refer to its members."""
+    member, other = body.literals[at], body.literals[1 - at] if len(body.literals) == 2 else None
+    if not (isinstance(member, Member) and isinstance(other, Triple) and other.subject != other.value):
+        return None
+    return other if member.terms == (other.value,) and body.head == (other.subject,) else None
 
 
 def _in_order(recursion: Recursion) -> list[Component]:

@@ -305,6 +305,27 @@ class Matching:
         subject = Entities(self.mirrors, places=places, rows=mirror.rows_of(cells))
         return batch.having({literal.subject: subject})
 
+    def followed(self, literal: Triple, keys: Array) -> Array | None:
+        """The codes of the subjects whose reference is to one of these, as often as they have one. None where more has
+        to be looked at than places: that is for `triple`. Most rounds of most recursions are this and nothing else."""
+        mirror = self.ready(literal.predicate)
+        if (
+            mirror is None
+            or mirror.letter != "r"
+            or self.codes.more
+            or mirror.fitting(literal.kind) is not None
+        ):
+            return None
+        if mirror.is_empty or mirror.has_to_number(len(keys)):
+            return None
+        order, starts = mirror.index()
+        first = starts[keys]
+        counts = starts[keys + 1] - first
+        total = int(counts.sum())
+        self.touch(2 * len(keys) + total)
+        cells = order[np.arange(total) + (first + counts - counts.cumsum()).repeat(counts)]
+        return self.mirrors.places(kind_of(literal.predicate)).entities[mirror.rows_of(cells)]
+
     def _looked_up(
         self, literal: Triple, batch: Batch, later: Collection[str], mirror: Mirror, fits: Array | None
     ) -> Batch:
