@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -429,10 +431,44 @@ def test_stop_while_connecting(peer: Notes) -> None:
     try:
         link = Link(peer, f"http://127.0.0.1:{sockets[0].getsockname()[1]}/", None, "a", pace=Pace())
         link.start()
-        wait_until(lambda: link._attempt is not None)
-        began = time.monotonic()
-        assert link.stop(5) and time.monotonic() - began < 2
-        assert peer.heard == []
+        sockets[0].settimeout(10)
+        accepted, _ = sockets[0].accept()
+        with accepted:
+            began = time.monotonic()
+            assert link.stop(5) and time.monotonic() - began < 2
+            assert peer.heard == []
+            accepted.settimeout(10)
+            while accepted.recv(4096):  # the request, then the end
+                pass
     finally:
         for socket in sockets:
             socket.close()
+
+
+@pytest.mark.parametrize("when", ["before the answer", "after it"])
+def test_who_gives_up_leaves_no_socket_behind(
+    server: Server, peer: Notes, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Stopped while the server makes up its mind, and while a connection that stands waits for the peer's lock."""
+    closed: list[Answering] = []
+    monkeypatch.setattr(Answering, "on_close", lambda self: closed.append(self))
+    asked, link = threading.Event(), Link(peer, server.url, None, "a", pace=Pace())
+
+    async def think(self: Answering) -> None:
+        asked.set()
+        while when == "before the answer" and not link._stopping:
+            await asyncio.sleep(0.001)
+
+    monkeypatch.setattr(Answering, "prepare", think)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with peer.lock:
+            link.start()
+            assert asked.wait(10)
+            if when == "after it":
+                wait_until(lambda: server.sockets)
+                wait_until(lambda: link._socket is not None)
+            assert link.stop(5)
+        wait_until(lambda: closed)
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == [] and peer.heard == []

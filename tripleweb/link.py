@@ -24,6 +24,7 @@ from tripleweb.sync import messages
 from tripleweb.sync.messages import ClientFrame, Fault, ServerFrame
 
 if TYPE_CHECKING:
+    from tornado.ioloop import IOLoop
     from tornado.websocket import WebSocketClientConnection
 
 log = logging.getLogger("tripleweb")
@@ -34,6 +35,7 @@ API = "api/tripleweb/v1/"
 SCHEMES = ("tripleweb", "token")
 # One poke carries whole transactions, and what our own server sends is not what has to be bounded.
 _INCOMING_BYTES_MAX = 64 * messages.FRAME_BYTES_MAX
+_PARTING_S = 0.5  # what the other side has for its part of an end
 
 _T = TypeVar("_T")
 
@@ -123,6 +125,7 @@ class Link:
         self._told = 0.0  # seconds that the server has asked us to stay away
         self._unanswered = 0  # ticks since something was heard
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._tornado: IOLoop | None = None
         self._wake: asyncio.Event | None = None
         self._socket: WebSocketClientConnection | None = None
         self._attempt: asyncio.Task[WebSocketClientConnection] | None = None
@@ -197,10 +200,16 @@ class Link:
             asyncio.run(self._main())
         except Exception:
             log.exception("the link to %s ended by an error of its own", self.url)
+        finally:
+            if self._tornado is not None:  # which keeps loops that have ended, and their sockets with them
+                self._tornado.close(all_fds=True)
 
     async def _main(self) -> None:
+        from tornado.ioloop import IOLoop
+
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._tornado = IOLoop.current()
         while not self._stopping:
             if not self.wanted:
                 await self._sleep(None)
@@ -278,7 +287,7 @@ class Link:
             reason = str(error)
         except (WebSocketError, StreamClosedError):
             if reader is not None:  # what was said before the end tells why
-                await asyncio.wait([reader], timeout=0.5)
+                await asyncio.wait([reader], timeout=_PARTING_S)
             reason = f"the connection to {self.url} was lost"
         except _Cut:
             raise
@@ -287,11 +296,7 @@ class Link:
             reason = f"{type(error).__name__}: {error}"
         finally:
             self._socket = None
-            socket.close()
-            if reader is not None:
-                await asyncio.wait([reader], timeout=0.5)  # until the other side has closed too
-                reader.cancel()
-                await asyncio.gather(reader, return_exceptions=True)
+            await _close(socket, reader)
         return reason, False
 
     async def _connect(self) -> WebSocketClientConnection:
@@ -311,15 +316,19 @@ class Link:
                 connect_timeout=self._pace.connect,
                 request_timeout=self._pace.connect,
             )
-            try:
-                socket = await websocket_connect(
+            opening = asyncio.ensure_future(
+                websocket_connect(
                     request, ping_interval=self._pace.keep_alive, max_message_size=_INCOMING_BYTES_MAX
                 )
-                if (
-                    socket.protocol is not None
-                ):  # a small frame does not wait for the last one's acknowledgement
-                    socket.protocol.set_nodelay(True)
+            )
+            try:
+                socket = await asyncio.shield(opening)
+                if socket.protocol is not None:
+                    socket.protocol.set_nodelay(True)  # a small frame waits for nothing
                 return socket
+            except asyncio.CancelledError:
+                await _give_up(opening)
+                raise
             except HTTPClientError as error:
                 if error.code not in (401, 403) or not left:
                     raise
@@ -379,3 +388,32 @@ class Link:
             return function(*arguments)
         finally:
             lock.release()
+
+
+async def _close(socket: WebSocketClientConnection, reader: asyncio.Task[None] | None) -> None:
+    """Closes a socket, and waits a little until the other side has closed it too. `reader` reads it already."""
+    socket.close()
+    if reader is None:
+        reader = asyncio.create_task(_read_out(socket))
+    await asyncio.wait([reader], timeout=_PARTING_S)
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+
+
+async def _read_out(socket: WebSocketClientConnection) -> None:
+    while await socket.read_message() is not None:
+        pass
+
+
+async def _give_up(opening: asyncio.Future[WebSocketClientConnection]) -> None:
+    """Nobody wants this connection any more. Tornado cannot be told so before the server has answered: it is closed if
+    that happens soon, else whenever it does, or when the loop ends."""
+    opening.add_done_callback(_close_late)
+    await asyncio.wait([opening], timeout=_PARTING_S)
+    if opening.done() and opening.exception() is None:
+        await _close(opening.result(), None)
+
+
+def _close_late(opening: asyncio.Future[WebSocketClientConnection]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
