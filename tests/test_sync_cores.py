@@ -23,6 +23,7 @@ from tripleweb.sync.messages import (
     Subscription,
     Welcome,
 )
+from tripleweb.sync.order import Arrivals
 from tripleweb.sync.records import LocalCommit
 from tripleweb.sync.server import Actor, Limits
 
@@ -384,6 +385,35 @@ def test_a_large_transaction_travels_in_parts_and_is_seen_in_one_piece() -> None
     assert max(len(messages.encode(frame)) for frame in bob.got) < 4_000
     assert [len(update.delta.added) for update in bob.updates if update.delta] == [50]
     peers.agree()
+
+
+def test_a_poke_for_everybody_takes_nothing_of_a_load() -> None:
+    """What was made for this connection alone waits for a poke that was: another may come before it, on a network that
+    overtakes, or once more."""
+    arrivals = Arrivals()
+    register = ("e", "k/a", "", "n", 1, "018bcfe568000000-zz3456789abc")
+    arrivals.part(Part([register], n=1))
+    assert arrivals.take(Poke("e1", 5, 6), False, 5) == ([], [], [])
+    assert arrivals.take(Poke("e1", 4, 5), False, 6) == ([], [], [])
+    assert arrivals.take(Poke("e1", 5, 5, reset=True, n=2), False, 5) == ([register], [], [])
+    assert arrivals.take(Poke("e1", 5, 6, n=3), False, 5) == ([], [], []), "they are kept no longer"
+
+
+def test_rows_of_a_display_that_ended_are_not_those_of_the_next() -> None:
+    """Its name and their number may fit; their seq does not."""
+
+    def rows(seq: int, reset: bool, n: int) -> Rows:
+        return Rows("r", "e1", seq, reset, ["v"], [], [], n)
+
+    arrivals = Arrivals()
+    for fits in (rows(3, True, 1), rows(5, False, 2), rows(5, True, 1), rows(6, False, 2), rows(7, False, 0)):
+        arrivals.rows(fits)
+    arrivals.rows(rows(7, True, 1))
+    for late in (rows(5, False, 2), rows(7, False, 2), rows(8, False, 3)):
+        with pytest.raises(ProtocolError) as raised:
+            arrivals.rows(late)
+        assert raised.value.code == "order"
+    arrivals.rows(rows(8, False, 2))
 
 
 def test_a_poke_that_does_not_join_is_refused() -> None:

@@ -73,7 +73,7 @@ class Arrivals:
         self._parts_of: list[int] = []  # the transactions that told parts belong to
         self._told: dict[int, Count] = {}  # likewise
         self._own = Count()  # what was made for this connection alone
-        self._rows: dict[str, int] = {}  # display -> the number of its last rows
+        self._rows: dict[str, tuple[int, int]] = {}  # display -> (number, seq) of its last rows
         self.came = self._took = 0  # parts of loads; those of them that the server was told of
 
     def changes(self, name: str) -> None:
@@ -129,11 +129,16 @@ class Arrivals:
         return [messages.Took(self.came)] if self.came > told else []
 
     def rows(self, rows: Rows | Shown) -> None:
-        """Rows follow on those before them, or are the first of a subscription."""
-        due = self._rows.get(rows.id, 0) + 1
-        if rows.n not in (0, due) and not (rows.n == 1 and rows.reset):
-            raise ProtocolError("order", f"rows {rows.n} of {rows.id!r} came where {due} were due")
-        self._rows[rows.id] = rows.n
+        """Rows follow on those before them, or are the first of a subscription: of one that had the name before, some
+        may still be on their way, and have the right number, but an earlier seq."""
+        last, stood = self._rows.get(rows.id, (0, -1))
+        is_first = rows.n == 1 and rows.reset
+        if rows.n not in (0, last + 1) and not is_first:
+            raise ProtocolError("order", f"rows {rows.n} of {rows.id!r} came where {last + 1} were due")
+        is_behind = rows.seq <= stood if isinstance(rows, Rows) else rows.seq < stood
+        if rows.n and not is_first and is_behind:
+            raise ProtocolError("order", f"rows of {rows.id!r} of {rows.seq} came where it stood at {stood}")
+        self._rows[rows.id] = (rows.n, rows.seq)
 
     def poke(self, poke: Poke, subscribed: Mapping[str, Subscription], outbox: Collection[int]) -> None:
         """Nothing that belongs to a poke is missing."""
@@ -155,11 +160,10 @@ class Arrivals:
     ) -> tuple[list[WireRegister], list[WireRegister], list[tuple[str, str]]]:
         """The registers that came for a poke; those of them that a transaction before `at` had set, beyond which the
         replica stands; and what is to be forgotten. They are kept no longer. A reset makes what came of loads void,
-        unless there is nothing yet (`is_fresh`) that it could replace. A poke that comes once more takes nothing of
-        what came after it, and waits for its own."""
-        is_old = not poke.n and poke.seq <= at
-        waiting = [part for part in self._parts if is_old and part.n and not part.seq]
-        parts = [part for part in self._parts if not (is_old and part.n and not part.seq)]
+        unless there is nothing yet (`is_fresh`) that it could replace. What was made for this connection alone waits
+        for a poke that was, too: one that comes once more, or too early, takes nothing of it."""
+        waiting = [part for part in self._parts if part.n and not part.seq and not poke.n]
+        parts = [part for part in self._parts if not (part.n and not part.seq and not poke.n)]
         come = [one for part in parts if not 0 < part.seq < at for one in part.registers]
         old = [one for part in parts if 0 < part.seq < at for one in part.registers]
         gone = [place for part in parts for place in part.forget]
