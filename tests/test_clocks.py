@@ -6,6 +6,8 @@ import pytest
 
 from tests.peers import NOW_MS, Peer, Peers
 from tripleweb.clock import MOMENT_MAX, TOLERANCE_MS, pack, unpack
+from tripleweb.sync.client import APP
+from tripleweb.sync.messages import Subscription
 from tripleweb.sync.records import Fate
 
 HOUR = 3_600_000
@@ -90,6 +92,29 @@ def test_a_jump_during_the_handshake_is_made_good_by_the_next_answer() -> None:
     peers.settle()
     pass_time(peers, 15_000)
     assert ada.core.offset_ms == -HOUR
+
+
+@pytest.mark.parametrize("back", [-70_000, -HOUR, -10 * YEAR])
+@pytest.mark.parametrize("whole", [True, False], ids=["the app", "a query"])
+def test_what_was_loaded_is_seen_by_a_clock_that_jumped_back(back: int, whole: bool) -> None:
+    """A load tells the server's clock: what is written next is later than what came with it."""
+    peers = Peers()
+    bob, ada = peers.join("bob"), peers.client("ada")
+    ada.connect(whole=False)
+    peers.settle()
+    bob.set("e", "k/v", "bob's")
+    peers.settle()
+    ada.ahead_ms = back
+    if whole:
+        ada.core.subscribe(Subscription(APP))
+    else:
+        ada.ask("q", "[:find ?v . :where [?e :k/v ?v]]")
+    peers.settle()
+    (loaded,) = ada.core.store.registers_of("e")
+    ada.set("e", "k/v", "ada's")
+    (written,) = ada.core.store.registers_of("e")
+    assert (loaded.value, written.value) == ("bob's", "ada's") and written.time > loaded.time
+    assert value(peers) == "ada's"
 
 
 def test_a_slow_answer_says_less_than_a_quick_one() -> None:

@@ -315,6 +315,8 @@ class Feed:
             poke = Poke(log.epoch, since, upto, entering, [], said, forget, self.reset, parts=len(loads))
             if self.reset and self.holding is not None and not self.whole:
                 poke.ticket = self.holding.ticket
+            if loads or entering or self.reset:  # what is loaded was accepted by now
+                poke.at = log.now_ms
             made += map(self._counted, (*loads, *pokes(poke, tells, limits)))
             self.within = {seq: n for seq, n in self.within.items() if seq >= upto}
             self.seq, self.reset, self.is_nudged, self.is_fresh = upto, False, False, False

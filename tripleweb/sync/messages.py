@@ -71,9 +71,9 @@ local commit. Nothing in it is not yet durable at the server.
     <  "receipts":[{"number":7,"id":"8Jp2","outcome":"applied","stamp":"018bcfe567000000-0123456789ab","seq":43}]}
 
 A transaction is its seq, who wrote it, its stamp and its changes; without names in it, it costs a reader half as much.
-`at` is when the server accepted the latest of them. A cursor is (epoch, seq); the server numbers what it accepts, in
-commit order. `cursors` names the subscriptions that come to life with this poke and the seq from which they were caught
-up; null: from nothing. Before such a poke come the registers, in any number of parts:
+`at` is when the server accepted the latest of them, or sent a load. A cursor is (epoch, seq); the server numbers what
+it accepts, in commit order. `cursors` names the subscriptions that come to life with this poke and the seq from which
+they were caught up; null: from nothing. Before such a poke come the registers, in any number of parts:
 
     < {"t":"part","registers":[["ada","user/name","","s","Ada","018bcfe568000000-zz3456789abc"]]}
 
