@@ -77,12 +77,18 @@ class Backups:
             ):  # also where it was forgotten by an earlier restore, or decided otherwise after one
                 world.acknowledged[tx] = decided[tx]
                 world.settled.add(tx)
+                if (receipt.number, receipt.at) != (decided[tx].number, decided[tx].at):
+                    # it was heard by another number, which the server does not know now: it may be told again
+                    del world.acknowledged[tx]
+                    self.owed.add(tx)
             elif receipt.outcome != "rejected":
                 world.acknowledged.pop(tx, None)
                 world.settled.discard(tx)
                 self.owed.add(tx)
                 world.marks["restored: accepted and forgotten"] += 1
         for node in world.nodes.values():
+            unsaved = {node.outbox.get(number, "") for commit in node.unsaved for number in commit.decided}
+            node.owed |= unsaved - decided.keys()
             node.cut = Cut()
             node.dead.clear()
 

@@ -289,7 +289,9 @@ def pending_seen(node: ClientNode) -> None:
         for change in pending.changes:
             s, p, place = change.key
             held: Any = core.store.values(s, p) if place == COUNTER else core.store.register(change.key)
-            kept = held and (place == COUNTER or held.stamp >= (pending.time, core.replica))
+            # a copy may have pushed it under the name that both had, and that name was another
+            is_it = held and place != COUNTER and (held.time, held.value) == (pending.time, change.value)
+            kept = is_it or (held and (place == COUNTER or held.stamp >= (pending.time, core.replica)))
             deleted = core.store.deleted(s) is not None
             hold(
                 "pending is seen", bool(kept) or deleted, f"{node.name}: {change} is pending, there is {held}"

@@ -24,7 +24,7 @@ from tripleweb.errors import ProtocolError, StorageError
 from tripleweb.store import Delta
 from tripleweb.sync import messages
 from tripleweb.sync.client import ClientCore, Update
-from tripleweb.sync.messages import Check, Fault, Poke
+from tripleweb.sync.messages import Check, Fault, Poke, Welcome
 from tripleweb.sync.records import Commit, LocalCommit
 from tripleweb.sync.server import Actor, TenantCore
 from tripleweb.transaction import Transaction
@@ -317,7 +317,11 @@ class ClientNode:
         self.ran_ahead = False  # has re-stamped what is pending
         self.full_until = 0  # its disk takes nothing
         self.unsaved: deque[LocalCommit] = deque()  # steps of the server's that memory has taken already
+        self.owed: set[str] = (
+            set()
+        )  # ids of what is decided in memory only, and the server has forgotten since
         self._untold: list[str] = []  # whose receipts are in memory only
+        self.welcomed_at = 0  # the seq where the server stood
         self._attempts = 0
         self._connected_at = 0
         self.start()
@@ -458,6 +462,7 @@ class ClientNode:
             if tx not in self.world.server.judge.logged:  # he may hear something else
                 self.world.server.guard_judge.accepted.discard(tx)
         self._untold.clear()
+        self.owed.clear()
         self.dead.clear()
 
     def transact(
@@ -502,8 +507,10 @@ class ClientNode:
         frame = messages.decode_server(data)
         if isinstance(frame, Poke):
             checks.gap_free(self, frame)
-        elif getattr(frame, "rekey", False):
-            absences.name_kept(self)
+        elif isinstance(frame, Welcome):
+            self.welcomed_at = frame.seq
+            if frame.rekey:
+                absences.name_kept(self)
         try:
             update = core.receive(frame, self.now_ms)
         except ProtocolError as error:

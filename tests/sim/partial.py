@@ -34,10 +34,11 @@ def places_current(node: ClientNode) -> None:
 
 
 def subscriptions_exact(node: ClientNode) -> None:
-    """What lives answers as on the server's store at the point where the replica stands."""
+    """What lives answers as on the server's store at the point where the replica stands. On the way there, while it is
+    caught up in several pokes, it may lack what came to be needed, and then no longer was, while it was away."""
     core = node.core
     assert core is not None
-    if core.state != "online" or core.outbox:
+    if core.state != "online" or core.outbox or core.at < node.welcomed_at:
         return
     store = node.cut.at(node.world.server.disk.log, core.at)
     for one in core.subscriptions.values():

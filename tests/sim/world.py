@@ -201,9 +201,10 @@ class World:
         decided = [node.outbox.pop(number) for number in commit.decided]
         self.settled.update(decided)
         self.settled -= kept
-        told = [
-            tx for tx in decided if tx not in kept and tx not in self.backups.owed
-        ]  # or it was told before
+        self.backups.owed |= node.owed.intersection(decided)
+        node.owed.difference_update(decided)
+        # or it was told before
+        told = [tx for tx in decided if tx not in kept and tx not in self.backups.owed]
         if node.core is None or node.core.epoch in (
             "",
             self.server.disk.epoch,
