@@ -37,6 +37,12 @@ class Backups:
             return True
         return False
 
+    def _numbers(self, tx: str) -> set[int]:
+        """By which numbers its writer knows that a transaction was accepted."""
+        node = self.world.nodes[self.world.written[tx].by]
+        kept = node.disk.load().kept if node.core is None else node.core.kept
+        return {number for one in kept if one.id == tx for _, number in [*one.was, (one.replica, one.number)]}
+
     def make(self) -> None:
         server = self.world.server
         self.made.append((server.disk.copied(), _copied(server.judge, server.disk)))
@@ -72,13 +78,13 @@ class Backups:
         for tx, receipt in self.heard.items():
             if tx in waiting:
                 world.acknowledged.pop(tx, None)
-            elif (
-                tx in decided
-            ):  # also where it was forgotten by an earlier restore, or decided otherwise after one
+            elif tx in decided:
+                # also where it was forgotten by an earlier restore, or decided otherwise after one
                 world.acknowledged[tx] = decided[tx]
                 world.settled.add(tx)
-                if (receipt.number, receipt.at) != (decided[tx].number, decided[tx].at):
-                    # it was heard by another number, which the server does not know now: it may be told again
+                numbers = self._numbers(tx)
+                if numbers and decided[tx].number not in numbers:
+                    # it was on its way when its writer's name changed: he pushes it again, and is told again
                     del world.acknowledged[tx]
                     self.owed.add(tx)
             elif receipt.outcome != "rejected":
