@@ -104,6 +104,36 @@ def test_what_is_no_function_of_these_frames(db: Database) -> None:
     with pytest.raises(TypeError, match="takes neither 1 frame nor nothing"):
         live.react(lambda one, two: None)
 
+    async def fetches(df: Any) -> None: ...
+
+    class Fetches:
+        async def __call__(self, df: Any) -> None: ...
+
+    with pytest.raises(TypeError, match="fetches is an async function"):
+        live.react(fetches)
+    with pytest.raises(TypeError, match="this is an async function"):
+        live.react(Fetches())
+    with pytest.raises(TypeError, match="<lambda> is a generator"):
+        live.react(lambda df: (yield df))
+
+
+def test_who_interrupts_its_first_run_is_rid_of_it(db: Database) -> None:
+    live = db.live(NAMES)
+    runs: list[int] = []
+
+    def long(df: Any) -> None:
+        runs.append(1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        live.react(long)
+    add(db, "Ada", 36)
+    heard: list[int] = []
+    live.react(lambda df: heard.append(len(df)))
+    add(db, "Bob", 41)
+    wait_until(lambda: heard[-1] == 2)
+    assert runs == [1]
+
 
 def test_it_ends_with_its_frame(db: Database) -> None:
     live = db.live(NAMES)
@@ -215,6 +245,20 @@ def test_a_picture_follows_and_no_figure_stays_open(kernel: Kernel) -> None:
     kernel.until("chart.runs >= 2 and chart._shown['image/png'] != before")
     kernel.until("plt.get_fignums()", "[]")
     assert kernel.says("__import__('matplotlib_inline').backend_inline.show._to_draw") == "[]"
+
+
+def test_a_figure_that_cannot_be_drawn_is_an_error_like_others(kernel: Kernel) -> None:
+    kernel.run("import matplotlib.pyplot as plt")
+    chart = kernel.run(
+        "@live.react\ndef chart(df):\n    age = df['age'][0]\n"
+        r"    df.plot(x='name', y='age', kind='bar', title=r'$\wrong{$' if age == 1 else 'Ages')"
+    )
+    assert [one.output_type for one in chart.outputs] == ["display_data"]
+    assert "ValueError" in text(chart) and "Traceback" not in text(chart)
+    assert kernel.says("type(chart.error).__name__, plt.get_fignums()") == "('ValueError', [])"
+    kernel.run("later(2)")
+    kernel.until("chart.error is None and 'image/png' in chart._shown")
+    assert kernel.says("plt.get_fignums()") == "[]"
 
 
 def test_an_error_is_its_output(kernel: Kernel) -> None:

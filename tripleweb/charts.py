@@ -68,8 +68,10 @@ def _follow(live: LiveFrame, draw: Callable[[Any], Any], drawn: Any, shell: Any)
         for word, text in words.items():
             getattr(fresh, f"set_{word}")(text)
 
-    shown = picture(figure, shell)
-    close(figure)
+    try:
+        shown = picture(figure, shell)
+    finally:
+        close(figure)
     if not live.closed:
         Reaction(again, [live]).start(shown)
 

@@ -45,6 +45,11 @@ class Reaction:
     def __init__(self, function: Callable[..., Any], frames: Sequence[LiveFrame]) -> None:
         if not callable(function):
             raise TypeError(f"react expects a function, not {type(function).__name__}")
+        if kind := _kind_that_waits(function):
+            name = getattr(function, "__name__", "this")
+            raise TypeError(
+                f"react runs plain functions: {name} is {kind}, which nobody here would run to its end"
+            )
         self.function = function
         self.frames = tuple(frames)
         self.runs = 0
@@ -76,10 +81,14 @@ class Reaction:
         if self._shell is not None:
             _follow_cells(self._shell)
             _reactions.add(self)
-        if shown is None:
-            self._run()
-        else:
-            self._show(shown)
+        try:
+            if shown is None:
+                self._run()
+            else:
+                self._show(shown)
+        except BaseException:  # interrupted: nobody has it, so nobody could stop it
+            self.stop()
+            raise
         return self
 
     def stop(self) -> None:
@@ -150,13 +159,19 @@ class Reaction:
         with capture_output() as caught:
             value = self._call()
         outputs = [one.data for one in caught.outputs]
-        drawn = _drawn(figures, self._shell)
+        text = caught.stdout + caught.stderr
+        drawn: list[Bundle] = []
+        try:
+            with capture_output() as caught:
+                drawn = _drawn(figures, self._shell)
+            text += caught.stdout + caught.stderr
+        except Exception as error:  # noqa: BLE001 (only now matplotlib finds out what is wrong with a figure)
+            self.error = self.error or error
         outputs += drawn
         if value is not None and not (
             drawn and type(value).__module__.partition(".")[0] in ("matplotlib", "numpy")
         ):
             outputs.append(self._shell.display_formatter.format(value)[0])
-        text = caught.stdout + caught.stderr
         if text:
             outputs.insert(0, {"text/plain": text.rstrip("\n")})
         if self.error is not None:
@@ -275,13 +290,12 @@ def _drawn(before: Sequence[int], shell: Any) -> list[Bundle]:
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is None:
         return []
-    new = [number for number in pyplot.get_fignums() if number not in before]
-    outputs = []
-    for number in new:
-        figure = pyplot.figure(number)
-        outputs.append(picture(figure, shell))
-        close(figure)
-    return outputs
+    figures = [pyplot.figure(number) for number in pyplot.get_fignums() if number not in before]
+    try:
+        return [picture(figure, shell) for figure in figures]
+    finally:
+        for figure in figures:
+            close(figure)
 
 
 def close(figure: Any) -> None:
@@ -294,13 +308,29 @@ def close(figure: Any) -> None:
 
 
 def picture(figure: Any, shell: Any) -> Bundle:
-    """A figure as the shell shows figures; as a PNG where it does not."""
-    data: Bundle = dict(shell.display_formatter.format(figure)[0])
-    if not any(kind.startswith("image/") for kind in data):
+    """A figure as the shell shows figures; as a PNG where it does not. Raises what is wrong with the figure, where the
+    shell's formatters, asked as a whole, would print it."""
+    data: Bundle = {"text/plain": repr(figure)}
+    for kind, formatter in shell.display_formatter.formatters.items():
+        if (
+            formatter.enabled
+            and kind.startswith("image/")
+            and (draw := _printer(formatter, figure)) is not None
+        ):
+            drawn = draw(figure)
+            data[kind] = drawn[0] if isinstance(drawn, tuple) else drawn  # with what a page is to know of it
+    if len(data) == 1:
         file = BytesIO()
         figure.savefig(file, format="png", bbox_inches="tight")
         data["image/png"] = file.getvalue()
     return {kind: b64encode(one).decode() if isinstance(one, bytes) else one for kind, one in data.items()}
+
+
+def _printer(formatter: Any, figure: Any) -> Callable[[Any], Any] | None:
+    try:
+        return formatter.lookup(figure)  # type: ignore[no-any-return]
+    except KeyError:
+        return None
 
 
 def _frames_taken(function: Callable[..., Any], count: int) -> int:
@@ -317,6 +347,16 @@ def _frames_taken(function: Callable[..., Any], count: int) -> int:
     raise TypeError(
         f"{getattr(function, '__name__', 'the function')} takes neither {frames} nor nothing: {wanted}"
     )
+
+
+def _kind_that_waits(function: Callable[..., Any]) -> str:
+    """What a function is if a call of it does nothing yet; else ""."""
+    for one in (function, getattr(function, "__call__", None)):  # noqa: B004 (of an object that can be called)
+        if inspect.iscoroutinefunction(one):
+            return "an async function"
+        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+            return "a generator"
+    return ""
 
 
 def _short(error: BaseException, function: Callable[..., Any]) -> str:
