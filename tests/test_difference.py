@@ -106,6 +106,18 @@ def test_floats_that_pandas_made_of_integers_are_integers(blog: Database) -> Non
     assert blog.get("user", "cy")["age"] is None  # type: ignore[index]
 
 
+def test_integers_that_no_float_holds_are_not_rounded(blog: Database) -> None:
+    """A cell that becomes missing makes floats of the column; beyond 2**53 they are near their integers, not equal."""
+    large = 2**53 + 1
+    blog.update("user", "ada", age=large)
+    before = pd.DataFrame({"id": ["ada", "cy"], "age": [large, 17]})
+    after = pd.DataFrame({"id": ["ada", "cy"], "age": [float(large), np.nan]})
+    said = blog.apply(before, after, kind="user")
+    assert (said.updated, said.cells) == (["cy"], 1)
+    assert blog.get("user", "ada")["age"] == large  # type: ignore[index]
+    assert blog.get("user", "cy")["age"] is None  # type: ignore[index]
+
+
 def test_sets_change_member_by_member_and_counters_by_what_was_added(blog: Database) -> None:
     before = blog.frame("post")
     after = before.copy()
