@@ -185,6 +185,43 @@ def test_100_000_rows_are_sorted_filtered_and_paged_at_the_server(
         notebook.page.close()
 
 
+def test_what_cannot_be_shown_is_said_and_the_table_goes_on(browser: Browser, lab: JupyterServer) -> None:
+    with colleague(lab, "odd") as db:
+        people(db, 60)
+        notebook = Notebook(browser, lab, "odd.ipynb", [connect("odd"), show()])
+        notebook.run(0)
+        notebook.run(1)
+        live = table(notebook)
+        live.get_by_role("button", name="show the filters").click()
+        live.get_by_label("filter name").fill("Name")
+        live.locator("th button", has_text="age").click()
+        expect(live.locator(".count")).to_have_text("showing 1–25 of 60 rows", timeout=20 * SECONDS)
+        until(lambda: texts(live, 3)[0] == "20")
+        live.get_by_label("filter age").fill("20..40")
+        expect(live.locator(".count")).to_contain_text("(of 60)", timeout=20 * SECONDS)
+        live.get_by_label("filter name").fill("x" * 100_000)
+        expect(live.get_by_role("alert")).to_contain_text("cannot be shown", timeout=20 * SECONDS)
+        notebook.picture("odd")
+        expect(live.locator(".state")).to_have_text("live")
+        expect(live.get_by_label("filter age")).to_have_value("20..40")
+        expect(live.get_by_label("filter name")).to_have_value("Name")
+        db.update("user", "u000000", age=21)
+        until(lambda: "21" in texts(live, 3))
+        live.get_by_label("filter age").fill("")
+        expect(live.get_by_role("alert")).to_have_text("", timeout=20 * SECONDS)
+        expect(live.locator(".count")).to_contain_text("of 60", timeout=20 * SECONDS)
+
+        live.get_by_label("next page").click()
+        live.get_by_label("next page").click()
+        expect(live.locator("tbody tr")).to_have_count(10, timeout=20 * SECONDS)
+        with db.transaction():  # the page that is looked at is gone
+            for number in range(45, 60):
+                db.delete(f"u{number:06}")
+        expect(live.locator("tbody tr")).to_have_count(20, timeout=20 * SECONDS)
+        expect(live.locator(".count")).to_have_text("showing 26–45 of 45 rows")
+        notebook.page.close()
+
+
 def test_by_keyboard(browser: Browser, lab: JupyterServer) -> None:
     with colleague(lab, "keys") as db:
         people(db, 60)

@@ -1,7 +1,7 @@
 // What a page has of a window, against the plain way: whatever rows there were and are, the frames in between lead there.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { FrameError, WindowModel } from "../../widgets/tripleweb_widgets/static/window.js";
+import { FrameError, WindowModel, fallback, turned } from "../../widgets/tripleweb_widgets/static/window.js";
 
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 31));
 
@@ -78,4 +78,29 @@ test("only the cells that are others count as changed", () => {
   model.apply({ n: 1, total: 1, matching: 1, reset: true, columns: ["x", "y", "z"], rows: [[7, cells]] });
   const news = model.apply({ n: 2, total: 1, matching: 1, changed: [[7, [["s", "a"], ["n", 2], ["s", ""]]]] });
   assert.deepEqual([...(news.changed.get(7) ?? [])], [1, 2]);
+});
+
+test("pages are turned to those that there are", () => {
+  const view = { count: 25, first: 50 };
+  assert.equal(turned(view, 100, 1), 75);
+  assert.equal(turned(view, 100, 9), 75);
+  assert.equal(turned(view, 100, -9), 0);
+  assert.equal(turned(view, 100, Infinity), 75);
+  assert.equal(turned(view, 100, -Infinity), 0);
+  assert.equal(turned(view, 30, 0), 25, "rows went away");
+  assert.equal(turned(view, 0, 0), 0);
+  assert.equal(turned({ count: 10 }, 11, 1), 10);
+});
+
+test("what cannot be shown falls back to what was, then to the plainest, and then to nothing", () => {
+  const plain = { count: 25, first: 0 };
+  const shown = { count: 100, first: 200, order: [["a", "asc"]], turn: 7 };
+  const asked = { ...shown, filters: [{ column: "a", op: "missing" }], turn: 8 };
+  const before = fallback(asked, shown, plain);
+  assert.deepEqual([before.count, before.first, before.order, before.filters], [100, 0, [["a", "asc"]], []]);
+  const plainest = fallback(before, shown, plain);
+  assert.deepEqual([plainest.count, plainest.order, plainest.filters], [25, [], []]);
+  assert.equal(fallback(plainest, shown, plain), null);
+  assert.equal(fallback(plain, plain, plain), null);
+  assert.equal(fallback({ ...plain, first: 50, paused: true }, plain, plain), null, "another page is no other look");
 });

@@ -5,12 +5,18 @@
  *
  * Invariants: the saved table stays until the first rows have come, and for good where they never do (another server,
  * no right to read, nobody knows the view). A table out of sight is paused; one that has left the page for
- * `FORGET_MS` is closed, and opened again when it comes back.
+ * `FORGET_MS` is closed, and opened again when it comes back. What cannot be shown the way that somebody asks for is
+ * shown as it was before, and says why; what cannot be shown at all says so, and is tried again after `RETRY_MS`, when
+ * it comes into sight.
  */
 import { connection, serverOf } from "./socket.js";
 import { PAGE_ROWS, TableView } from "./table.js";
+import { fallback } from "./window.js";
 
 const FORGET_MS = 60_000;
+const RETRY_MS = 30_000;
+/** @type {import("./window.js").View} */
+const PLAIN = { count: PAGE_ROWS, first: 0 };
 
 /** @type {WeakMap<Element, LiveTable>} */
 const mounted = new WeakMap();
@@ -32,37 +38,51 @@ class LiveTable {
     this.connection = connection;
     this.published = published;
     /** @type {import("./window.js").View} */
-    this.view = { count: PAGE_ROWS, first: 0 };
+    this.view = PLAIN;
+    /** What was last shown. */
+    this.shown = PLAIN;
     /** @type {import("./protocol.js").OpenWindow | null} */
     this.window = null;
-    this.table = new TableView(host.ownerDocument, (change) => this.#ask(change));
+    this.table = new TableView(host.ownerDocument, (change) => this.#asked(change));
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.forgetting = undefined;
-    this.hasFailed = false;
+    this.isSeen = false;
+    this.retryAt = 0;
   }
 
   /** @param {boolean} isSeen */
   seen(isSeen) {
     clearTimeout(this.forgetting);
+    this.isSeen = isSeen;
     if (isSeen && this.window === null) this.#open();
     else this.#ask({ paused: !isSeen });
     if (!isSeen) this.forgetting = setTimeout(() => this.host.isConnected || this.#close(), FORGET_MS);
   }
 
   #open() {
-    if (this.hasFailed) return;
+    if (Date.now() < this.retryAt) return;
     this.window = this.connection.open({ published: this.published }, { ...this.view, paused: false }, {
       shown: (window, news) => {
         this.#takeOver();
+        if (window.isCurrent) this.shown = window.view;
         this.table.shown(window, news);
       },
-      failed: () => {
-        this.hasFailed = true;
-        this.window = null;
-        this.table.stale();
-      },
+      failed: (_, message) => this.#failed(message),
       stale: () => this.table.stale(),
     });
+  }
+
+  /** @param {string} message */
+  #failed(message) {
+    this.window = null;
+    const back = fallback(this.view, this.shown, PLAIN);
+    this.table.failed(message, back);
+    if (back === null) {
+      this.retryAt = Date.now() + RETRY_MS;
+      return;
+    }
+    this.view = back;
+    if (this.isSeen) this.#open();
   }
 
   /** Stands where the saved table stood, and keeps its style. */
@@ -77,6 +97,13 @@ class LiveTable {
   #ask(change) {
     this.view = { ...this.view, ...change };
     if (this.window !== null) this.connection.scroll(this.window, change);
+  }
+
+  /** A person asks, also where it had been given up. @param {Partial<import("./window.js").View>} change */
+  #asked(change) {
+    this.retryAt = 0;
+    this.#ask(change);
+    if (this.window === null && this.isSeen) this.#open();
   }
 
   #close() {

@@ -14,6 +14,7 @@
  * @typedef {import("./protocol.js").OpenWindow} OpenWindow
  */
 import { CELL_MAX, FILTER_HELP, cellText, filterOf, isNumber, wholeText } from "./cells.js";
+import { turned } from "./window.js";
 
 export const PAGE_ROWS = 25;
 const SIZES = [10, 25, 100, 500];
@@ -47,6 +48,7 @@ const STYLE = `
 .tripleweb-live .state::before {content: ""; display: inline-block; width: 7px; height: 7px; border-radius: 50%;
   margin-right: 5px; background: var(--jp-success-color1, #2e9e5b)}
 .tripleweb-live .state.away::before {background: var(--jp-warn-color1, #e8912d)}
+.tripleweb-live .problem {flex-basis: 100%; color: var(--jp-error-color1, #d32f2f)}
 .tripleweb-live .waiting {opacity: .55}
 .tripleweb-live .unseen {position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)}
 @keyframes tripleweb-lit-a {from {background-color: rgba(255, 193, 7, .55)}}
@@ -76,6 +78,9 @@ export class TableView {
     this.drawn = new Map();
     /** @type {Map<string, string>} column -> what is typed there */
     this.typed = new Map();
+    /** What was typed for the filters that were asked for last, and for those that are shown. */
+    this.asked = new Map();
+    this.stood = new Map();
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.typing = undefined;
     this.isFiltering = false;
@@ -84,6 +89,7 @@ export class TableView {
     this.kinds = new Map();
     this.blink = false;
     this.announcedAt = 0;
+    this.isOver = false;
 
     addStyle(page);
     this.root = this.#make("div", "tripleweb-table tripleweb-live");
@@ -104,11 +110,13 @@ export class TableView {
     this.size.setAttribute("aria-label", "rows a page");
     for (const size of SIZES) this.size.add(new Option(`${size} rows`, String(size)));
     this.size.value = String(PAGE_ROWS);
-    this.size.addEventListener("change", () => this.ask({ first: 0, count: Number(this.size.value) }));
+    this.size.addEventListener("change", () => this.#look({ first: 0, count: Number(this.size.value) }));
     this.filtering = this.#button("filter", "show the filters", foot, () => this.#toggleFilters());
     this.state = this.#make("span", "state away", foot);
     this.said = this.#make("span", "unseen", foot);
     this.said.setAttribute("aria-live", "polite");
+    this.problem = this.#make("span", "problem", foot);
+    this.problem.setAttribute("role", "alert");
   }
 
   /**
@@ -118,6 +126,8 @@ export class TableView {
   shown(window, news) {
     const isOther = this.window === null;
     this.window = window;
+    this.isOver = false;
+    if (window.isCurrent) this.stood = this.asked;
     if (news.reset) {
       this.isReset = true;
       this.lit.clear();
@@ -129,6 +139,33 @@ export class TableView {
       }
     }
     this.#soon();
+  }
+
+  /**
+   * What was asked for cannot be shown.
+   * @param {string} message  why
+   * @param {View | null} back  what is shown instead; null: nothing is any more
+   */
+  failed(message, back) {
+    this.isOver = back === null;
+    setText(this.problem, back === null ? message : `as before, since that cannot be shown: ${message}`);
+    if (back !== null) {
+      this.size.value = String(back.count);
+      const filtered = new Set((back.filters ?? []).map(({ column }) => column));
+      this.asked = new Map([...this.stood].filter(([name]) => filtered.has(name)));
+      this.typed = new Map(this.asked);
+      for (const [at, name] of (this.window?.model.columns ?? []).entries()) {
+        const input = this.head.rows[1]?.cells[at]?.querySelector("input");
+        if (input) input.value = this.typed.get(name) ?? "";
+      }
+    }
+    this.#soon();
+  }
+
+  /** @param {Partial<View>} change */
+  #look(change) {
+    setText(this.problem, "");
+    this.ask(change);
   }
 
   /** The connection is gone; it comes back by itself. */
@@ -156,8 +193,9 @@ export class TableView {
     this.forth.disabled = first + rows.length >= matching;
     const hidesPages = matching <= PAGE_ROWS && first === 0;
     for (const one of [this.back, this.forth, this.size]) one.hidden = hidesPages;
-    setText(this.state, window.isLive ? "live" : "reconnecting…");
-    this.state.classList.toggle("away", !window.isLive);
+    setText(this.state, this.isOver ? "no longer live" : window.isLive ? "live" : "reconnecting…");
+    this.state.classList.toggle("away", this.isOver || !window.isLive);
+    if (window.isCurrent && rows.length === 0 && matching > 0 && first > 0) this.#turn(0); // they went away
     this.rows.classList.toggle("waiting", window.isLive && !window.isCurrent);
     const caption = /** @type {HTMLElement} */ (this.table.caption);
     setText(caption, `live table of ${count(matching)} rows: ${window.model.columns.join(", ")}`);
@@ -274,7 +312,7 @@ export class TableView {
     else if (before === undefined) sorted = [...order, [name, "asc"]];
     else if (next === null) sorted = order.filter(([one]) => one !== name);
     else sorted = order.map(([one, direction]) => (one === name ? [one, next] : [one, direction]));
-    this.ask({ order: sorted, first: 0 });
+    this.#look({ order: sorted, first: 0 });
     this.#soon();
   }
 
@@ -315,7 +353,8 @@ export class TableView {
       input.setAttribute("aria-invalid", String(problem !== ""));
       input.title = problem ? `expected: ${problem}` : FILTER_HELP;
     });
-    this.ask({ filters, first: 0 });
+    this.asked = new Map(this.typed);
+    this.#look({ filters, first: 0 });
     this.#soon();
   }
 
@@ -348,9 +387,8 @@ export class TableView {
   #turn(pages) {
     const { view, model } = this.window ?? {};
     if (!view || !model) return;
-    const last = Math.max(0, Math.ceil(model.matching / view.count) - 1);
-    const page = Math.min(last, Math.max(0, Math.round((view.first ?? 0) / view.count) + pages));
-    if (page * view.count !== view.first) this.ask({ first: page * view.count });
+    const first = turned(view, model.matching, pages);
+    if (first !== view.first) this.#look({ first });
     this.#soon();
   }
 

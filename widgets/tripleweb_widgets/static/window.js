@@ -105,6 +105,33 @@ export class WindowModel {
 }
 
 /**
+ * Where a page begins that is so many pages further on than a view, of as many rows as there are now.
+ * @param {View} view
+ * @param {number} matching
+ * @param {number} pages
+ */
+export function turned(view, matching, pages) {
+  const last = Math.max(0, Math.ceil(matching / view.count) - 1);
+  return view.count * Math.min(last, Math.max(0, Math.round((view.first ?? 0) / view.count) + pages));
+}
+
+/**
+ * Which view to show where one cannot be: as it last was, then the plainest; null if that was the one.
+ * @param {View} view
+ * @param {View} shown  what was last shown
+ * @param {View} plain
+ * @returns {View | null}
+ */
+export function fallback(view, shown, plain) {
+  /** @param {View} one */
+  const look = ({ count, order = [], filters = [] }) => JSON.stringify([count, order, filters]);
+  const next = [shown, plain].find((one) => look(one) !== look(view));
+  const wasPlain = look(view) === look(plain);
+  if (next === undefined || wasPlain) return null;
+  return { ...view, first: 0, count: next.count, order: next.order ?? [], filters: next.filters ?? [] };
+}
+
+/**
  * @param {Cell} a
  * @param {Cell | undefined} b
  */
