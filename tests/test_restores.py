@@ -363,6 +363,38 @@ def test_an_older_file_put_in_place_without_a_new_epoch() -> None:
     assert counted(peers) == 1 and ("e", "k/b", 1) in ada.triples
 
 
+def test_an_older_file_that_others_have_written_to_since() -> None:
+    """Who was away meanwhile stands where another transaction stands by now: by the number alone it would be there."""
+    peers = Peers()
+    ada, bob, cy = peers.join("ada"), peers.join("bob"), peers.join("cy")
+    bob.set("e", "k/old", 0)
+    peers.settle()
+    backup = copy.deepcopy(peers.disk)
+    for number in range(3):
+        ada.set("e", f"k/{number}", number)
+        peers.settle()
+    stood = cy.core.at
+    for peer in (ada, cy):
+        peer.disconnect()
+    restore(peers, backup, backup.epoch)
+    if ada.conn is not None:
+        ada.disconnect()
+    if cy.conn is not None:
+        cy.disconnect()
+    for number in range(3):
+        peers.now_ms += 1_000
+        bob.set("e", f"k/b{number}", number)
+        peers.settle()
+    assert peers.server.seq == stood
+    cy.connect()
+    peers.settle()
+    peers.agree(bob, cy)
+    ada.connect()
+    peers.settle()
+    peers.agree()
+    assert len(cy.triples) == 7
+
+
 @pytest.fixture(params=["memory", "file"])
 def replica(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Replica]:
     held: Replica = MemoryReplica() if request.param == "memory" else ReplicaFile(tmp_path / "r.replica")

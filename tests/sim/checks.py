@@ -166,7 +166,7 @@ def local_write_survives(node: ClientNode, core: ClientCore) -> None:
         (left.get(k), right.get(k)) for k in sorted(left.keys() | right.keys()) if left.get(k) != right.get(k)
     ]
     hold("local write survives", not differ, f"{node.name}: {differ}")
-    for name in ("next", "decided", "cursors", "epoch", "at", "ticket"):
+    for name in ("next", "decided", "cursors", "epoch", "at", "mark", "ticket"):
         one, other = getattr(again, name), getattr(core, name)
         if name == "cursors" and interest.asks(node):  # one that ended is there until the next poke ends it
             one = {held: seq for held, seq in one.items() if held in other}

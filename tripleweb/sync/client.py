@@ -90,7 +90,8 @@ class ClientCore:
         self.kept = Keepsakes(state.kept, self.limits, meta.get("origin", ""))
         self.cursors: dict[str, int] = dict(meta.get("cursors", {}))
         self.epoch: str = meta.get("epoch", "")
-        self.at: int = int(meta.get("at", 0))  # the seq of the last poke
+        self.at: int = int(meta.get("at", 0))  # the seq of the last poke,
+        self.mark: int = int(meta.get("mark", 0))  # and when the server had accepted what that is
         self.ticket: str = meta.get("ticket", "")  # under which the server knows what is held here
         self.features: list[str] = []  # of the server
         self.server_id: str = meta.get("server", "")
@@ -252,6 +253,7 @@ class ClientCore:
             subscriptions=[self._with_cursor(s) for s in self.subscriptions.values()],
             ticket=self.ticket,
             at=(self.epoch, self.at) if self.epoch else None,
+            mark=self.mark,
             former=self.kept.formers(self.replica),
             nth=self._hellos,
         )
@@ -436,15 +438,9 @@ class ClientCore:
         else:
             self._state_of(step)
         self.kept.release(commit, None, latest)
-        commit.meta = {
-            "epoch": self.epoch,
-            "cursors": dict(self.cursors),
-            "decided": self.decided,
-            "clock": self.clock.last,
-            "seen": self.seen,
-            "at": self.at,
-            "ticket": self.ticket,
-        }
+        names = ("epoch", "decided", "seen", "at", "mark", "ticket")
+        commit.meta = {name: getattr(self, name) for name in names}
+        commit.meta |= {"cursors": dict(self.cursors), "clock": self.clock.last}
         if poke.ticket or poke.reset:
             self.ticket = commit.meta["ticket"] = poke.ticket
             commit.meta["replica"] = self.replica  # whom the ticket is for, also if it never writes
@@ -470,7 +466,8 @@ class ClientCore:
         if poke.epoch != self.epoch or full:  # a cursor of another epoch means nothing in this one
             self.cursors.clear()
             self.epoch, self.at = poke.epoch, 0
-        self.at = max(self.at, poke.seq)
+        if poke.seq >= self.at:
+            self.at, self.mark = poke.seq, poke.mark or poke.at
         for name, base in poke.cursors.items():
             if name in self.subscriptions:
                 self._live.add(name)

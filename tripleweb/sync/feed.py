@@ -318,6 +318,8 @@ class Feed:
             if loads or entering or self.reset:  # what is loaded was accepted by now
                 poke.at = log.now_ms
             made += map(self._counted, (*loads, *pokes(poke, tells, limits)))
+            mark = tail.mark(upto) if self.whole else 0
+            poke.mark = mark if mark != poke.at else 0
             self.within = {seq: n for seq, n in self.within.items() if seq >= upto}
             self.seq, self.reset, self.is_nudged, self.is_fresh = upto, False, False, False
             self.entering = {name: base for name, base in self.entering.items() if name not in entering}

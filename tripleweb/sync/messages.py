@@ -36,10 +36,9 @@ any text that may be an id (`ids.py`).
     >  "changes":[["ada","user/age","","n",37],["p1","post/likes","c:","n",1]]}]}
 
 A transaction with `"more":true` goes on in the next push with the same number (and its `check` stands in its first
-piece). What was pushed keeps its stamp until it
-is decided; a client whose stamp was set back pushes nothing new until then. Slot `c:` is an increment, which the
-server adds to the replica's share. Every transaction ends in a receipt, decided once and kept by the server until the
-client confirms it:
+piece). What was pushed keeps its stamp until it is decided; a client whose stamp was set back pushes nothing new until
+then. Slot `c:` is an increment, which the server adds to the replica's share. Every transaction ends in a receipt,
+decided once and kept by the server until the client confirms it:
 
     > {"t":"confirm","number":8}
 
@@ -115,12 +114,10 @@ what the replica holds: it keeps that for some minutes under the `ticket` that c
 says, beside where the replica stands (`at`). Without `lineage` every triples subscription is one of the whole app, and
 a null in `cursors` is a reset.
 
-What there is in an app, by predicate and number of triples, is asked by
+What there was, and what was done to an entity, is asked as `past` says; what there is, by predicate and number, by
 
     > {"t":"describe","id":"d1"}
     < {"t":"described","id":"d1","seq":44,"predicates":{"user/name":12}}
-
-What there was, and what was done to an entity, is asked as `past` says.
 
 **Displays** are subscriptions of kind `rows`, which the server answers for a page: see `views`. Such a query may also
 be asked for by a name, as `published` says.
@@ -133,12 +130,11 @@ that is noticed, and answered by closing and saying hello again. What a client s
 counts itself in `n`, from 1. So does what a server makes for one connection alone, parts and pokes in one count (a poke
 that others are sent, too, has none: its `since` says what is missing), and of a display each frame of rows. Parts that
 belong to a transaction tell its `seq`, and count themselves within it; a poke says how many of those `parts` it has,
-which are of transactions from `since` to `seq`. The first poke after a welcome brings to life what hello has listed
-of the whole app; receipts come in the order of their numbers, and one whose `seq` lies behind where the
-client stands has come too late for its `current`: the client loads again. Parts
-with an `id` and pokes that have an `n` say how many frames of the client were `heard` before: what is said of a
-subscription that has ended, or has ended and come again since, does not bring it to life. An end that does not count
-(`n` and `parts` left out) is believed.
+which are of transactions from `since` to `seq`. The first poke after a welcome brings to life what hello has listed of
+the whole app; receipts come in the order of their numbers, and one whose `seq` lies behind where the client stands has
+come too late for its `current`: the client loads again. Parts with an `id` and pokes that have an `n` say how many
+frames of the client were `heard` before: what is said of a subscription that has ended, or has ended and come again
+since, does not bring it to life. An end that does not count (`n` and `parts` left out) is believed.
 
 **Receipts.** `outcome` is `applied` or `rejected` (then `reason` is one of `permission limits invalid guard`).
 `lost` lists changes that lost on arrival: `[index, reason, by]`, the reason being `newer`, `reset` or `deleted`. Where
@@ -156,7 +152,9 @@ What was accepted beyond the `last` of a welcome was forgotten with it, and is p
 stamp that it had. So a client keeps it until the server says what a verified backup holds, in a welcome or a pong. Of
 identities that it had before, `former` of hello asks, and the welcome has the last numbers of those the server knows.
 Its `origin` is the epoch in which the app began: where the client knows another, that app was deleted, and what was
-accepted in it is not pushed into the one that has its name now.
+accepted in it is not pushed into the one that has its name now. Hello says in `mark` when the transaction at its `at`
+was accepted (a poke of the whole app says it where it is not its own `at`): if another stands there now, the server has
+lost its tail, and cursors mean nothing either.
 
     < {"t":"pong","now":1700000003000,"echo":1700000002990,"backup":["e2",47]}
 
@@ -329,6 +327,7 @@ class Hello(msgspec.Struct, tag_field="t", tag="hello", omit_defaults=True):
     subscriptions: list[Subscription] = []
     ticket: str = ""
     at: Cursor | None = None
+    mark: int = 0
     former: list[str] = []
     nth: int = 0
 
@@ -410,6 +409,7 @@ class Poke(msgspec.Struct, tag_field="t", tag="poke", omit_defaults=True):
     reset: bool = False
     ticket: str = ""
     at: int = 0
+    mark: int = 0
     parts: int = 0
     n: int = 0
     heard: int = 0

@@ -60,6 +60,9 @@ class Readers:
         """A replica has said hello: what it holds already is followed from where it stands, all else is loaded."""
         self.due[feed] = None
         feed.seq = self.log.seq
+        if hello.at is not None and hello.mark and not self._is_here(*hello.at, hello.mark):
+            for subscription in filter(messages.is_whole, hello.subscriptions):
+                subscription.cursor = None
         has_lineage = messages.LINEAGE in hello.features
         wanted = [one for one in hello.subscriptions if one.kind == "triples"]
         if has_lineage:
@@ -72,6 +75,11 @@ class Readers:
                 self._begin_query(feed, holding, name)
             elif name not in feed.entering:
                 self.subscribe(feed, subscription, greets=True)
+
+    def _is_here(self, epoch: str, seq: int, mark: int) -> bool:
+        """False if what a replica has at `seq` is not what stands there here: the server has lost its tail, or an older
+        file was put in its place, and others have written since. (Where nothing has come since, it stands beyond.)"""
+        return epoch != self.log.epoch or self.tail.mark(seq) in (0, mark)
 
     def _resume(
         self, feed: Feed, hello: messages.Hello, wanted: Sequence[Subscription], whole: bool, now_ms: int

@@ -74,6 +74,10 @@ class Tail:
         seq = self._seqs.get(transaction)
         return None if seq is None else self._entries[seq - self.floor - 1]
 
+    def mark(self, seq: int) -> int:
+        """When the entry at `seq` was accepted; 0 if that is not known here (any more)."""
+        return self._entries[seq - self.floor - 1].at if self.floor < seq <= self.seq else 0
+
     def between(self, since: int, upto: int) -> list[Entry]:
         """The entries after `since` up to `upto`, both at or above the floor."""
         return self._entries[since - self.floor : upto - self.floor]
