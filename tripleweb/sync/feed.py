@@ -217,6 +217,9 @@ class Feed:
     reset: bool = False  # the next poke replaces what is there
     is_fresh: bool = False  # there is nothing there: it takes what has come of loads with the reset
     is_nudged: bool = False  # there shall be one, even if it has nothing to tell
+    has_parts: bool = (
+        False  # parts for it alone are there, or on their way, that only a poke for it alone takes
+    )
     paused: bool = False
     is_over: bool = False
 
@@ -226,6 +229,7 @@ class Feed:
         part.n = self.made
         part.heard = self.heard.last if part.id else 0
         self.put_parts += bool(part.id)
+        self.has_parts = self.has_parts or not part.id
         self.out.append((batch, part))
 
     def took(self, parts: int) -> None:
@@ -274,7 +278,7 @@ class Feed:
         """Takes it from where it stands to what is durable, in as many pokes as that needs. `shared` are those that
         were made for others."""
         durable_seq = log.durable_seq
-        is_common = bool(self.whole) and not (self.receipts or self.entering or self.reset)
+        is_common = bool(self.whole) and not (self.receipts or self.entering or self.reset or self.has_parts)
         if is_common and (frames := shared.get(self.seq, self.replica)) is not None:
             self.seq = durable_seq
             yield from frames
@@ -326,7 +330,8 @@ class Feed:
             receipts = receipts[len(said) :]
         if is_common and made:
             shared.put(begin, made, tail.between(begin, durable_seq))
-        else:
+        elif made:
+            self.has_parts = False
             for frame in made:
                 if isinstance(frame, Poke) or (isinstance(frame, Part) and not frame.seq):
                     self.made += 1
