@@ -76,7 +76,8 @@ class Tail:
 
     def mark(self, seq: int) -> int:
         """When the entry at `seq` was accepted; 0 if that is not known here (any more)."""
-        return self._entries[seq - self.floor - 1].at if self.floor < seq <= self.seq else 0
+        after = self.seq - seq
+        return self._entries[-1 - after].at if 0 <= after < len(self._entries) else 0
 
     def between(self, since: int, upto: int) -> list[Entry]:
         """The entries after `since` up to `upto`, both at or above the floor."""
