@@ -73,6 +73,8 @@ class Backups:
         # who was not told yet may hear something else
         server.guard_judge.forgotten |= server.guard_judge.accepted - judge.logged
         server.guard_judge.accepted &= judge.logged | self.heard.keys()
+        # also what an earlier restore had forgotten, and this one brings back
+        server.guard_judge.accepted |= {tx for tx in judge.logged if world.written[tx].check is not None}
         decided = {receipt.id: receipt for receipt in judge.receipts.values()}
         waiting = {tx for node in world.nodes.values() for tx in node.outbox.values()}
         for tx, receipt in self.heard.items():

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 def places_current(node: ClientNode) -> None:
     """What a replica shows at a place is what the server had there at the point where the replica stands: nothing is
-    shown that is not followed. Places where something is pending aside."""
+    shown that is not followed. Places where something is pending aside, and the way there while it is caught up: see
+    `subscriptions_exact`."""
     core = node.core
     assert core is not None
-    if core.state != "online":
+    if core.state != "online" or core.at < node.welcomed_at:
         return
     places, deleted = interest.unsettled(core)
     here = interest.shown(core.store)
