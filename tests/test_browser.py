@@ -59,17 +59,23 @@ def test_a_table_follows_another_notebook_while_its_kernel_is_busy(
     assert reader.output(1).count() == 1, "one table, kept up to date, is not a second one"
 
 
-def test_the_quickstart_runs_from_top_to_bottom(browser: Browser, lab: JupyterServer) -> None:
-    shutil.copy(ROOT / "notebooks" / "01_quickstart.ipynb", lab.work)
-    notebook = Notebook(browser, lab, "01_quickstart.ipynb")
+@pytest.mark.parametrize(
+    ("name", "pictures"), [("01_quickstart", (0, 9, 16, 20)), ("02_charts", (0, 4, 9, 15))], ids=str
+)
+def test_the_notebooks_run_from_top_to_bottom(
+    browser: Browser, lab: JupyterServer, name: str, pictures: tuple[int, ...]
+) -> None:
+    file = f"{name}.ipynb"
+    shutil.copy(ROOT / "notebooks" / file, lab.work)
+    notebook = Notebook(browser, lab, file)
     notebook.cell(0).click()
     notebook.command("notebook:run-all-cells")
     notebook.wait_for("idle")
     notebook.command("docmanager:save")
-    for number in (0, 9, 16, 20):
-        notebook.picture(f"quickstart-{number}", number)
-    ran = json.loads((lab.work / "01_quickstart.ipynb").read_text(encoding="utf-8"))
-    wanted = json.loads((ROOT / "notebooks" / "01_quickstart.ipynb").read_text(encoding="utf-8"))
+    for number in pictures:
+        notebook.picture(f"{name}-{number}", number)
+    ran = json.loads((lab.work / file).read_text(encoding="utf-8"))
+    wanted = json.loads((ROOT / "notebooks" / file).read_text(encoding="utf-8"))
     for cell, before in zip(ran["cells"], wanted["cells"], strict=True):
         if cell["cell_type"] == "code":
             assert cell["execution_count"], f"{cell['id']} did not run to its end"
