@@ -1,4 +1,4 @@
-"""JupyterLab in Chromium as tests use them: a server, a browser, notebooks that are open in pages of their own."""
+"""JupyterLab and Notebook 7 in Chromium as tests use them: a server, a browser, notebooks in pages of their own."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ while time.monotonic() < until and not pathlib.Path("enough").exists():
     sum(range(100_000))"""
 
 
-def run_lab(folder: Path) -> Iterator[JupyterServer]:
-    """A JupyterLab, as long as it is needed."""
+PAGES = {"jupyterlab": "doc/tree", "notebook": "notebooks"}  # where an application shows a notebook alone
+
+
+def run_lab(folder: Path, app: str = "jupyterlab") -> Iterator[JupyterServer]:
+    """A JupyterLab (or Notebook 7), as long as it is needed."""
     options = ("--LanguageServerManager.autodetect=False", "--expose-app-in-browser")
-    with JupyterServer(folder, app="jupyterlab", options=options) as server:
+    with JupyterServer(folder, app=app, options=options) as server:
         yield server
 
 
@@ -56,7 +59,7 @@ class Notebook:
             (lab.work / name).write_text(json.dumps(written(cells)), encoding="utf-8")
         self.name = name
         self.page: Page = browser.new_page(viewport={"width": 1000, "height": 1100})
-        self.page.goto(f"{lab.url}doc/tree/{name}?token={lab.token}")
+        self.page.goto(f"{lab.url}{PAGES[lab.app]}/{name}?token={lab.token}")
         self.ready()
 
     def ready(self) -> None:

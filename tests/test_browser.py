@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+import tripleweb
 from notebooks.server import JupyterServer
-from tests.lab import BUSY, SECONDS, Notebook
+from tests.lab import BUSY, SECONDS, Notebook, run_lab
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -57,6 +58,36 @@ def test_a_table_follows_another_notebook_while_its_kernel_is_busy(
     rows = table.locator("tbody tr")
     expect(rows).to_have_count(2)
     assert reader.output(1).count() == 1, "one table, kept up to date, is not a second one"
+
+
+def test_in_notebook_7(browser: Browser, tmp_path: Path) -> None:
+    """A table and a chart follow a colleague while the kernel works, and the table does so after a reload."""
+    for server in run_lab(tmp_path, "notebook"):
+        with tripleweb.connect("people", url=server.url, token=server.token, path=":memory:") as db:
+            db.insert("user", id="ada", name="Ada", age=36)
+            db.flush()
+            chart = "@people.react\ndef oldest(df):\n    print('oldest:', df['age'].max())"
+            notebook = Notebook(browser, server, "seven.ipynb", [CONNECT, PEOPLE, chart, BUSY])
+            for number in range(3):
+                notebook.run(number)
+            table = notebook.output(1).locator(".tripleweb-live")
+            expect(table.locator(".state")).to_have_text("live", timeout=20 * SECONDS)
+            expect(notebook.output(2)).to_contain_text("oldest: 36", timeout=20 * SECONDS)
+            notebook.run(3, wait=False)
+            notebook.wait_for("busy")
+            db.insert("user", id="eve", name="Eve <b>Online</b>", age=72)
+            expect(table).to_contain_text("Eve <b>Online</b>", timeout=20 * SECONDS)
+            assert notebook.prompt(3).strip() == "[*]:", "the long cell has ended: this showed nothing"
+            (server.work / "enough").touch()
+            notebook.wait_for("idle")
+            expect(notebook.output(2)).to_contain_text("oldest: 72", timeout=20 * SECONDS)
+            notebook.picture("notebook7")
+            notebook.command("docmanager:save")
+            notebook.page.reload()
+            notebook.ready()
+            db.update("user", "eve", age=73)
+            expect(table).to_contain_text("73", timeout=20 * SECONDS)
+            notebook.page.close()
 
 
 @pytest.mark.parametrize(
