@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,23 @@ def run_browser() -> Iterator[Browser]:
 
 
 class Notebook:
-    """A notebook that is open in a page of its own."""
+    """A notebook that is open in a page of its own. `enter`: what a page has to go through to get there."""
 
     def __init__(
-        self, browser: Browser, lab: JupyterServer, name: str, cells: list[str] | None = None
+        self,
+        browser: Browser,
+        lab: JupyterServer,
+        name: str,
+        cells: list[str] | None = None,
+        enter: Callable[[Page], None] | None = None,
     ) -> None:
         if cells is not None:
             (lab.work / name).write_text(json.dumps(written(cells)), encoding="utf-8")
         self.name = name
         self.page: Page = browser.new_page(viewport={"width": 1000, "height": 1100})
-        self.page.goto(f"{lab.url}{PAGES[lab.app]}/{name}?token={lab.token}")
+        self.page.goto(f"{lab.url}{PAGES[lab.app]}/{name}" + ("" if enter else f"?token={lab.token}"))
+        if enter is not None:
+            enter(self.page)
         self.ready()
 
     def ready(self) -> None:

@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, Page, expect
 
+import tripleweb
 from notebooks.server import JupyterServer, Kernel
+from tests.lab import BUSY, SECONDS, Notebook
 from tests.npm import installed
 from tests.password_server import PASSWORD, PasswordServer
 from tripleweb.access import os_user
@@ -108,7 +111,9 @@ c.Authenticator.allow_all = True
 c.JupyterHub.spawner_class = "simple"
 c.SimpleLocalProcessSpawner.home_dir_template = "{folder}/{{username}}"
 c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
-c.Spawner.args = ["--allow-root", "--ServerApp.allow_unauthenticated_access=False"]
+c.Spawner.args = [
+    "--allow-root", "--ServerApp.allow_unauthenticated_access=False", "--LabApp.expose_app_in_browser=True"
+]
 FOLDERS = {{
     "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data",
     "IPYTHONDIR": "ipython", "TRIPLEWEB_DATA": "tripleweb",
@@ -274,3 +279,34 @@ def test_a_hub(hub: Hub) -> None:
     kernel.close()
     assert int(found) == 5
     assert hub.ask("user/ada/api/tripleweb/v1/info")["server_id"] == info["server_id"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_page_of_a_hub(hub: Hub, browser: Browser) -> None:
+    """[It keeps itself up to date] in the page: logged in at the Hub, behind its proxy, below its own address."""
+    server = hub.start("bea")
+    server.app, server.work = "jupyterlab", server.folder
+
+    def log_in(page: Page) -> None:
+        page.locator("#username_input").fill("bea")
+        page.locator("#password_input").fill("any")
+        page.locator("#login_submit").click()
+
+    notes = "%%datalog notes\n[:find ?text :where [?n :note/text ?text]]"
+    cells = ["%load_ext tripleweb\n%tripleweb connect notes", notes, BUSY]
+    notebook = Notebook(browser, server, "notes.ipynb", cells, enter=log_in)
+    for number in range(2):
+        notebook.run(number)
+    table = notebook.output(1).locator(".tripleweb-live")
+    expect(table.locator(".state")).to_have_text("live", timeout=20 * SECONDS)
+    notebook.run(2, wait=False)
+    notebook.wait_for("busy")
+    token = hub.ask("hub/api/users/bea/tokens", {"scopes": ["access:servers!user=bea"]})["token"]
+    with tripleweb.connect("notes", url=server.url, token=token, path=":memory:") as db:
+        db.insert("note", text="from <b>elsewhere</b>")
+        expect(table).to_contain_text("from <b>elsewhere</b>", timeout=20 * SECONDS)
+    (server.work / "enough").touch()
+    notebook.wait_for("idle")
+    notebook.picture("hub")
+    notebook.page.close()

@@ -1,6 +1,9 @@
 """The browser's client as a server gives it out: the ES modules of `tripleweb_widgets`, as they are installed.
 
-Invariants: nothing else of the disk can be asked for, whatever the address says; who is not known here gets nothing.
+They are the files of a published package, the same for everybody, and given to whoever asks, as Jupyter gives out its
+own: a module cannot say who wants it, and a JupyterHub takes no cookie from what does not say its token, too.
+
+Invariant: nothing else of the disk can be asked for, whatever the address says.
 """
 
 from __future__ import annotations
@@ -34,12 +37,10 @@ class Asset(Endpoint):
     """One module. A browser asks each time whether it is still the same: the server may have another tomorrow."""
 
     async def get(self, name: str) -> None:
-        if self.caller() is None:
-            raise Refusal(403, "this request does not say who it comes from")
         content = modules().get(name)
         if content is None:
             raise Refusal(404, "there is no such module")
         self.set_header("Content-Type", "text/javascript; charset=utf-8")
-        self.set_header("Cache-Control", "private, no-cache")
+        self.set_header("Cache-Control", "no-cache")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.finish(content)

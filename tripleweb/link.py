@@ -219,8 +219,7 @@ class Link:
             try:
                 reason, refused = await self._connection(generation)
                 log.debug("no connection to %s: %s", self.url, reason)
-                self.connecting = False
-                await self._locked(generation, self._peer.link_down, reason, refused)
+                await self._locked(generation, self._end, reason, refused)
             except _Cut:
                 continue
             self._pauses = 0 if time.monotonic() - begun >= self._pace.settled else self._pauses + 1
@@ -228,6 +227,11 @@ class Link:
             pause = (self._pace.longest_pause if refused else pause) * random.uniform(0.5, 1.0)
             pause, self._told = max(pause, min(self._told, self._pace.longest_pause)), 0.0
             await self._sleep(pause)
+
+    def _end(self, reason: str, refused: bool) -> None:
+        """Whoever sees that nothing is being connected any more sees why."""
+        self.connecting = False
+        self._peer.link_down(reason, refused)
 
     async def _sleep(self, seconds: float | None) -> None:
         """Until that time has gone by (None: for ever) or, if `hurry`, `go_online` or `stop` is called, until then."""

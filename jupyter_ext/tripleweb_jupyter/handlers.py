@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from jupyter_core.utils import ensure_async
 from jupyter_server.auth import IdentityProvider, User
-from jupyter_server.auth.decorator import authorized, ws_authenticated
+from jupyter_server.auth.decorator import allow_unauthenticated, authorized, ws_authenticated
 from jupyter_server.auth.identity import LegacyIdentityProvider
 from jupyter_server.auth.login import LegacyLoginHandler
 from jupyter_server.base.handlers import APIHandler, JupyterHandler
@@ -240,8 +240,7 @@ class JupyterAsset(Jupyter, assets.Asset, APIHandler):  # type: ignore[misc]
         """Keeps the type that was set, which Jupyter would take for JSON."""
         return super().finish(*given, set_content_type=self._headers["Content-Type"], **more)
 
-    @web.authenticated
-    @authorized
+    @allow_unauthenticated
     async def get(self, name: str) -> None:
         await assets.Asset.get(self, name)
 
