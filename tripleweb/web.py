@@ -309,6 +309,9 @@ class PlainMetrics(_Plain, endpoints.Metrics):
 class PlainAsset(_Plain, assets.Asset):
     """The browser's client."""
 
+    def send_away(self) -> None:
+        """It is for everybody."""
+
 
 class PlainDashboard(_Plain, endpoints.Dashboard):
     """The page, also for a browser, which asks for the token as for a password."""
